@@ -1,0 +1,45 @@
+# make lab and make test are the two commands; `make help` lists the rest.
+.DEFAULT_GOAL := help
+.PHONY: help lab test check notebooks claims clean
+
+# The interpreter that creates .venv: the first one found that is new enough, or `make lab PYTHON=/path/to/python`.
+NEW_ENOUGH = import sys, venv; sys.exit(sys.version_info < (3, 11))
+CANDIDATES = python3 python3.14 python3.13 python3.12 python3.11
+PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c '$(NEW_ENOUGH)' 2>/dev/null && { echo "$$p"; break; }; done)
+VENV_PYTHON = .venv/bin/python
+INSTALLED = .venv/installed
+# Worker processes of the tests, each with one thread; ARGS goes on to JupyterLab, pytest, or the script.
+WORKERS ?= 2
+ARGS ?=
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+lab: $(INSTALLED)  ## create the environment if needed and open the first notebook in JupyterLab
+	$(VENV_PYTHON) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" notebooks/00_start_here.ipynb $(ARGS)
+
+test: $(INSTALLED)  ## create the environment if needed and run every test: unit, property, notebook, browser
+	$(VENV_PYTHON) -m ruff check .
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
+
+check:  ## say OK or FAIL for each package, device and data set, and what to do about each FAIL
+	@if [ -x $(VENV_PYTHON) ]; then $(VENV_PYTHON) tools/check.py; else "$(or $(PYTHON),python3)" tools/check.py; fi
+
+notebooks: $(INSTALLED)  ## execute every notebook and save it the way it is committed (ARGS="--check" saves nothing)
+	$(VENV_PYTHON) tools/execute_notebooks.py $(ARGS)
+
+claims: $(INSTALLED)  ## print the table of claims and write figures/claims.json
+	$(VENV_PYTHON) -m fedlab_core.claims $(ARGS)
+
+clean:  ## remove the environment, caches and screenshots; data and figures stay
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis tests/browser/artefacts
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(INSTALLED): pyproject.toml tools/jupyterlab_overrides.json
+	@"$(PYTHON)" -c '$(NEW_ENOUGH)' || { echo "Python 3.11 or newer with its venv module is needed: install one (on Debian and\
+	 Ubuntu: python3 and python3-venv), or name one you have: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	test -x $(VENV_PYTHON) || "$(PYTHON)" -m venv .venv
+	$(VENV_PYTHON) -m pip install --disable-pip-version-check --editable ".[test]"
+	mkdir -p .venv/share/jupyter/lab/settings
+	cp tools/jupyterlab_overrides.json .venv/share/jupyter/lab/settings/overrides.json
+	touch $@
