@@ -1,0 +1,62 @@
+"""Drift: how the clients' updates of one round differ in size and direction."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedlab_core.state import State, flatten
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Geometry of the updates D_k = w_k - w_t of m clients with aggregation weights p_k.
+
+    Attributes:
+        sizes: (m,) Euclidean norms ||D_k||.
+        cosine_to_mean: (m,) cosine between D_k and the weighted mean update.
+        size: weighted mean of the sizes.
+        relative_size: the same divided by ||w_t||.
+        cosine: mean cosine over the pairs of clients: 1 all agree, 0 orthogonal; nan for a single client.
+        diversity: gradient diversity sum ||D_k||^2 / ||sum D_k||^2 (Yin et al. 2018): 1/m for identical updates, 1 for
+            orthogonal ones, above 1 where updates cancel.
+    """
+
+    sizes: Tensor
+    cosine_to_mean: Tensor
+    size: float
+    relative_size: float
+    cosine: float
+    diversity: float
+
+
+def drift(start: State, states: Sequence[State], weights: Sequence[float], names: Iterable[str]) -> Drift:
+    """Measures the updates from `start` to each of `states`.
+
+    Args:
+        start: the model all clients received.
+        states: the clients' models.
+        weights: aggregation weights, one per client, adding up to 1.
+        names: tensors to measure, usually the trainable parameters.
+    """
+    names, m = list(names), len(states)
+    gram = torch.zeros(m, m, dtype=torch.float64)
+    for name in names:  # tensor by tensor, so that no second copy of all models is needed
+        updates = torch.stack([state[name].flatten() for state in states]) - start[name].flatten()
+        gram += (updates @ updates.T).double().cpu()
+    sizes = gram.diagonal().clamp_min(0).sqrt()
+    p = torch.tensor(weights, dtype=torch.float64)
+    mean_size = (p @ gram @ p).clamp_min(0).sqrt()
+    tiny = torch.finfo(torch.float64).tiny
+    cosines = gram / (sizes[:, None] * sizes[None, :]).clamp_min(tiny)
+    pairs = m * (m - 1)
+    size = (p @ sizes).item()
+    return Drift(
+        sizes=sizes,
+        cosine_to_mean=(gram @ p) / (sizes * mean_size).clamp_min(tiny),
+        size=size,
+        relative_size=size / max(flatten(start, names).norm().item(), tiny),
+        cosine=((cosines.sum() - cosines.diagonal().sum()) / pairs).item() if pairs else float("nan"),
+        diversity=(gram.diagonal().sum() / gram.sum().clamp_min(tiny)).item(),
+    )

@@ -1,0 +1,79 @@
+"""Where clients run. An engine trains the sampled clients of a round and evaluates models; it decides nothing else."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+from fedlab_core.data import Dataset
+from fedlab_core.methods import FedAvg, Update
+from fedlab_core.partition import Partition
+from fedlab_core.settings import Settings
+from fedlab_core.state import State
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one client starts a round with: the model as it arrives there, and what the client kept from earlier
+    rounds."""
+
+    client: int
+    state: State
+    memory: State
+
+
+@dataclass(frozen=True)
+class Work:
+    """One round's work, the same for all its clients.
+
+    Attributes:
+        model: a module to copy the structure from; engines load states into their own copies.
+        settings: local work as the method wants it.
+        received: what travels to each client besides the model.
+        round: number of the round, from 1.
+    """
+
+    model: nn.Module
+    dataset: Dataset
+    partition: Partition
+    settings: Settings
+    method: FedAvg
+    received: State
+    round: int
+
+
+class Engine(Protocol):
+    """Trains clients and evaluates models."""
+
+    def train(self, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Update]:
+        """Yields the updates in the order of the tasks; returns early once `stop()` is true, asked before every
+        client."""
+        ...
+
+    def evaluate(self, work: Work, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
+        """Mean loss and accuracy of each state on a split of the data, in evaluation mode."""
+        ...
+
+
+def get_engine(name: str) -> Engine:
+    """The engine called `name`."""
+    from fedlab_core.engines.loop import LoopEngine
+
+    engines = {"loop": LoopEngine}
+    if name not in engines:
+        raise ValueError(f"engine={name!r} is unknown, accepted: {sorted(engines)}")
+    return engines[name]()
+
+
+@contextlib.contextmanager
+def single_threaded() -> Iterator[None]:
+    """One intra-op thread inside the block, so that results do not depend on the number of cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

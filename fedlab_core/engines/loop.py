@@ -1,0 +1,125 @@
+"""The reference engine: one client after the other, one intra-op thread, plain PyTorch."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedlab_core.engines import Task, Work
+from fedlab_core.methods import Update
+from fedlab_core.randomness import generator
+from fedlab_core.settings import Settings
+from fedlab_core.state import State, get_state, set_state
+
+EVALUATION_BATCH = 512
+
+
+def task_loss(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Cross-entropy of logits (..., classes) and targets (...); targets of -100 are padding and count nowhere."""
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-100, reduction=reduction)
+
+
+def batches(examples: int, settings: Settings, draws: torch.Generator) -> Iterator[Tensor]:
+    """Positions (B,) of each local step's batch: a fresh shuffle per epoch, the last batch of an epoch may be
+    smaller."""
+    size, left = settings.batch_size or examples, settings.local_steps(examples)
+    while left > 0:
+        for batch in torch.randperm(examples, generator=draws).split(size)[:left]:
+            left -= 1
+            yield batch
+
+
+def client_data(work: Work, client: int) -> tuple[Tensor, Tensor]:
+    """A client's inputs, normalised and seen through its own transform if the partition has one, and its targets."""
+    indices = work.partition[client]
+    x = work.dataset.prepare(work.dataset.x[indices])
+    if work.partition.transform is not None:
+        x = work.partition.transform.apply(x, client)
+    return _to(work, x), work.dataset.y[indices].to(work.settings.device)
+
+
+def train_client(model: nn.Module, work: Work, task: Task) -> Update:
+    """A client's local training: SGD from the received state, in `model` (which is overwritten)."""
+    settings, method = work.settings, work.method
+    set_state(model, task.state)
+    model.train()
+    if settings.batch_norm == "frozen":
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+    x, y = client_data(work, task.client)
+    lr = settings.lr_at(work.round)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimiser = torch.optim.SGD(
+        parameters.values(), lr, settings.momentum, weight_decay=settings.weight_decay, foreach=True
+    )
+    draws = generator(settings.seed, "batches", work.round, task.client)
+    total, steps, seen = torch.zeros((), device=x.device), 0, 0
+    for batch in batches(len(x), settings, draws):
+        loss = task_loss(model(x[batch]), y[batch])
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        if method.corrects:
+            grads = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+            method.correct(grads, parameters, task.state, work.received, task.memory)
+        optimiser.step()
+        total, steps, seen = total + loss.detach(), steps + 1, seen + len(batch)
+    end = get_state(model)
+    extra, memory = method.finish(task.state, end, work.received, task.memory, steps, lr)
+    return Update(task.client, len(x), steps, seen, end, memory, extra, total.item() / steps)
+
+
+def evaluate(model: nn.Module, work: Work, state: State, split: str = "test") -> dict[str, float]:
+    """Mean loss (nats per target) and accuracy of a state, batch by batch, in evaluation mode."""
+    set_state(model, state)
+    model.eval()
+    data = work.dataset
+    inputs, targets = (data.test_x, data.test_y) if split == "test" else (data.x, data.y)
+    loss = torch.zeros((), dtype=torch.float64, device=work.settings.device)
+    correct, count = torch.zeros_like(loss), torch.zeros_like(loss)
+    with torch.no_grad():
+        for x, y in zip(inputs.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True):
+            y = y.to(work.settings.device)
+            logits = model(_to(work, data.prepare(x)))
+            loss += task_loss(logits, y, "sum")
+            correct += (logits.argmax(-1) == y).sum()
+            count += (y != -100).sum()
+    return {"loss": (loss / count).item(), "accuracy": (correct / count).item()}
+
+
+def worker_copy(work: Work) -> nn.Module:
+    """A copy of the run's model for one worker, in the run's precision and on its device."""
+    model = copy.deepcopy(work.model)
+    return model.to(work.settings.device, torch.float64 if work.settings.double else torch.float32)
+
+
+def _to(work: Work, x: Tensor) -> Tensor:
+    if not x.is_floating_point():
+        return x.to(work.settings.device)
+    return x.to(work.settings.device, torch.float64 if work.settings.double else torch.float32)
+
+
+class LoopEngine:
+    """One client after the other. The result every other engine is compared with."""
+
+    def __init__(self) -> None:
+        self._model: nn.Module | None = None
+
+    def _worker(self, work: Work) -> nn.Module:
+        if self._model is None:
+            self._model = worker_copy(work)
+        return self._model
+
+    def train(self, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Update]:
+        """See `fedlab_core.engines.Engine`."""
+        for task in tasks:
+            if stop():
+                return
+            yield train_client(self._worker(work), work, task)
+
+    def evaluate(self, work: Work, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
+        """See `fedlab_core.engines.Engine`."""
+        return [evaluate(self._worker(work), work, state, split) for state in states]

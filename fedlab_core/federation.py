@@ -1,0 +1,313 @@
+"""The round loop. There is one: widgets, notebooks, tests and benchmarks all iterate over `Federation.rounds`."""
+
+import copy
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedlab_core.costs import Costs
+from fedlab_core.data import Dataset
+from fedlab_core.drift import drift
+from fedlab_core.engines import Task, Work, get_engine, single_threaded
+from fedlab_core.history import Record, Round, Segment, Snapshot, Timeline
+from fedlab_core.methods import FedAvg, LocalOnly
+from fedlab_core.partition import Partition
+from fedlab_core.sampling import aggregation_weights, sample_clients
+from fedlab_core.settings import Settings
+from fedlab_core.state import State, get_state, local_names, parameter_names, state_bytes
+
+
+class Federation:
+    """A federated run: data, who holds it, a model, settings and a method, and everything that has happened so far.
+
+    Args:
+        dataset: training and test data.
+        partition: which client holds which training examples; every client at least one.
+        model: the architecture and the initial weights; the caller's module is copied and never changed.
+        settings: see `Settings`.
+        method: see `fedlab_core.methods`; FedAvg by default.
+        name: what the run is called in legends and files.
+        memory_mib: limit of the kept snapshots; past it they are thinned, and rounds in between are replayed when
+            asked for.
+
+    Raises:
+        ValueError: a client without data, or a model with batch normalisation without a named policy for it.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        partition: Partition,
+        model: nn.Module,
+        settings: Settings,
+        method: FedAvg | None = None,
+        *,
+        name: str = "run",
+        memory_mib: float = 512.0,
+    ) -> None:
+        if int(partition.sizes.min()) < 1:
+            empty = int((partition.sizes < 1).nonzero()[0])
+            raise ValueError(f"partition: client {empty} holds no example; make it with min_size >= 1")
+        self.dataset, self.partition, self.name = dataset, partition, name
+        self.model = copy.deepcopy(model).to("cpu")
+        self.parent: tuple[str, int] | None = None
+        self.history: list[Record] = []
+        self.timeline = Timeline(memory_mib)
+        method = method or FedAvg()
+        self._begin(Segment(0, settings, method), [])
+        state = self._place(get_state(self.model))
+        self._now = Snapshot(0, state, method.server_memory(state), {})
+        self.timeline.add(self._now, pin=True)
+
+    def _begin(self, segment: Segment, earlier: list[Segment]) -> None:
+        segment.method.local_settings(segment.settings)  # raises where a method cannot work with the settings
+        self.local_names = self._local_names(segment)
+        self.trained_names = parameter_names(self.model)
+        self.segments = [*earlier, segment]
+        self.engine = get_engine(segment.settings.engine)
+
+    def _local_names(self, segment: Segment) -> frozenset[str]:
+        if isinstance(segment.method, LocalOnly):
+            return frozenset(self.model.state_dict())
+        return local_names(self.model, segment.settings.batch_norm)
+
+    def _place(self, state: State) -> State:
+        dtype = torch.float64 if self.settings.double else torch.float32
+        return {n: t.to(self.settings.device, dtype if t.is_floating_point() else t.dtype) for n, t in state.items()}
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the next round."""
+        return self.segments[-1].settings
+
+    @property
+    def method(self) -> FedAvg:
+        """The method of the next round."""
+        return self.segments[-1].method
+
+    @property
+    def round(self) -> int:
+        """Number of rounds done."""
+        return self._now.round
+
+    @property
+    def state(self) -> State:
+        """The global model: parameters and buffers by name."""
+        return self._now.state
+
+    def rounds(
+        self,
+        count: int,
+        *,
+        stop: threading.Event | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        checkpoint: str | Path | None = None,
+    ) -> Iterator[Record]:
+        """Runs `count` rounds and yields the record of each. Leaving the loop stops the run; a later call goes on.
+
+        Args:
+            stop: once set, the round under way is given up before its next client; what was finished is kept.
+            progress: called as progress(clients done, clients sampled) after every client.
+            checkpoint: a folder to save the run in after every round, see `save`.
+        """
+        if count < 0:
+            raise ValueError(f"count={count}, accepted: a whole number >= 0")
+        if not self.history:
+            zero = Record(0, self.settings.lr_at(1), self.evaluate(), Costs(), Costs(), [])
+            self.history.append(zero)
+        for _ in range(count):
+            began = time.perf_counter()
+            done = self._advance(self._now, stop, progress)
+            if done is None:
+                return
+            self._now, inside = done
+            record = self._record(inside, began)
+            self.history.append(record)
+            self.timeline.add(self._now)
+            if checkpoint is not None:
+                self.save(checkpoint)
+            yield record
+
+    def run(self, count: int) -> "Federation":
+        """Runs `count` rounds and returns the federation itself."""
+        for _ in self.rounds(count):
+            pass
+        return self
+
+    def evaluate(self, state: State | None = None, split: str = "test") -> dict[str, float]:
+        """Loss and accuracy of a state (the global model by default) on the "test" or "train" split."""
+        if split not in ("test", "train"):
+            raise ValueError(f"split={split!r}, accepted: 'test', 'train'")
+        return self.evaluate_states([self.state if state is None else state], split)[0]
+
+    def evaluate_states(self, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
+        """The same for many states."""
+        work = self._work(self._segment(self.round + 1), {}, self.round + 1)
+        with single_threaded():
+            results = self.engine.evaluate(work, states, split)
+        return [{f"{split}_{name}": value for name, value in result.items()} for result in results]
+
+    def state_at(self, round: int) -> State:
+        """The global model after a round, replayed if its snapshot was thinned."""
+        return self._snapshot(round).state
+
+    def inside(self, round: int) -> Round:
+        """A round from the inside, with every client's model: replayed from its start, which gives the same bits
+        again."""
+        if not 1 <= round <= self.round:
+            raise ValueError(f"round={round}, accepted: 1 to {self.round}")
+        return self._advance(self._snapshot(round - 1))[1]
+
+    def client_state(self, client: int, round: int | None = None) -> State:
+        """The model as a client would use it: the global one with the client's own tensors where it keeps some."""
+        snapshot = self._snapshot(self.round if round is None else round)
+        return self._task(client, snapshot, self._segment(max(1, snapshot.round))).state
+
+    def rewind(self, round: int) -> None:
+        """Goes back to the end of a round. Running on from there gives what was there before, bit for bit."""
+        self._now = self._snapshot(round)
+        self.history = self.history[: round + 1]
+        self.timeline = self.timeline.until(round)
+        segments = [s for s in self.segments if s.start <= round]
+        self._begin(segments[-1], segments[:-1])
+
+    def fork(self, name: str, *, at: int | None = None, method: FedAvg | None = None, **changes: Any) -> "Federation":
+        """A new run that shares this one's past up to round `at` (now by default) and goes on with other settings.
+
+        Args:
+            name: what the new run is called.
+            at: the round to branch from.
+            method: another method; its memories start empty.
+            changes: settings to change, such as `lr=0.01` or `batch_norm="frozen"`.
+        """
+        at = self.round if at is None else at
+        past, before = self._snapshot(at), self._segment(max(1, at))
+        other = copy.copy(self)
+        other.name, other.parent = name, (self.name, at)
+        other.history = self.history[: at + 1]
+        segment = Segment(at, before.settings.replace(**changes), method or before.method)
+        other._begin(segment, [s for s in self.segments if s.start < at])
+        state = other._place(past.state)
+        server, clients = past.server, past.clients
+        if segment.method != before.method:
+            server, clients = segment.method.server_memory(state), {}
+        if other.local_names != self.local_names or segment.settings.double != before.settings.double:
+            clients = {}
+        other._now = Snapshot(at, state, other._place(server), clients)
+        other.timeline = self.timeline.until(at)
+        other.timeline.add(other._now, pin=True)
+        return other
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the run into a folder (safetensors and JSON; see `fedlab_core.checkpoint`)."""
+        from fedlab_core.checkpoint import save
+
+        save(self, folder)
+
+    @staticmethod
+    def load(folder: str | Path, dataset: Dataset, partition: Partition, model: nn.Module) -> "Federation":
+        """Reads a saved run back; data, partition and architecture are given by the caller and checked against the
+        file."""
+        from fedlab_core.checkpoint import load
+
+        return load(folder, dataset, partition, model)
+
+    def _segment(self, round: int) -> Segment:
+        return next(segment for segment in reversed(self.segments) if segment.start < round)
+
+    def _snapshot(self, round: int) -> Snapshot:
+        if not 0 <= round <= self.round:
+            raise ValueError(f"round={round}, accepted: 0 to {self.round}")
+        snapshot = self._now if round == self.round else self.timeline.at_or_before(round)
+        while snapshot.round < round:
+            snapshot = self._advance(snapshot)[0]
+        return snapshot
+
+    def _work(self, segment: Segment, received: State, round: int) -> Work:
+        settings = segment.method.local_settings(segment.settings)
+        return Work(self.model, self.dataset, self.partition, settings, segment.method, received, round)
+
+    def _advance(
+        self,
+        past: Snapshot,
+        stop: threading.Event | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[Snapshot, Round] | None:
+        """One round as a pure function of the snapshot before it; None if stopped."""
+        number = past.round + 1
+        segment = self._segment(number)
+        settings, method, clients = segment.settings, segment.method, len(self.partition)
+        sampled = sample_clients(clients, settings.clients_per_round(clients), settings.seed, number)
+        received = method.broadcast(past.server)
+        tasks = [self._task(client, past, segment) for client in sampled]
+        updates = []
+        with single_threaded():
+            work = self._work(segment, received, number)
+            for update in self.engine.train(work, tasks, stop.is_set if stop else lambda: False):
+                updates.append(update)
+                if progress is not None:
+                    progress(len(updates), len(tasks))
+            if len(updates) < len(tasks):
+                return None
+            weights = aggregation_weights(self.partition.sizes, sampled, settings.weighting)
+            state, server = method.aggregate(past.state, updates, weights, past.server, clients)
+        local = self._local_names(segment)
+        memories = {u.client: {**u.memory, **{n: u.state[n] for n in local}} for u in updates}
+        snapshot = Snapshot(number, state, server, past.clients | {c: m for c, m in memories.items() if m})
+        sent = {n: t for n, t in past.state.items() if n not in local} | received
+        return snapshot, Round(number, past.state, sent, updates, weights, local)
+
+    def _task(self, client: int, past: Snapshot, segment: Segment) -> Task:
+        """What a client starts a round with: what is sent, and what it has kept or, before its first round, began
+        with."""
+        memory, local = past.clients.get(client, {}), self._local_names(segment)
+        origin = self.timeline.at_or_before(segment.start).state
+        return Task(client, {n: memory.get(n, origin[n]) if n in local else t for n, t in past.state.items()}, memory)
+
+    def _record(self, inside: Round, began: float) -> Record:
+        segment, updates = self._segment(inside.number), inside.updates
+        up = sum(
+            state_bytes({n: t for n, t in u.state.items() if n not in inside.local_names}) + state_bytes(u.extra)
+            for u in updates
+        )
+        down = state_bytes(inside.sent) * len(updates)
+        costs = Costs(down, up, sum(u.steps for u in updates), sum(u.seen for u in updates))
+        shares = [weight / sum(inside.weights) for weight in inside.weights]
+        with single_threaded():
+            moved = drift(inside.start, [u.state for u in updates], shares, self.trained_names)
+        rows = [
+            {
+                "client": u.client,
+                "examples": u.examples,
+                "steps": u.steps,
+                "loss": u.loss,
+                "drift": size,
+                "cosine_to_mean": cosine,
+            }
+            for u, size, cosine in zip(updates, moved.sizes.tolist(), moved.cosine_to_mean.tolist(), strict=True)
+        ]
+        metrics = {
+            "train_loss": sum(share * u.loss for share, u in zip(shares, updates, strict=True)),
+            "drift": moved.size,
+            "relative_drift": moved.relative_size,
+            "cosine": moved.cosine,
+            "diversity": moved.diversity,
+        }
+        personal = isinstance(segment.method, LocalOnly)
+        if inside.number % segment.settings.evaluate_every == 0:
+            metrics |= {} if personal else self.evaluate()
+            if segment.settings.evaluate_clients or personal:
+                results = self.evaluate_states([u.state for u in updates])
+                for row, result in zip(rows, results, strict=True):
+                    row |= result
+                for key in results[0]:
+                    mean = sum(share * result[key] for share, result in zip(shares, results, strict=True))
+                    metrics[key if personal else f"clients_{key}"] = mean
+        lr = segment.settings.lr_at(inside.number)
+        total = self.history[-1].total + costs
+        return Record(inside.number, lr, metrics, costs, total, rows, time.perf_counter() - began)

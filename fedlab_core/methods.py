@@ -1,0 +1,216 @@
+"""What differs between federated algorithms, as hooks around one round loop.
+
+A method says which local work a client does, how its gradients are corrected, what travels besides the model, and how
+the server
+makes the next model. Server and client memories are plain states, so that checkpoints, rewinding and engines need to
+know nothing
+about a method. Hooks work on tensors of any leading shape, so that many clients can be stacked along a first dimension.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fedlab_core.state import State, mean_state
+
+if TYPE_CHECKING:
+    from fedlab_core.settings import Settings
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client hands back after its local training.
+
+    Attributes:
+        client: its number.
+        examples: how many training examples it holds (n_k).
+        steps: local gradient steps it took.
+        seen: examples that went through them; a repeated epoch counts again.
+        state: its whole model; only the names that travel are sent.
+        memory: tensors that stay with the client for its next round.
+        extra: tensors sent up besides the model.
+        loss: mean training loss over its local steps, each at the weights of that step.
+    """
+
+    client: int
+    examples: int
+    steps: int
+    seen: int
+    state: State
+    memory: State
+    extra: State
+    loss: float
+
+
+@dataclass(frozen=True)
+class FedAvg:
+    """Federated averaging: local SGD, then the mean of the models (McMahan et al. 2017, algorithm 1, erratum form)."""
+
+    name = "FedAvg"
+
+    def local_settings(self, settings: "Settings") -> "Settings":
+        """The local work of a client under these settings; a method may insist on its own."""
+        return settings
+
+    def server_memory(self, state: State) -> State:
+        """What the server remembers besides the model, before the first round."""
+        return {}
+
+    def broadcast(self, server: State) -> State:
+        """What travels to each client besides the model."""
+        return {}
+
+    def correct(self, grads: State, weights: State, start: State, received: State, memory: State) -> None:
+        """Changes the gradients of the trainable parameters in place, before the optimiser's step.
+
+        Args:
+            grads, weights: gradients and current weights by parameter name.
+            start: the model that the client received.
+            received: what `broadcast` sent.
+            memory: what the client kept from its last round; empty before its first.
+        """
+
+    def finish(
+        self, start: State, end: State, received: State, memory: State, steps: int, lr: float
+    ) -> tuple[State, State]:
+        """After local training: (tensors to send up besides the model, tensors to keep on the client)."""
+        return {}, memory
+
+    def aggregate(
+        self, start: State, updates: Sequence[Update], weights: Sequence[float], server: State, clients: int
+    ) -> tuple[State, State]:
+        """The next global model and server memory.
+
+        Args:
+            start: the global model of this round.
+            updates: one per sampled client, ordered by client number.
+            weights: one per update. What they lack to 1 falls to `start` (nothing in FedAvg's usual form).
+            server: the server's memory.
+            clients: number of clients that exist.
+        """
+        rest = 1.0 - sum(weights)
+        states, shares = [update.state for update in updates], list(weights)
+        if rest > 1e-9:
+            states, shares = [start, *states], [rest, *shares]
+        return mean_state(states, shares), server
+
+    @property
+    def corrects(self) -> bool:
+        """Whether `correct` does anything, so that engines can leave it out."""
+        return type(self).correct is not FedAvg.correct
+
+
+@dataclass(frozen=True)
+class FedSGD(FedAvg):
+    """One gradient step on all of a client's data per round: FedAvg with E = 1 and B = all (McMahan et al. 2017,
+    section 2)."""
+
+    name = "FedSGD"
+
+    def local_settings(self, settings: "Settings") -> "Settings":
+        return replace(settings, epochs=1, steps=None, batch_size=None)
+
+
+@dataclass(frozen=True)
+class LocalOnly(FedAvg):
+    """No communication: each client trains its own model and never sends it. The reference that FL has to beat."""
+
+    name = "local only"
+
+
+@dataclass(frozen=True)
+class FedProx(FedAvg):
+    """FedAvg with a proximal term mu/2 ||w - w_t||^2 in the local objective (Li et al. 2020, MLSys, equation 2).
+
+    Args:
+        mu: strength of the pull towards the received model; 0 is FedAvg.
+    """
+
+    mu: float = 0.01
+    name = "FedProx"
+
+    def __post_init__(self) -> None:
+        if not self.mu >= 0:
+            raise ValueError(f"mu={self.mu!r}, accepted: a number >= 0")
+
+    def correct(self, grads: State, weights: State, start: State, received: State, memory: State) -> None:
+        if self.mu:
+            for name, grad in grads.items():
+                grad.add_(weights[name].detach() - start[name], alpha=self.mu)
+
+
+@dataclass(frozen=True)
+class Scaffold(FedAvg):
+    """SCAFFOLD: control variates take the expected drift out of every local step (Karimireddy et al. 2020, option II).
+
+    Each step follows g - c_k + c. Afterwards c_k+ = c_k - c + (w_t - w_k) / (steps * lr); the server's c moves by the
+    mean
+    change over the sampled clients times (sampled / existing). The formula presumes plain SGD: no momentum, no weight
+    decay.
+    """
+
+    name = "SCAFFOLD"
+
+    def local_settings(self, settings: "Settings") -> "Settings":
+        if settings.momentum or settings.weight_decay:
+            raise ValueError(
+                f"momentum={settings.momentum}, weight_decay={settings.weight_decay}: SCAFFOLD's control variates presume plain "
+                "SGD, accepted: 0 for both"
+            )
+        return settings
+
+    def server_memory(self, state: State) -> State:
+        return {
+            f"control.{name}": torch.zeros_like(tensor) for name, tensor in state.items() if tensor.is_floating_point()
+        }
+
+    def broadcast(self, server: State) -> State:
+        return server
+
+    def correct(self, grads: State, weights: State, start: State, received: State, memory: State) -> None:
+        for name, grad in grads.items():
+            key = f"control.{name}"
+            grad.add_(received[key])
+            if key in memory:
+                grad.sub_(memory[key])
+
+    def finish(
+        self, start: State, end: State, received: State, memory: State, steps: int, lr: float
+    ) -> tuple[State, State]:
+        sent, kept = {}, dict(memory)
+        for key, control in received.items():
+            name = key.removeprefix("control.")
+            old: Tensor | float = memory.get(key, 0.0)
+            kept[key] = old - control + (start[name] - end[name]) / (steps * lr)
+            sent[key] = kept[key] - old
+        return sent, kept
+
+    def aggregate(
+        self, start: State, updates: Sequence[Update], weights: Sequence[float], server: State, clients: int
+    ) -> tuple[State, State]:
+        state, _ = super().aggregate(start, updates, weights, server, clients)
+        share = [1.0 / clients] * len(updates)
+        change = mean_state([update.extra for update in updates], share)
+        return state, {key: server[key] + change[key] for key in server}
+
+
+METHODS: dict[str, type[FedAvg]] = {
+    "fedavg": FedAvg,
+    "fedsgd": FedSGD,
+    "fedprox": FedProx,
+    "scaffold": Scaffold,
+    "local_only": LocalOnly,
+}
+
+
+def build_method(name: str, **options: float) -> FedAvg:
+    """The method called `name` (a key of `METHODS`) with its own options, such as `mu` of FedProx."""
+    if name not in METHODS:
+        raise ValueError(f"method={name!r} is unknown, accepted: {sorted(METHODS)}")
+    try:
+        return METHODS[name](**options)
+    except TypeError as error:
+        raise ValueError(f"method {name!r} does not take these options: {options} ({error})") from None
