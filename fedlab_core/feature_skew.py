@@ -1,0 +1,77 @@
+"""Feature skew: the same digits seen by different cameras. A fixed input transform for each client."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedlab_core.randomness import generator as addressed
+
+SkewKind = Literal["rotation", "contrast", "noise"]
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureSkew:
+    """A fixed input transform per client; build it with `partition.with_feature_skew`.
+
+    Attributes:
+        kind: "rotation" (degrees, anticlockwise), "contrast" (factor around each image's mean) or "noise" (standard
+            deviation of additive Gaussian noise, 1.0 = the full intensity range).
+        parameters: float32 (clients,), one strength per client.
+        seed: key of the noise fields, drawn once; unused by the other kinds.
+    """
+
+    kind: SkewKind
+    parameters: Tensor
+    seed: int = 0
+
+    def apply(self, x: Tensor, client: int, generator: torch.Generator | None = None) -> Tensor:
+        """What `client` sees instead of the images x (batch, channels, height, width).
+
+        uint8 images (0..255) come back as uint8, floating ones (0..1, that is x / 255) in their own dtype; both are
+        clamped to their range. Rotation is bilinear about the centre, with zeros outside.
+
+        Noise belongs to the example, not to the call: each client has one white noise field, drawn from the generator
+        addressed (seed, "feature noise", client), and an image receives this field shifted cyclically by a distance
+        computed from its own pixels. The same image on the same client therefore always gets the same noise, in any
+        batch and any order. Pass a `generator` to draw fresh noise for every pixel of the batch instead.
+
+        Raises:
+            ValueError: x is not a batch of images; client is out of range.
+        """
+        if x.ndim != 4:
+            raise ValueError(f"x has shape {tuple(x.shape)}: expected images (batch, channels, height, width)")
+        if not 0 <= client < len(self.parameters):
+            raise ValueError(f"client={client}: expected 0 to {len(self.parameters) - 1}")
+        value = float(self.parameters[client])
+        images = x.float() / 255 if x.dtype == torch.uint8 else x
+        if self.kind == "rotation":
+            images = _rotate(images, value)
+        elif self.kind == "contrast":
+            mean = images.mean(dim=(1, 2, 3), keepdim=True)
+            images = mean + value * (images - mean)
+        else:
+            images = images + value * self._noise(images, client, generator)
+        images = images.clamp(0, 1)
+        return (images * 255).round().to(torch.uint8) if x.dtype == torch.uint8 else images
+
+    def _noise(self, images: Tensor, client: int, generator: torch.Generator | None) -> Tensor:
+        if generator is not None:
+            return torch.randn(images.shape, generator=generator).to(images)
+        pixels = images[0].numel() if len(images) else 1
+        field = torch.randn(pixels, generator=addressed(self.seed, "feature noise", client)).to(images)
+        position = torch.arange(pixels, device=images.device)
+        weights = position * 2654435761 % 1048573 + 1  # fixed, scrambled by Knuth's multiplicative hash
+        shift = ((images * 255).round().long().flatten(1) * weights).sum(1) % pixels
+        return field[(position + shift[:, None]) % pixels].view_as(images)
+
+
+def _rotate(images: Tensor, degrees: float) -> Tensor:
+    height, width = images.shape[-2:]
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    theta = torch.tensor([[cos, -sin * height / width, 0.0], [sin * width / height, cos, 0.0]]).to(images)
+    grid = F.affine_grid(theta.expand(len(images), 2, 3), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="zeros", align_corners=False)

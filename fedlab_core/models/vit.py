@@ -1,0 +1,81 @@
+"""A small vision transformer whose Linears all have names of their own, so that methods can address each."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with q, k, v and proj as Linears of their own."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.q, self.k, self.v = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
+        self.proj = nn.Linear(dim, dim)
+        self.heads = heads
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm block: x + attention(norm1(x)), then x + fc2(gelu(fc1(norm2(x))))."""
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: int) -> None:
+        super().__init__()
+        self.norm1, self.attention = nn.LayerNorm(dim), Attention(dim, heads)
+        self.norm2 = nn.LayerNorm(dim)
+        self.fc1, self.fc2 = nn.Linear(dim, mlp_ratio * dim), nn.Linear(mlp_ratio * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class ViT(nn.Module):
+    """A small pre-norm vision transformer (Dosovitskiy et al. 2021) with a class token and learnt positions."""
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        num_classes: int,
+        patch: int = 4,
+        dim: int = 64,
+        depth: int = 4,
+        heads: int = 4,
+        mlp_ratio: int = 4,
+    ) -> None:
+        super().__init__()
+        channels, height, width = input_shape
+        if height % patch or width % patch:
+            raise ValueError(f"patch={patch}: expected a divisor of the image's height and width, {height} and {width}")
+        if dim % heads:
+            raise ValueError(f"heads={heads}: expected a divisor of dim={dim}")
+        self.patch = patch
+        self.embed = nn.Linear(channels * patch * patch, dim)
+        self.class_token = nn.Parameter(torch.empty(1, 1, dim))
+        self.position = nn.Parameter(torch.empty(1, 1 + (height // patch) * (width // patch), dim))
+        self.blocks = nn.ModuleList(TransformerBlock(dim, heads, mlp_ratio) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, num_classes)
+
+    def initialise(self, generator: torch.Generator) -> None:
+        """Class token and positions ~ N(0, 0.02^2); the layers are initialised on their own."""
+        nn.init.normal_(self.class_token, std=0.02, generator=generator)
+        nn.init.normal_(self.position, std=0.02, generator=generator)
+
+    def tokens(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> (B, 1 + patches, dim): class token, then the patches row by row, plus positions."""
+        p = self.patch
+        patches = x.unflatten(3, (-1, p)).unflatten(2, (-1, p)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+        return torch.cat([self.class_token.expand(len(x), -1, -1), self.embed(patches)], 1) + self.position
+
+    def features(self, x: Tensor) -> Tensor:
+        x = self.tokens(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x)[:, 0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x))

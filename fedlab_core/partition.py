@@ -1,0 +1,295 @@
+"""Who holds what: ways to deal n training examples to clients, each drawn from an explicit generator."""
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedlab_core.feature_skew import FeatureSkew, SkewKind
+
+_TRIES = 10  # Dirichlet draws before the smallest clients are topped up by hand
+
+
+@dataclass(frozen=True, eq=False)
+class Partition:
+    """Examples by client in compressed rows: client k holds `indices[offsets[k]:offsets[k + 1]]`.
+
+    Attributes:
+        indices: int64 (total,), positions in the training set.
+        offsets: int64 (clients + 1,), from 0 to total.
+        description: how it was made, such as "dirichlet(alpha=0.3), 20 clients".
+        transform: what each client does to its images before using them; None for nothing.
+    """
+
+    indices: Tensor
+    offsets: Tensor
+    description: str
+    transform: FeatureSkew | None = None
+
+    def __post_init__(self) -> None:
+        o = self.offsets
+        if len(o) < 2 or o[0] != 0 or o[-1] != len(self.indices) or bool((o.diff() < 0).any()):
+            raise ValueError(f"offsets: expected to rise from 0 to the number of indices, {len(self.indices)}")
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, client: int) -> Tensor:
+        if not 0 <= client < len(self):
+            raise IndexError(f"client {client}: expected 0 to {len(self) - 1}")
+        return self.indices[self.offsets[client] : self.offsets[client + 1]]
+
+    @property
+    def sizes(self) -> Tensor:
+        """Examples per client, int64 (clients,)."""
+        return self.offsets.diff()
+
+    @property
+    def fingerprint(self) -> str:
+        """First 16 hex digits of the SHA-256 of who holds what and of the transform (not of the description)."""
+        digest = hashlib.sha256(self.offsets.numpy().tobytes() + self.indices.numpy().tobytes())
+        if self.transform is not None:
+            digest.update(f"{self.transform.kind} {self.transform.seed}".encode())
+            digest.update(self.transform.parameters.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def iid(n: int, clients: int, generator: torch.Generator) -> Partition:
+    """Shuffle n examples and cut them into `clients` parts whose sizes differ by at most one.
+
+    Raises:
+        ValueError: more clients than examples.
+    """
+    _check_clients(n, clients)
+    return Partition(torch.randperm(n, generator=generator), _even_cuts(n, clients), _describe("iid", clients))
+
+
+def shards(labels: Tensor, clients: int, per_client: int, generator: torch.Generator) -> Partition:
+    """The pathological split of McMahan et al. 2017, section 3: sort by label, cut into shards, deal them out.
+
+    There are `clients * per_client` shards whose sizes differ by at most one, so nothing is left over and client sizes
+    differ by at most `per_client`. Ties in the sort are shuffled. With two shards most clients see two labels.
+
+    Raises:
+        ValueError: fewer examples than shards; labels not one-dimensional.
+    """
+    n = _check_labels(labels)
+    if per_client < 1:
+        raise ValueError(f"per_client={per_client}: expected 1 or more")
+    _check_clients(n, clients, per_client, "per_client")
+    count = clients * per_client
+    order = torch.randperm(n, generator=generator)
+    order = order[labels[order].argsort(stable=True)]
+    holder = torch.empty(count, dtype=torch.int64)  # the client of each shard
+    holder[torch.randperm(count, generator=generator)] = torch.arange(count) // per_client
+    owner = holder.repeat_interleave(_even_cuts(n, count).diff())
+    return _by_owner(order, owner, clients, _describe(f"shards({per_client} per client)", clients))
+
+
+def dirichlet(labels: Tensor, clients: int, alpha: float, generator: torch.Generator, min_size: int = 1) -> Partition:
+    """Label skew: deal each class to the clients in proportions drawn from a symmetric Dirichlet(alpha).
+
+    The per-class recipe in general use (Yurochkin et al. 2019, arXiv 1905.12022), usually quoted with Hsu et al. 2019
+    (arXiv 1909.06335), who draw a mix of classes for each of several equally large clients instead. Client sizes vary.
+
+    If a client falls short of `min_size` the proportions are drawn again, up to 10 times in all. If the last draw still
+    falls short, it is repaired without further randomness: the missing examples are taken from the largest clients
+    (levelling them down evenly) and given to the small ones in order. The description says how many were moved.
+
+    Args:
+        labels: int64 (n,).
+        clients: number of clients.
+        alpha: concentration, > 0; small = few classes per client, large = IID in the limit.
+        generator: source of every draw.
+        min_size: least number of examples of a client, 0 or more.
+
+    Raises:
+        ValueError: alpha not positive and finite; min_size * clients > n; labels not one-dimensional.
+    """
+    n = _check_labels(labels)
+    _check_clients(n, clients, min_size, "min_size")
+    if not (alpha > 0 and math.isfinite(alpha)):
+        raise ValueError(f"alpha={alpha}: expected a positive, finite number")
+    order = torch.randperm(n, generator=generator)
+    classes, group = labels[order].unique(return_inverse=True)
+    order = order[group.argsort(stable=True)]
+    per_class = group.bincount(minlength=len(classes))
+    for _ in range(_TRIES):
+        share = _dirichlet(alpha, len(classes), clients, generator)
+        cuts = (share.cumsum(1) * per_class[:, None]).round().long()
+        cuts[:, -1] = per_class
+        counts = cuts.diff(dim=1, prepend=cuts.new_zeros(len(classes), 1))
+        if bool((counts.sum(0) >= min_size).all()):
+            break
+    owner = torch.arange(clients).repeat(len(classes)).repeat_interleave(counts.flatten())
+    sizes = counts.sum(0)
+    target = _raise_to(sizes, min_size)
+    text = f"dirichlet(alpha={alpha:g})"
+    if moved := int((target - sizes).clamp(min=0).sum()):
+        shuffle = torch.randperm(n, generator=generator)  # so that a client gives away a sample of what it holds
+        order, owner = order[shuffle], owner[shuffle]
+        by_owner = owner.argsort(stable=True)
+        rank = torch.arange(n) - (sizes.cumsum(0) - sizes)[owner[by_owner]]
+        leaving = by_owner[rank >= target[owner[by_owner]]]
+        owner[leaving] = torch.arange(clients).repeat_interleave((target - sizes).clamp(min=0))
+        text += f" with {moved} examples moved for min_size={min_size}"
+    return _by_owner(order, owner, clients, _describe(text, clients))
+
+
+def quantity(n: int, clients: int, generator: torch.Generator, sigma: float = 1.0, min_size: int = 1) -> Partition:
+    """Quantity skew: log-normal client sizes, labels IID.
+
+    Sizes are proportional to exp(sigma * z), z ~ N(0, 1), rounded to add up to n; clients below `min_size` are raised
+    to it at the cost of the largest. sigma = 0 gives equal sizes.
+
+    Raises:
+        ValueError: sigma negative or not finite; min_size * clients > n.
+    """
+    _check_clients(n, clients, min_size, "min_size")
+    if not 0 <= sigma < math.inf:
+        raise ValueError(f"sigma={sigma}: expected a finite number, 0 or more")
+    share = (sigma * torch.randn(clients, generator=generator, dtype=torch.float64)).softmax(0)
+    cuts = (share.cumsum(0) * n).round().long()
+    cuts[-1] = n
+    sizes = _raise_to(cuts.diff(prepend=cuts.new_zeros(1)), min_size)
+    indices = torch.randperm(n, generator=generator)
+    return Partition(indices, _offsets(sizes), _describe(f"quantity(sigma={sigma:g})", clients))
+
+
+def natural(groups: Tensor | None, min_size: int = 1) -> Partition:
+    """One client per natural group (writer, speaking role, topic), in the order of the group numbers.
+
+    Exact with min_size=1. A larger `min_size` leaves out the groups with fewer examples, and the description says how
+    many. The group of client k is `groups[partition[k][0]]`.
+
+    Args:
+        groups: int64 (n,), the group of each example.
+        min_size: least number of examples of a client.
+
+    Raises:
+        ValueError: no groups; min_size above the largest group.
+    """
+    if groups is None:
+        raise ValueError("groups=None: this data set has no natural clients; choose another partition")
+    n = _check_labels(groups, "groups")
+    _, owner, sizes = groups.unique(return_inverse=True, return_counts=True)
+    keep = sizes >= min_size
+    clients, dropped = int(keep.sum()), int((~keep).sum())
+    if not clients:
+        raise ValueError(f"min_size={min_size}: the largest group has {int(sizes.max())} examples, so at most that")
+    kept = torch.arange(n)[keep[owner]]
+    text = "natural" if not dropped else f"natural(min_size={min_size}, {dropped} groups left out)"
+    return _by_owner(kept, (keep.cumsum(0) - 1)[owner[kept]], clients, _describe(text, clients))
+
+
+def pooled(n: int) -> Partition:
+    """One client with all n examples: the centralised reference."""
+    _check_clients(n, 1)
+    return Partition(torch.arange(n), torch.tensor([0, n]), _describe("pooled", 1))
+
+
+def with_feature_skew(partition: Partition, kind: SkewKind, strength: float, generator: torch.Generator) -> Partition:
+    """The same partition whose clients also see their images differently (feature skew).
+
+    Args:
+        partition: who holds what; a transform it already has is replaced.
+        kind: what differs between clients.
+        strength: "rotation": angle ~ U(-strength, strength) degrees, at most 180; "contrast": factor = exp(u),
+            u ~ U(-strength, strength); "noise": standard deviation ~ U(0, strength), 1.0 = full intensity range.
+        generator: source of every draw.
+
+    Raises:
+        ValueError: unknown kind; strength negative, not finite or above 180 degrees.
+    """
+    limit = {"rotation": 180.0, "contrast": math.inf, "noise": math.inf}
+    if kind not in limit:
+        raise ValueError(f"kind={kind!r}: expected one of {', '.join(limit)}")
+    if not (0 <= strength <= limit[kind] and math.isfinite(strength)):
+        raise ValueError(f"strength={strength}: expected a finite number from 0 to {limit[kind]:g} for {kind}")
+    u = torch.rand(len(partition), generator=generator)
+    parameters = u * strength if kind == "noise" else (2 * u - 1) * strength
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    skew = FeatureSkew(kind, parameters.exp() if kind == "contrast" else parameters, seed)
+    return replace(partition, transform=skew, description=f"{partition.description}, {kind}({strength:g})")
+
+
+def label_counts(partition: Partition, labels: Tensor, num_classes: int) -> Tensor:
+    """Examples of each class on each client, int64 (clients, num_classes).
+
+    Args:
+        partition: who holds what.
+        labels: int64 (n,), values 0 to num_classes - 1.
+        num_classes: number of columns.
+
+    Raises:
+        ValueError: labels not one-dimensional, or outside 0 to num_classes - 1.
+    """
+    _check_labels(labels)
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(f"labels: from {int(labels.min())} to {int(labels.max())}, expected 0 to {num_classes - 1}")
+    client = torch.arange(len(partition)).repeat_interleave(partition.sizes)
+    cells = client * num_classes + labels[partition.indices]
+    return cells.bincount(minlength=len(partition) * num_classes).view(len(partition), num_classes)
+
+
+def _check_clients(n: int, clients: int, least: int = 1, name: str = "min_size") -> None:
+    if least < 0:
+        raise ValueError(f"{name}={least}: expected 0 or more")
+    if clients < 1:
+        raise ValueError(f"clients={clients}: expected 1 or more")
+    if n < 1:
+        raise ValueError(f"n={n}: expected at least one example")
+    if clients * least > n:
+        condition = "" if least == 1 else f" with {name}={least}"
+        other = f", or {name} at most {n // clients}" if least > 1 and clients <= n else ""
+        raise ValueError(f"clients={clients}: {n} examples make at most {n // least} clients{condition}{other}")
+
+
+def _check_labels(labels: Tensor, name: str = "labels") -> int:
+    if labels.ndim != 1 or labels.dtype != torch.int64 or not len(labels):
+        shape = f"{tuple(labels.shape)} of {str(labels.dtype).removeprefix('torch.')}"
+        raise ValueError(f"{name}: got {shape}, expected one int64 per example, (n,) with n at least 1")
+    return len(labels)
+
+
+def _describe(how: str, clients: int) -> str:
+    return f"{how}, {clients} client{'s' if clients > 1 else ''}"
+
+
+def _even_cuts(n: int, parts: int) -> Tensor:
+    return torch.arange(parts + 1) * n // parts
+
+
+def _offsets(sizes: Tensor) -> Tensor:
+    return F.pad(sizes.cumsum(0), (1, 0))
+
+
+def _by_owner(examples: Tensor, owner: Tensor, clients: int, description: str) -> Partition:
+    order = owner.argsort(stable=True)
+    return Partition(examples[order], _offsets(owner.bincount(minlength=clients)), description)
+
+
+def _dirichlet(alpha: float, rows: int, columns: int, generator: torch.Generator) -> Tensor:
+    """float64 (rows, columns), each row ~ Dirichlet(alpha, ..., alpha): normalised gammas.
+
+    In logarithms, by gamma(a) = gamma(a + 1) * U^(1/a) (Marsaglia and Tsang 2000), so that no alpha underflows.
+    """
+    gamma = torch._standard_gamma(torch.full((rows, columns), alpha + 1.0, dtype=torch.float64), generator=generator)
+    u = 1 - torch.rand(rows, columns, generator=generator, dtype=torch.float64)
+    return (gamma.log() + u.log() / alpha).softmax(1)
+
+
+def _raise_to(sizes: Tensor, least: int) -> Tensor:
+    """The same total with no size below `least`: what is missing is taken from the top, levelling the largest down."""
+    missing = int((least - sizes).clamp(min=0).sum())
+    low, high = least, int(sizes.max())  # the lowest level that the top must give down to, by bisection
+    while low < high:
+        level = (low + high + 1) // 2
+        low, high = (level, high) if int((sizes - level).clamp(min=0).sum()) >= missing else (low, level - 1)
+    raised = sizes.clamp(min=least, max=max(low, least))
+    above = (sizes > low).nonzero().flatten()
+    raised[above[: int(sizes.sum() - raised.sum())]] += 1  # the rounding stays with the first of the largest
+    return raised
