@@ -6,6 +6,8 @@
 NEW_ENOUGH = import sys, venv; sys.exit(sys.version_info < (3, 11))
 CANDIDATES = python3 python3.14 python3.13 python3.12 python3.11
 PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c '$(NEW_ENOUGH)' 2>/dev/null && { echo "$$p"; break; }; done)
+FIND_PYTHON = "$(PYTHON)" -c '$(NEW_ENOUGH)' 2>/dev/null || { echo "Python 3.11 or newer is needed, with its venv module\
+ (Debian and Ubuntu: python3-venv). Install one, or name one you have: make PYTHON=/path/to/python3.12" >&2; exit 1; }
 VENV_PYTHON = .venv/bin/python
 INSTALLED = .venv/installed
 # Worker processes of the tests, each with one thread; ARGS goes on to JupyterLab, pytest, or the script.
@@ -23,7 +25,7 @@ test: $(INSTALLED)  ## create the environment if needed and run every test: unit
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
 
 check:  ## say OK or FAIL for each package, device and data set, and what to do about each FAIL
-	@if [ -x $(VENV_PYTHON) ]; then $(VENV_PYTHON) tools/check.py; else "$(or $(PYTHON),python3)" tools/check.py; fi
+	@if [ -x $(VENV_PYTHON) ]; then $(VENV_PYTHON) tools/check.py; else $(FIND_PYTHON) && "$(PYTHON)" tools/check.py; fi
 
 notebooks: $(INSTALLED)  ## execute every notebook and save it the way it is committed (ARGS="--check" saves nothing)
 	$(VENV_PYTHON) tools/execute_notebooks.py $(ARGS)
@@ -36,8 +38,7 @@ clean:  ## remove the environment, caches and screenshots; data and figures stay
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml tools/jupyterlab_overrides.json
-	@"$(PYTHON)" -c '$(NEW_ENOUGH)' || { echo "Python 3.11 or newer with its venv module is needed: install one (on Debian and\
-	 Ubuntu: python3 and python3-venv), or name one you have: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(FIND_PYTHON)
 	test -x $(VENV_PYTHON) || "$(PYTHON)" -m venv .venv
 	$(VENV_PYTHON) -m pip install --disable-pip-version-check --editable ".[test]"
 	mkdir -p .venv/share/jupyter/lab/settings

@@ -20,12 +20,14 @@ class Costs:
         bytes_up: bytes sent back by them.
         steps: local gradient steps, summed over clients.
         examples: examples that went through forward and backward, summed over clients (a repeated epoch counts again).
+        exchanges: times that the server and all sampled clients wait for each other; 1 per round of FedAvg.
     """
 
     bytes_down: int = 0
     bytes_up: int = 0
     steps: int = 0
     examples: int = 0
+    exchanges: int = 0
 
     @property
     def bytes(self) -> int:
@@ -38,6 +40,7 @@ class Costs:
             self.bytes_up + other.bytes_up,
             self.steps + other.steps,
             self.examples + other.examples,
+            self.exchanges + other.exchanges,
         )
 
 

@@ -248,7 +248,7 @@ class Federation:
         updates = []
         with single_threaded():
             work = self._work(segment, received, number)
-            for update in self.engine.train(work, tasks, stop.is_set if stop else lambda: False):
+            for update in method.train(self.engine, work, tasks, stop.is_set if stop else lambda: False):
                 updates.append(update)
                 if progress is not None:
                     progress(len(updates), len(tasks))
@@ -271,12 +271,16 @@ class Federation:
 
     def _record(self, inside: Round, began: float) -> Record:
         segment, updates = self._segment(inside.number), inside.updates
-        up = sum(
-            state_bytes({n: t for n, t in u.state.items() if n not in inside.local_names}) + state_bytes(u.extra)
-            for u in updates
+        travels = [{n: t for n, t in u.state.items() if n not in inside.local_names} for u in updates]
+        costs = Costs(
+            bytes_down=sum(state_bytes(inside.sent) + u.bytes_down for u in updates),
+            bytes_up=sum(
+                state_bytes(t) + state_bytes(u.extra) + u.bytes_up for t, u in zip(travels, updates, strict=True)
+            ),
+            steps=sum(u.steps for u in updates),
+            examples=sum(u.seen for u in updates),
+            exchanges=1 + max(u.exchanges for u in updates),
         )
-        down = state_bytes(inside.sent) * len(updates)
-        costs = Costs(down, up, sum(u.steps for u in updates), sum(u.seen for u in updates))
         shares = [weight / sum(inside.weights) for weight in inside.weights]
         with single_threaded():
             moved = drift(inside.start, [u.state for u in updates], shares, self.trained_names)

@@ -7,7 +7,7 @@ know nothing
 about a method. Hooks work on tensors of any leading shape, so that many clients can be stacked along a first dimension.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from fedlab_core.state import State, mean_state
 
 if TYPE_CHECKING:
+    from fedlab_core.engines import Engine, Task, Work
     from fedlab_core.settings import Settings
 
 
@@ -33,6 +34,8 @@ class Update:
         memory: tensors that stay with the client for its next round.
         extra: tensors sent up besides the model.
         loss: mean training loss over its local steps, each at the weights of that step.
+        exchanges: times it waited for the server during local training; 0 for all but layer-wise methods.
+        bytes_up, bytes_down: what it sent and received during local training.
     """
 
     client: int
@@ -43,6 +46,9 @@ class Update:
     memory: State
     extra: State
     loss: float
+    exchanges: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,12 @@ class FedAvg:
     def broadcast(self, server: State) -> State:
         """What travels to each client besides the model."""
         return {}
+
+    def train(
+        self, engine: "Engine", work: "Work", tasks: "Sequence[Task]", stop: Callable[[], bool]
+    ) -> Iterator[Update]:
+        """The clients' local training. A method whose clients talk to the server during it does it here, in lock step."""
+        return engine.train(work, tasks, stop)
 
     def correct(self, grads: State, weights: State, start: State, received: State, memory: State) -> None:
         """Changes the gradients of the trainable parameters in place, before the optimiser's step.

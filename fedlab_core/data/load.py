@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import inspect
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import builtin
+from . import builtin, text, vision
 from .dataset import Dataset
+from .folder import image_folder
 
-LOADERS = {"digits": builtin.digits}
+LOADERS = {
+    "digits": builtin.digits,
+    "letters": builtin.letters,
+    "python_docs": text.python_docs,
+    "mnist": vision.mnist,
+    "fashion_mnist": vision.fashion_mnist,
+    "cifar10": vision.cifar10,
+    "cifar100": vision.cifar100,
+    "shakespeare": text.shakespeare,
+    "caltech101": partial(image_folder, path="caltech101", size=64, name="caltech101"),
+}
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """Where data sets are looked for: the argument, else $FEDLAB_DATA, else `data/` of the repository."""
+    """Where data sets are looked for: the argument, else $FEDLAB_DATA, else `data/` of the repository; an absolute path."""
     if root is None:
         root = os.environ.get("FEDLAB_DATA") or Path(__file__).resolve().parents[2] / "data"
     return Path(root).expanduser().absolute()
@@ -25,22 +37,56 @@ def dataset_names() -> tuple[str, ...]:
     return tuple(LOADERS)
 
 
+def missing_data(name: str, root: str | Path | None = None) -> str:
+    """What a data set lacks before it loads without a download: "" for nothing, else a sentence saying what goes where.
+
+    Only looks whether the files are there, so it is quick; reading them is `load_dataset`'s work.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    loader, path = _loader(name), data_root(root)
+    if name in vision.SOURCES:
+        return vision.missing(name, path)
+    if name == "shakespeare":
+        return text.missing_shakespeare(path)
+    if isinstance(loader, partial):
+        folder = path / loader.keywords["path"]
+        return "" if folder.is_dir() else f"{name} needs the image folder {folder} (or set $FEDLAB_DATA to the data root)"
+    return ""
+
+
 def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> Dataset:
     """Load a data set by name.
 
+    No download: "digits"; "letters" (options `size`, `per_class`, `test_per_class`, `seed`); "python_docs" (`length`).
+    From the data root, else downloaded unless `download=False`: "mnist", "fashion_mnist", "cifar10", "cifar100".
+    From the data root: "shakespeare" (`length`); "caltech101" and any image folder "folder:PATH", PATH absolute or relative
+    to the data root (`size`, `channels`, `seed`).
+
     Args:
-        name: one of `dataset_names()`.
+        name: one of `dataset_names()`, or "folder:PATH".
         root: data root, see `data_root`.
-        options: of the data set.
+        options: of the data set; the loaders' docstrings say what they mean.
 
     Raises:
-        ValueError: an unknown name or option.
+        ValueError: an unknown name or option, or a corrupt file, which is named.
+        FileNotFoundError: missing data; the message says which file goes where.
     """
-    if name not in LOADERS:
-        raise ValueError(f"name must be one of {', '.join(dataset_names())}, got {name!r}")
-    loader = LOADERS[name]
-    known = [p for p in inspect.signature(loader).parameters if p != "root"]
+    loader = _loader(name)
+    parameters = inspect.signature(loader).parameters
+    known = [option for option in parameters if option not in ("root", "path", "name")]
     for option in options:
         if option not in known:
             raise ValueError(f"{name} has no option {option!r}; it takes {', '.join(known) or 'none'}")
-    return loader(**options)
+    if "root" in parameters:
+        options["root"] = data_root(root)
+    return loader(**options)  # a partial's own keywords give way
+
+
+def _loader(name: str) -> Any:
+    if name.startswith("folder:"):
+        return partial(image_folder, path=name.removeprefix("folder:"))
+    if name not in LOADERS:
+        raise ValueError(f"name must be one of {', '.join(dataset_names())} or folder:PATH, got {name!r}")
+    return LOADERS[name]
