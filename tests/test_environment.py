@@ -1,0 +1,104 @@
+"""pyproject.toml and environment.yml say the same; `make check` tells a good environment from a bad one."""
+
+import importlib.metadata
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tools import check
+
+CONDA_NAMES = {"torch": "pytorch"}
+
+
+def environment_yml() -> tuple[list[str], list[str]]:
+    """The conda and the pip requirements of environment.yml."""
+    listed = yaml.safe_load((check.ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"]
+    conda = [entry for entry in listed if isinstance(entry, str)]
+    (pip,) = [entry["pip"] for entry in listed if isinstance(entry, dict)]
+    return conda, pip
+
+
+def test_conda_has_the_same_direct_dependencies_with_the_same_bounds():
+    conda, pip = environment_yml()
+    wanted = {"python": check.project()["requires-python"], "pip": ""}
+    for name, bounds in map(check.split_requirement, project_dependencies()):
+        wanted[CONDA_NAMES.get(name, name)] = bounds
+    assert dict(map(check.split_requirement, conda)) == wanted
+    assert pip == ["-e .[test]"]
+
+
+def project_dependencies() -> list[str]:
+    return check.project()["dependencies"]
+
+
+@pytest.mark.parametrize("requirement", project_dependencies() + check.project()["optional-dependencies"]["test"])
+def test_every_dependency_has_a_lower_and_an_upper_bound(requirement):
+    _, bounds = check.split_requirement(requirement)
+    assert bounds.startswith(">=") and ",<" in bounds
+
+
+def test_no_file_of_the_environment_names_a_host():
+    for name in ("pyproject.toml", "environment.yml", "Makefile", ".ci/run"):
+        assert "://" not in (check.ROOT / name).read_text(encoding="utf-8"), name
+
+
+@pytest.mark.parametrize(
+    ("version", "bounds", "expected"),
+    [
+        ("2.15.0", ">=2.11,!=2.13.0,<3", True),
+        ("2.13.0+cpu", ">=2.11,!=2.13.0,<3", False),
+        ("2.9", ">=2.11,<3", False),
+        ("3", ">=2.11,<3", False),
+        ("2.11", ">=2.11.0,<3", True),
+    ],
+)
+def test_versions_are_compared_as_numbers(version, bounds, expected):
+    assert check.within(version, bounds) is expected
+
+
+def test_this_environment_is_within_its_bounds():
+    assert [c for c in [check.check_python(), *check.check_packages()] if c.status != "OK"] == []
+
+
+def test_a_missing_and_a_too_old_package_fail_with_a_remedy(monkeypatch):
+    found = importlib.metadata.version
+
+    def version(name):
+        if name == "tqdm":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.0" if name == "torch" else found(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    failed = {c.name: c for c in check.check_packages() if c.status == "FAIL"}
+    assert set(failed) == {"torch", "tqdm"}
+    assert failed["torch"].detail.startswith("1.0, needed: >=2.11")
+    assert "make lab" in str(failed["tqdm"])
+
+
+def test_data_sets_are_found_in_the_data_root_and_absent_ones_are_no_failure(tmp_path):
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    (tmp_path / "tinyshakespeare.txt").write_text("ROMEO:\n")
+    checks = {c.name: c for c in check.check_data(tmp_path)}
+    assert {name for name, c in checks.items() if c.status == "OK"} == {*check.BUILT_IN, "mnist", "shakespeare"}
+    assert checks["cifar10"].status == "-" and "load_dataset('cifar10')" in checks["cifar10"].remedy
+
+
+def test_torch_that_cannot_be_imported_is_a_failure_not_a_crash(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert [c.status for c in check.check_device()] == ["OK", "FAIL"]
+
+
+def test_check_runs_without_any_package_and_says_so():
+    script = check.ROOT / "tools" / "check.py"
+    bare = subprocess.run([sys.executable, "-I", "-S", script], capture_output=True, text=True)
+    assert bare.returncode == 1, bare.stderr
+    assert "FAIL torch " in bare.stdout and "OK   python" in bare.stdout and bare.stderr == ""
+
+
+def test_make_help_lists_every_target():
+    makefile = (check.ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = next(line for line in makefile.splitlines() if line.startswith(".PHONY:")).split()[1:]
+    printed = subprocess.run(["make", "help"], cwd=check.ROOT, capture_output=True, text=True, check=True).stdout
+    assert [line.split()[1] for line in printed.splitlines() if line.startswith("  make ")] == phony
