@@ -27,10 +27,10 @@ CANVAS, GLYPH = 64, 48  # pixels: a glyph's longer side is GLYPH in the middle o
 
 
 def digits() -> Dataset:
-    """scikit-learn's 1,797 scanned digits of 8 x 8 pixels; 1,437 for training, 360 for testing, every class split alike.
+    """scikit-learn's 1,797 scanned digits of 8 x 8 pixels: 1,437 for training, 360 for testing, stratified.
 
     The original grey values v in 0..16 are kept without loss as x = round(255 v / 16), so v = round(16 x / 255).
-    The split is fixed. Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI (1998), test part.
+    The split is fixed. Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI (1998), test part.
 
     Raises:
         ModuleNotFoundError: scikit-learn is not installed.
@@ -60,9 +60,9 @@ def letters(size: int = 28, per_class: int = 300, test_per_class: int = 60, seed
     """White characters on black, drawn from the fonts matplotlib ships under random affine maps; 37 classes, no digit.
 
     Classes: the 26 capitals and a b d e f g h n q r t. Every image has a random font of `FONTS`, is rotated by up to
-    15 degrees, sheared by up to 0.2, scaled by 0.75 to 1.15 in each direction, and moved so far that nothing is cut off.
-    Labels come in turn (0, 1, ..., 36, 0, ...), so any beginning of the data is as balanced as it can be. The test
-    images are further draws from the same fonts.
+    15 degrees, sheared by up to 0.2, scaled by 0.75 to 1.15 in each direction, and moved, but never cut off. Labels come in
+    turn (0, 1, ..., 36, 0, ...), so any beginning of the data is as balanced as it can be. The test images are further
+    draws from the same fonts.
 
     Args:
         size: height and width in pixels, 4 to 64.
@@ -95,7 +95,7 @@ def letters(size: int = 28, per_class: int = 300, test_per_class: int = 60, seed
         classes=tuple(LETTERS),
         mean=mean,
         std=std,
-        notes=f"26 capitals and 11 lower-case letters from {len(FONTS)} fonts of matplotlib, random affine maps, seed {seed}",
+        notes=f"26 capitals and 11 lower-case letters from {len(FONTS)} fonts of matplotlib, random affine, seed {seed}",
     )
 
 
@@ -110,7 +110,7 @@ def _glyphs() -> tuple[Tensor, Tensor]:
     for i, name in enumerate(FONTS):
         path = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{name}.ttf")
         if not path.is_file():
-            raise FileNotFoundError(f"letters needs the font {path}, which this matplotlib {matplotlib.__version__} lacks")
+            raise FileNotFoundError(f"letters needs the font {path}, which matplotlib {matplotlib.__version__} lacks")
         font = ImageFont.truetype(str(path), 4 * GLYPH, layout_engine=ImageFont.Layout.BASIC)
         for j, character in enumerate(LETTERS):
             big = Image.new("L", (12 * GLYPH, 12 * GLYPH))

@@ -93,13 +93,13 @@ class Dataset:
         return digest.hexdigest()[:16]
 
     def prepare(self, x: Tensor) -> Tensor:
-        """What a model reads: (x / 255 - mean) / std in float32 for images (n, channels, height, width); text unchanged.
+        """What a model reads: (x / 255 - mean) / std in float32 for images (n, channels, height, width); text as is.
 
         Works on the device of `x` and makes a new tensor.
         """
         if self.kind == "text":
             return x
-        mean, std = (torch.tensor(v, dtype=torch.float32, device=x.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (torch.tensor(v, device=x.device).view(-1, 1, 1) for v in (self.mean, self.std))
         return x.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
 
     def subset(self, n: int, test_n: int | None = None, seed: int = 0) -> Dataset:

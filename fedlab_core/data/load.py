@@ -26,7 +26,7 @@ LOADERS = {
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """Where data sets are looked for: the argument, else $FEDLAB_DATA, else `data/` of the repository; an absolute path."""
+    """Where data sets are looked for: the argument, else $FEDLAB_DATA, else `data/` of the repository; absolute."""
     if root is None:
         root = os.environ.get("FEDLAB_DATA") or Path(__file__).resolve().parents[2] / "data"
     return Path(root).expanduser().absolute()
@@ -52,7 +52,7 @@ def missing_data(name: str, root: str | Path | None = None) -> str:
         return text.missing_shakespeare(path)
     if isinstance(loader, partial):
         folder = path / loader.keywords["path"]
-        return "" if folder.is_dir() else f"{name} needs the image folder {folder} (or set $FEDLAB_DATA to the data root)"
+        return "" if folder.is_dir() else f"{name} needs the image folder {folder} (or set $FEDLAB_DATA to its parent)"
     return ""
 
 
@@ -61,8 +61,8 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
 
     No download: "digits"; "letters" (options `size`, `per_class`, `test_per_class`, `seed`); "python_docs" (`length`).
     From the data root, else downloaded unless `download=False`: "mnist", "fashion_mnist", "cifar10", "cifar100".
-    From the data root: "shakespeare" (`length`); "caltech101" and any image folder "folder:PATH", PATH absolute or relative
-    to the data root (`size`, `channels`, `seed`).
+    From the data root: "shakespeare" (`length`); "caltech101" and any image folder "folder:PATH", PATH absolute or
+    relative to the data root (`size`, `channels`, `seed`).
 
     Args:
         name: one of `dataset_names()`, or "folder:PATH".
