@@ -32,7 +32,8 @@ class FeatureSkew:
         """What `client` sees instead of the images x (batch, channels, height, width).
 
         uint8 images (0..255) come back as uint8, floating ones (0..1, that is x / 255) in their own dtype; both are
-        clamped to their range. Rotation is bilinear about the centre, with zeros outside.
+        clamped to their range, so the transform comes before normalisation. Rotation is bilinear about the centre, with
+        zeros outside.
 
         Noise belongs to the example, not to the call: each client has one white noise field, drawn from the generator
         addressed (seed, "feature noise", client), and an image receives this field shifted cyclically by a distance
@@ -40,12 +41,14 @@ class FeatureSkew:
         batch and any order. Pass a `generator` to draw fresh noise for every pixel of the batch instead.
 
         Raises:
-            ValueError: x is not a batch of images; client is out of range.
+            ValueError: x is not a batch of images or, if floating, not within 0..1; client is out of range.
         """
         if x.ndim != 4:
             raise ValueError(f"x has shape {tuple(x.shape)}: expected images (batch, channels, height, width)")
         if not 0 <= client < len(self.parameters):
             raise ValueError(f"client={client}: expected 0 to {len(self.parameters) - 1}")
+        if x.is_floating_point() and len(x) and (x.min() < 0 or x.max() > 1):
+            raise ValueError(f"x: values {x.min():.3g} to {x.max():.3g}, expected 0 to 1 (not yet normalised) or uint8")
         value = float(self.parameters[client])
         images = x.float() / 255 if x.dtype == torch.uint8 else x
         if self.kind == "rotation":
