@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from fedlab_core.randomness import generator as addressed
 
 SkewKind = Literal["rotation", "contrast", "noise"]
+_STARTS = 65_537  # places where an image's noise may start in its client's sequence
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +36,10 @@ class FeatureSkew:
         clamped to their range, so the transform comes before normalisation. Rotation is bilinear about the centre, with
         zeros outside.
 
-        Noise belongs to the example, not to the call: each client has one white noise field, drawn from the generator
-        addressed (seed, "feature noise", client), and an image receives this field shifted cyclically by a distance
-        computed from its own pixels. The same image on the same client therefore always gets the same noise, in any
-        batch and any order. Pass a `generator` to draw fresh noise for every pixel of the batch instead.
+        Noise belongs to the example, not to the call: each client has one long sequence of white noise, drawn from the
+        generator addressed (seed, "feature noise", client), and an image receives the stretch of it that starts at a
+        place computed from its own pixels. The same image on the same client therefore always gets the same noise, in
+        any batch and any order. Pass a `generator` to draw fresh noise for every pixel of the batch instead.
 
         Raises:
             ValueError: x is not a batch of images or, if floating, not within 0..1; client is out of range.
@@ -47,7 +48,9 @@ class FeatureSkew:
             raise ValueError(f"x has shape {tuple(x.shape)}: expected images (batch, channels, height, width)")
         if not 0 <= client < len(self.parameters):
             raise ValueError(f"client={client}: expected 0 to {len(self.parameters) - 1}")
-        if x.is_floating_point() and len(x) and (x.min() < 0 or x.max() > 1):
+        if not len(x):
+            return x
+        if x.is_floating_point() and (x.min() < 0 or x.max() > 1):
             raise ValueError(f"x: values {x.min():.3g} to {x.max():.3g}, expected 0 to 1 (not yet normalised) or uint8")
         value = float(self.parameters[client])
         images = x.float() / 255 if x.dtype == torch.uint8 else x
@@ -64,12 +67,12 @@ class FeatureSkew:
     def _noise(self, images: Tensor, client: int, generator: torch.Generator | None) -> Tensor:
         if generator is not None:
             return torch.randn(images.shape, generator=generator).to(images)
-        pixels = images[0].numel() if len(images) else 1
-        field = torch.randn(pixels, generator=addressed(self.seed, "feature noise", client)).to(images)
-        position = torch.arange(pixels, device=images.device)
+        pixels = (images * 255).round().long().flatten(1)
+        position = torch.arange(pixels.shape[1], device=images.device)
         weights = position * 2654435761 % 1048573 + 1  # fixed, scrambled by Knuth's multiplicative hash
-        shift = ((images * 255).round().long().flatten(1) * weights).sum(1) % pixels
-        return field[(position + shift[:, None]) % pixels].view_as(images)
+        start = (pixels * weights).sum(1, keepdim=True) % _STARTS
+        sequence = torch.randn(_STARTS + len(position), generator=addressed(self.seed, "feature noise", client))
+        return sequence.to(images)[start + position].view_as(images)
 
 
 def _rotate(images: Tensor, degrees: float) -> Tensor:
