@@ -1,5 +1,11 @@
-"""Figures: every function draws into the Axes it is given and returns it; nothing is saved or shown here."""
+"""Figures: every function draws into the Axes it is given and returns it; only `save` writes, nothing is shown here."""
 
+import json
+import platform
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -10,6 +16,8 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
+
+from fedlab_core.history import Record
 
 # Okabe and Ito's palette, for every common colour vision; neighbours in this order differ in lightness.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#F0E442", "#56B4E9", "#D55E00", "#CC79A7", "#000000")
@@ -36,6 +44,22 @@ STYLE: dict[str, Any] = {
 }
 MOST_CLIENTS = 200  # more rows than this cannot be told apart in a figure; an even selection is drawn
 _HATCHES = ("", "////", "....", "xxxx")
+# A line is known by its colour, its dashes and its marker, so that any one of them is enough. No yellow: too pale.
+LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_DASHES = ("-", (0, (5, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1.5, 1.2)))
+_MARKERS = "os^Dv*PX"
+AXES = {
+    "round": "round",
+    "megabytes": "megabytes sent, both ways",
+    "steps": "local gradient steps, all clients",
+    "test_accuracy": "test accuracy",
+    "test_loss": "test loss (nats)",
+    "train_loss": "local training loss (nats)",
+    "drift": r"drift: mean $\Vert w_k - w_t \Vert$",
+    "relative_drift": r"relative drift: mean $\Vert w_k - w_t \Vert \,/\, \Vert w_t \Vert$",
+    "cosine": "cosine between clients' updates",
+    "diversity": "gradient diversity",
+}
 
 
 def style() -> None:
@@ -142,3 +166,130 @@ def _client_axis(ax: Axes, clients: NDArray, label: str) -> None:
     ax.set_yticks(range(0, len(clients), step), [f"{c:,}" for c in clients[::step]])
     ax.set_ylim(len(clients) - 0.5, -0.5)
     ax.set_ylabel(label)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One run in a figure of curves.
+
+    Attributes:
+        name: for the legend.
+        history: its records, whose index is the round.
+        start: the first round to draw; a fork begins at its fork point, which gets an open marker.
+        index: chooses colour, dashes and marker; None draws a reference: thin, grey, dotted.
+    """
+
+    name: str
+    history: Sequence[Record]
+    start: int = 0
+    index: int | None = 0
+
+    @property
+    def style(self) -> dict[str, Any]:
+        """Colour, dashes and marker as `Axes.plot` takes them."""
+        if self.index is None:
+            return {"color": "0.35", "linestyle": (0, (1, 1.5)), "marker": "", "linewidth": 1.5}
+        i = self.index
+        return {"color": LINE_COLORS[i % 7], "linestyle": _DASHES[i % 4], "marker": _MARKERS[i % 8], "markersize": 5}
+
+
+def measured(record: Record, key: str) -> float:
+    """A number of a record by a key of `AXES` or of its metrics; nan where it was not measured."""
+    if key == "round":
+        return float(record.round)
+    if key == "megabytes":
+        return record.total.bytes / 1e6
+    if key == "steps":
+        return float(record.total.steps)
+    return record.metrics.get(key, float("nan"))
+
+
+def curves(
+    ax: Axes, lines: Iterable[Line], y: str, x: str = "round", *, at: int | None = None, spread: Line | None = None
+) -> Axes:
+    """A measure of several runs over rounds, bytes or steps; forks leave their parent's line at the fork point.
+
+    Args:
+        ax: where to draw.
+        lines: the runs.
+        y, x: keys of `AXES` or of `Record.metrics`.
+        at: a round to mark, on every line that has it.
+        spread: a run whose clients' own models (rows of its records) are shown as a band from worst to best.
+    """
+    if at is not None and x == "round":
+        ax.axvline(at, color="0.75", linewidth=1, zorder=0)
+    if spread is not None:
+        client_band(ax, spread, y)
+    highest = []
+    for line in lines:
+        part = [r for r in line.history[line.start :] if np.isfinite(measured(r, y))]
+        if not part:
+            continue
+        xs, ys = [measured(r, x) for r in part], [measured(r, y) for r in part]
+        ax.plot(xs, ys, label=line.name, markevery=max(1, len(xs) // 8), **line.style)
+        highest.append((ys[0], max(ys)))
+        if line.start and part[0].round == line.start:
+            ax.plot(xs[0], ys[0], marker="D", markersize=9, markerfacecolor="none", color=line.style["color"])
+        if at is not None and line.index is not None:
+            for value, position in ((b, a) for a, b, r in zip(xs, ys, part, strict=True) if r.round == at):
+                ring = {"markersize": 9, "markerfacecolor": "white", "markeredgewidth": 2, "zorder": 5}
+                ax.plot(position, value, marker="o", color=line.style["color"], **ring)
+    ax.set_xlabel(AXES.get(x, x))
+    ax.set_ylabel(AXES.get(y, y))
+    if y.endswith("accuracy"):
+        ax.set_ylim(0, 1.02)
+    elif y.endswith("loss") and highest:  # a run that diverges must not flatten the others
+        ax.set_ylim(0, 1.05 * min(max(h for _, h in highest), 3 * max(first for first, _ in highest)))
+    ax.grid(axis="y", color="0.92")
+    ax.set_axisbelow(True)
+    return ax
+
+
+def client_band(ax: Axes, line: Line, y: str) -> Axes:
+    """From the worst to the best client per round: the sampled clients' own models after their local training."""
+    rows = [(r.round, [c[y] for c in r.clients if np.isfinite(c.get(y, np.nan))]) for r in line.history[line.start :]]
+    rounds = [round for round, values in rows if values]
+    if rounds:
+        low, high = ([pick(values) for _, values in rows if values] for pick in (min, max))
+        label = f"{line.name}: worst to best client"
+        ax.fill_between(rounds, low, high, color=line.style["color"], alpha=0.18, linewidth=0, label=label)
+    return ax
+
+
+def client_dots(ax: Axes, record: Record, key: str, line: Line, reference: float | None = None) -> Axes:
+    """One round's sampled clients, a row each: a dot at their value, and the global model's as a vertical line."""
+    rows = [row for row in record.clients if key in row]
+    positions = np.arange(len(rows))
+    values = [row[key] for row in rows]
+    if reference is not None and np.isfinite(reference):
+        ax.axvline(reference, color="0.35", linestyle=(0, (4, 2)), linewidth=1.5, label="global model")
+        ax.hlines(positions, reference, values, color="0.85", linewidth=1.5, zorder=1)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))
+    else:
+        ax.hlines(positions, 0, values, color="0.85", linewidth=1.5, zorder=1)
+    ax.plot(values, positions, **line.style | {"linestyle": "", "markersize": 6})
+    ax.set_xlabel(AXES.get(key, key))
+    if rows:
+        _client_axis(ax, np.array([int(row["client"]) for row in rows]), "sampled client")
+    return ax
+
+
+def save(fig: Figure, path: str | Path, data: dict[str, Any]) -> Path:
+    """Writes `path` (.png) and beside it a .json with what it shows: settings, seeds, data behind the lines, versions.
+
+    Args:
+        fig: the figure.
+        path: where to; an existing pair is replaced.
+        data: plain data.
+
+    Returns:
+        The path of the PNG.
+    """
+    path = Path(path).with_suffix(".png")
+    packages = ("fedlab_core", "torch", "numpy", "matplotlib")
+    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+    content = json.dumps({**data, "versions": versions}, indent=1, allow_nan=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fig.savefig(path, metadata={"Software": None})
+    path.with_suffix(".json").write_text(content + "\n", encoding="utf-8")
+    return path
