@@ -9,6 +9,7 @@ that raises is not saved. `X_solutions.ipynb` is first brought in step with `X.i
 import argparse
 import contextlib
 import copy
+import functools
 import os
 import re
 import sys
@@ -39,6 +40,12 @@ def notebook_paths(folder: Path = ROOT / "notebooks") -> list[Path]:
     return sorted(p for p in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 
 
+@functools.cache
+def empty_folder() -> tempfile.TemporaryDirectory:
+    """A folder that lasts as long as this process: kernels started in a reader's environment outlive it."""
+    return tempfile.TemporaryDirectory(prefix="fedlab-no-data-")
+
+
 @contextlib.contextmanager
 def reader_environment() -> Iterator[None]:
     """The environment notebooks are executed and checked in: quick size, one thread, an empty data root, no network.
@@ -46,12 +53,12 @@ def reader_environment() -> Iterator[None]:
     The network is cut for whatever obeys the proxy variables (urllib, and so torchvision's downloads; requests, httpx):
     they name a closed port.
     """
-    with tempfile.TemporaryDirectory() as empty:
-        closed = "http://127.0.0.1:9"
-        proxies = {name: closed for name in ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy")}
-        values = {"FEDLAB_SIZE": "quick", "FEDLAB_DATA": empty, "OMP_NUM_THREADS": "1", "no_proxy": "", "NO_PROXY": ""}
-        with mock.patch.dict(os.environ, values | proxies | {name.upper(): closed for name in proxies}):
-            yield
+    closed = "http://127.0.0.1:9"
+    proxies = {name: closed for name in ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy")}
+    values = {"FEDLAB_SIZE": "quick", "FEDLAB_DATA": empty_folder().name, "OMP_NUM_THREADS": "1"}
+    values |= proxies | {name.upper(): closed for name in proxies} | {"no_proxy": "", "NO_PROXY": ""}
+    with mock.patch.dict(os.environ, values):
+        yield
 
 
 def replacements() -> list[tuple[str, str]]:

@@ -1,0 +1,268 @@
+"""Committed notebooks are as `make notebooks` leaves them, keep to the rules of the house, and twins are in step."""
+
+import copy
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import ipywidgets
+import nbformat
+import pytest
+
+from tools import execute_notebooks as tool
+
+NOTEBOOKS = tool.notebook_paths()
+MAX_LINES = 25
+TAGS = {"exercise", "solution", "nbval-ignore-output", "nbval-skip", "raises-exception"}
+# Output that nbval and a reader of the saved file see differently (nbval keeps what clear_output clears).
+LIVE_OUTPUT = re.compile(r"\b(interact|interact_manual|interactive|interactive_output|clear_output|Output)\(|\btqdm\b")
+ABSOLUTE = re.compile(r"(?<![\w.:/])/(home|Users|root|tmp|private|usr|opt|var|mnt)/|\b[A-Z]:\\")
+LINK = re.compile(r"""!?\[[^\]]*\]\(([^)\s]+)|(?:src|href)=["']([^"']+)""")
+
+
+def named(paths: list[Path]) -> list:
+    return [pytest.param(path, id=path.name) for path in paths]
+
+
+def texts(cell: nbformat.NotebookNode) -> str:
+    """Source and textual outputs of a cell."""
+    shown = [cell.source]
+    for output in cell.get("outputs", []):
+        shown += [output.get("text", ""), *(v for k, v in output.get("data", {}).items() if k.startswith("text/"))]
+    return "\n".join(shown)
+
+
+def dead_links(source: str, folder: Path) -> list[str]:
+    """Link targets that are neither addresses nor files of the repository."""
+    targets = [(a or b).partition("#")[0] for a, b in LINK.findall(source)]
+    files = [target for target in targets if target and not re.match(r"(https?|mailto):", target)]
+    inside = [f for f in files if (folder / f).resolve().is_relative_to(tool.ROOT) and (folder / f).exists()]
+    return [file for file in files if file not in inside]
+
+
+def problems(notebook: nbformat.NotebookNode, folder: Path) -> list[str]:
+    """What is wrong with a notebook that lies in the folder, cell by cell."""
+    found = []
+    for number, cell in enumerate(notebook.cells):
+        tags, source = set(cell.metadata.get("tags", [])), cell.source
+
+        def wrong(what: str, number: int = number) -> None:
+            found.append(f"cell {number}: {what}")
+
+        if tags - TAGS:
+            wrong(f"unknown tags {sorted(tags - TAGS)}")
+        if ABSOLUTE.search(texts(cell)) or str(tool.ROOT) in texts(cell):
+            wrong("an absolute path")
+        if cell.cell_type == "markdown":
+            for target in dead_links(source, folder):
+                wrong(f"link to {target}, which is not there")
+            continue
+        raised = any(output.output_type == "error" for output in cell.outputs)
+        if not source.strip():
+            wrong("empty")
+        elif cell.execution_count is None:
+            wrong("not executed")
+        if raised and "raises-exception" not in tags:
+            wrong("raises, but is not tagged raises-exception")
+        if "raises-exception" in tags and not raised:
+            wrong("tagged raises-exception, but does not raise")
+        if len(source.splitlines()) > MAX_LINES:
+            wrong(f"longer than {MAX_LINES} lines")
+        if LIVE_OUTPUT.search(source):
+            wrong(f"uses {LIVE_OUTPUT.search(source).group()}")
+        if any("image/svg+xml" in output.get("data", {}) for output in cell.outputs):
+            wrong("an SVG figure: nbval compares its random ids, use PNG")
+    return found
+
+
+@pytest.mark.parametrize("path", named(NOTEBOOKS))
+def test_notebook_keeps_the_rules(path):
+    assert problems(tool.read(path), path.parent) == []
+
+
+@pytest.mark.parametrize("path", named(NOTEBOOKS))
+def test_notebook_is_saved_the_way_make_notebooks_saves(path):
+    notebook = tool.read(path)
+    assert tool.clean(notebook) == notebook, "save it with: make notebooks ARGS=notebooks/" + path.name
+
+
+def has_exercises(path: Path) -> bool:
+    return any(tool.has_tag(cell, "exercise") for cell in tool.read(path).cells)
+
+
+@pytest.mark.parametrize("path", named([path for path in NOTEBOOKS if has_exercises(path)]))
+def test_every_exercise_has_a_solution_in_a_twin_that_is_in_step(path):
+    assert twin_problems(tool.read(path), tool.read(tool.solutions_path(path))) == []
+
+
+@pytest.mark.parametrize("path", named([p for p in NOTEBOOKS if p.stem.endswith("_solutions")]))
+def test_every_twin_has_its_notebook(path):
+    assert path.with_name(path.name.replace("_solutions", "")).exists()
+
+
+def twin_problems(student: nbformat.NotebookNode, twin: nbformat.NotebookNode) -> list[str]:
+    """Where twin and student differ beyond the solutions, and the exercises that the twin does not solve."""
+
+    def content(notebook):
+        return [(cell.id, cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in notebook.cells]
+
+    found = [] if content(tool.in_step(student, twin)) == content(twin) else ["out of step: run make notebooks"]
+    stubs = {cell.id: cell.source for cell in student.cells if tool.has_tag(cell, "exercise")}
+    return found + [f"{cell.id} is not solved" for cell in twin.cells if stubs.get(cell.id) == cell.source]
+
+
+def notebook_of(*cells: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """A notebook of cells whose ids are their places."""
+    for number, cell in enumerate(cells):
+        cell.id = f"cell-{number}"
+    return nbformat.v4.new_notebook(cells=list(cells), metadata=tool.METADATA)
+
+
+def code(source: str, *tags: str, count: int | None = 1, outputs: tuple = ()) -> nbformat.NotebookNode:
+    """An executed code cell."""
+    metadata = {"tags": list(tags)} if tags else {}
+    return nbformat.v4.new_code_cell(source, execution_count=count, outputs=list(outputs), metadata=metadata)
+
+
+def text(source: str) -> nbformat.NotebookNode:
+    return nbformat.v4.new_markdown_cell(source)
+
+
+ERROR = nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=["in a file"])
+SVG = nbformat.v4.new_output("display_data", data={"image/svg+xml": "<svg/>", "text/plain": "<Figure>"})
+PRINTED_PATH = nbformat.v4.new_output("stream", name="stdout", text="saved in /home/me/figures")
+
+
+@pytest.mark.parametrize(
+    ("cell", "problem"),
+    [
+        (code("x = 1"), None),
+        (code("raise ValueError('no')", "raises-exception", outputs=(ERROR,)), None),
+        (text("[Makefile](../Makefile), [a site](https://example.org/x), [below](#below), 1/2 and and/or"), None),
+        (code("x = 1", count=None), "not executed"),
+        (code("", count=None), "empty"),
+        (code("x = 1", outputs=(ERROR,)), "not tagged raises-exception"),
+        (code("x = 1", "raises-exception"), "does not raise"),
+        (code("x = 1", "hide"), "unknown tags ['hide']"),
+        (code("x = 1\n" * 26), "longer than 25 lines"),
+        (code("# an interactive panel: its Output is below"), None),
+        (code("for i in tqdm(range(3)): pass"), "uses tqdm"),
+        (code("out = widgets.Output()"), "uses Output("),
+        (code("interact(f, x=3)"), "uses interact("),
+        (code("plot()", outputs=(SVG,)), "SVG"),
+        (code("load('/home/me/data')"), "absolute path"),
+        (code("save()", outputs=(PRINTED_PATH,)), "absolute path"),
+        (text("see [this](missing.png)"), "missing.png"),
+        (text("<img src='missing.png'>"), "missing.png"),
+        (text("![outside](../../../../etc/passwd)"), "passwd"),
+    ],
+)
+def test_the_rules_find_what_they_forbid_and_nothing_else(cell, problem):
+    found = problems(notebook_of(cell), tool.ROOT / "notebooks")
+    if problem is None:
+        assert found == []
+    else:
+        assert len(found) == 1 and problem in found[0]
+
+
+def test_a_twin_is_brought_in_step_by_the_student_copy():
+    student = notebook_of(text("new words"), code("answer = None", "exercise"), code("check(answer)"))
+    twin = notebook_of(text("old words"), code("answer = 42", "solution"), code("print('mine')"))
+    assert twin_problems(student, twin) == ["out of step: run make notebooks"]
+    stepped = tool.in_step(student, twin)
+    assert [cell.source for cell in stepped.cells] == ["new words", "answer = 42", "check(answer)"]
+    assert twin_problems(student, stepped) == []
+    assert student.cells[1].metadata.tags == ["exercise"]
+
+
+def test_an_exercise_without_a_solution_is_found():
+    student = notebook_of(code("answer = None", "exercise"))
+    twin = tool.in_step(student, notebook_of())
+    assert twin.cells[0].metadata.tags == ["solution"]
+    assert twin_problems(student, twin) == ["cell-0 is not solved"]
+
+
+def test_nbval_overlooks_the_state_of_every_widget_and_of_nothing_else():
+    (widget, said), _ = tool.replacements()
+    bases = {"DOMWidget", "Output", "interactive"}  # the last two are forbidden in notebooks
+    classes = [c for c in vars(ipywidgets).values() if isinstance(c, type) and issubclass(c, ipywidgets.DOMWidget)]
+    missed = {c.__name__ for c in classes if re.sub(widget, said, f"{c.__name__}(value=3,\nmax=5)") != said} - bases
+    assert len(classes) > 30 and missed == set()
+    for kept in ("Settings(lr=0.1)", "Image", "a Text(value=1) b", "HTML"):
+        assert re.sub(widget, said, kept) == kept
+
+
+# Executed once with the tool, then compared by nbval.
+CELLS = (
+    "import sys, warnings\nprint(round(1 / 3, 2))",
+    "warnings.warn('for stderr')\nprint('one')\nprint('to stderr', file=sys.stderr)\nprint('two')",
+    "import random\nimport ipywidgets as widgets\nwidgets.HBox([widgets.IntSlider(random.randrange(100))])",
+    "import matplotlib.pyplot as plt\n_ = plt.plot([1, 2])",
+    "raise ValueError('on purpose')",
+    "import http.server, os, threading, urllib.request\n"
+    "server = http.server.HTTPServer(('127.0.0.1', 0), http.server.SimpleHTTPRequestHandler)\n"
+    "threading.Thread(target=server.serve_forever, daemon=True).start()\n"
+    "try:\n    urllib.request.urlopen(f'http://127.0.0.1:{server.server_port}', timeout=5)\n"
+    "except urllib.error.URLError:\n    print('no network')\n"
+    "print(os.environ['FEDLAB_SIZE'], os.listdir(os.environ['FEDLAB_DATA']))",
+)
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """A notebook saved by the tool, and what the tool printed."""
+    path = tmp_path_factory.mktemp("notebooks") / "sample.ipynb"
+    notebook = notebook_of(*(code(source, count=None) for source in CELLS))
+    notebook.cells[4].metadata["tags"] = ["raises-exception"]
+    notebook.metadata = {"kernelspec": {"name": "mine", "display_name": "Mine"}, "widgets": {}}
+    nbformat.write(notebook, path)
+    assert tool.main([str(path)]) == 0
+    return path
+
+
+def test_what_is_saved_reads_well_without_a_kernel(executed):
+    notebook = tool.read(executed)
+    assert notebook.metadata == tool.METADATA
+    assert [cell.execution_count for cell in notebook.cells] == [1, 2, 3, 4, 5, 6]
+    outputs = [cell.outputs for cell in notebook.cells]
+    assert [output.text for output in outputs[1]] == ["one\ntwo\n"]
+    assert outputs[2][0].data == {"text/plain": "[interactive: run this cell in JupyterLab to use it]"}
+    assert set(outputs[3][0].data) == {"image/png", "text/plain"}
+    assert outputs[4][0].traceback == ["ValueError: on purpose"]
+    assert outputs[5][0].text == "no network\nquick []\n"
+    assert tool.clean(notebook) == notebook and problems(notebook, executed.parent) == []
+
+
+def test_saving_again_changes_no_byte(executed):
+    before = executed.read_bytes()
+    assert tool.main([str(executed)]) == 0
+    assert executed.read_bytes() == before
+
+
+def test_nbval_passes_what_the_tool_saved_and_nothing_else(executed):
+    changed = tool.read(executed)
+    changed.cells = [copy.deepcopy(changed.cells[0]), copy.deepcopy(changed.cells[2])]
+    changed.cells[0].outputs[0].text = "0.34\n"
+    nbformat.write(changed, executed.with_name("changed.ipynb"))
+    command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-p", "conftest", "-p", "no:cacheprovider"]
+    run = subprocess.run([*command, "-rf", executed.parent], cwd=tool.ROOT, capture_output=True, text=True)
+    assert re.findall(r"^FAILED (\S+ \S+)", run.stdout, flags=re.MULTILINE) == ["changed.ipynb::Cell 0"], run.stdout
+    assert "1 failed, 7 passed" in run.stdout
+
+
+def test_a_notebook_that_raises_is_not_saved(tmp_path, capsys):
+    path = tmp_path / "raises.ipynb"
+    nbformat.write(notebook_of(code("1 / 0", count=None)), path)
+    before = path.read_bytes()
+    assert tool.main([str(path)]) == 1
+    assert path.read_bytes() == before
+    assert "ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_check_saves_nothing(tmp_path):
+    path = tmp_path / "plain.ipynb"
+    nbformat.write(notebook_of(code("print(1)", count=None)), path)
+    before = path.read_bytes()
+    assert tool.main(["--check", str(path)]) == 0
+    assert path.read_bytes() == before
