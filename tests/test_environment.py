@@ -78,16 +78,21 @@ def test_a_missing_and_a_too_old_package_fail_with_a_remedy(monkeypatch):
 
 
 def test_data_sets_are_found_in_the_data_root_and_absent_ones_are_no_failure(tmp_path):
-    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
-    (tmp_path / "tinyshakespeare.txt").write_text("ROMEO:\n")
+    (tmp_path / "tinyshakespeare.txt").write_text("ROMEO:\nAy me!\n")
     checks = {c.name: c for c in check.check_data(tmp_path)}
-    assert {name for name, c in checks.items() if c.status == "OK"} == {*check.BUILT_IN, "mnist", "shakespeare"}
-    assert checks["cifar10"].status == "-" and "load_dataset('cifar10')" in checks["cifar10"].remedy
+    ready = {name for name, c in checks.items() if c.status == "OK"}
+    assert ready == {"data root", "digits", "letters", "python_docs", "shakespeare"}
+    assert checks["cifar10"].status == "-" and str(tmp_path / "cifar10") in checks["cifar10"].remedy
 
 
 def test_torch_that_cannot_be_imported_is_a_failure_not_a_crash(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     assert [c.status for c in check.check_device()] == ["OK", "FAIL"]
+
+
+def test_data_sets_that_cannot_be_looked_for_are_a_failure_not_a_crash(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fedlab_core.data", None)
+    assert [(c.status, c.name) for c in check.check_data()] == [("FAIL", "data sets")]
 
 
 def test_check_runs_without_any_package_and_says_so():

@@ -4,13 +4,13 @@ Only the standard library is imported at the top, so that this runs where nothin
 """
 
 import importlib.metadata
-import importlib.util
 import operator
 import os
 import platform
 import re
 import shutil
 import sys
+import textwrap
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,21 +34,9 @@ class Check:
 
     def __str__(self) -> str:
         line = f"{self.status:4} {self.name:16} {self.detail}"
-        return f"{line}\n{'':5}{'':16} -> {self.remedy}" if self.remedy else line
-
-
-# Data set: (one of these paths under the data root, how to get it). An image folder is found by its train/ directory.
-_DOWNLOAD = "downloaded on first use by load_dataset({!r}) where there is a network, or put it there"
-DATASETS = {
-    "mnist": (("MNIST/raw",), _DOWNLOAD.format("mnist")),
-    "fashion_mnist": (("FashionMNIST/raw",), _DOWNLOAD.format("fashion_mnist")),
-    "cifar10": (("cifar-10-batches-py", "cifar10/train"), _DOWNLOAD.format("cifar10")),
-    "cifar100": (("cifar-100-python",), _DOWNLOAD.format("cifar100")),
-    "caltech101": (("caltech101/train",), "an image folder, one directory per class: put it there"),
-    "shakespeare": (("tinyshakespeare.txt", "shakespeare.txt"), "a text file of plays: put it there"),
-}
-# Data sets that need no download: the module their content comes from.
-BUILT_IN = {"digits": "sklearn", "letters": "matplotlib", "python_docs": "pydoc_data"}
+        if not self.remedy:
+            return line
+        return line + "\n" + textwrap.indent(textwrap.fill(f"-> {self.remedy}", 96, break_long_words=False), " " * 22)
 
 
 def project() -> dict:
@@ -123,19 +111,16 @@ def check_device() -> Iterator[Check]:
 
 
 def check_data(root: Path | None = None) -> Iterator[Check]:
-    """Each data set that needs no download, and each one found in the data root ($FEDLAB_DATA, else data/)."""
-    for name, module in BUILT_IN.items():
-        if importlib.util.find_spec(module):
-            yield Check("OK", name, "needs no download")
-        else:
-            yield Check("FAIL", name, f"made from {module}, which is missing", INSTALL)
-    root = root or Path(os.environ.get("FEDLAB_DATA") or ROOT / "data").expanduser()
-    for name, (places, remedy) in DATASETS.items():
-        found = next((root / place for place in places if (root / place).exists()), None)
-        if found:
-            yield Check("OK", name, f"found: {found}")
-        else:
-            yield Check("-", name, f"not found: {root / places[0]}", remedy)
+    """Each data set `load_dataset` knows: there (or made without a download), or what goes where in the data root."""
+    try:
+        from fedlab_core.data import data_root, dataset_names, missing_data
+    except Exception as error:  # as above
+        yield Check("FAIL", "data sets", f"not looked for, {type(error).__name__}: {error}", INSTALL)
+        return
+    yield Check("OK", "data root", str(data_root(root)))
+    for name in dataset_names():
+        missing = missing_data(name, root)
+        yield Check("-", name, "not found", missing) if missing else Check("OK", name, "ready")
 
 
 def find_browser() -> str | None:
