@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -41,6 +42,9 @@ class Partition:
         if not 0 <= client < len(self):
             raise IndexError(f"client {client}: expected 0 to {len(self) - 1}")
         return self.indices[self.offsets[client] : self.offsets[client + 1]]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return map(self.__getitem__, range(len(self)))
 
     @property
     def sizes(self) -> Tensor:

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 NORMS = ("none", "batch", "group", "layer", "weight")
-RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))  # 1.714: keeps the variance through a ReLU (Brock et al. 2021)
+RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))  # 1.713, of a ReLU of N(0, 1); Brock et al. 2021 use 1.714, measured
 
 
 def standardise(weight: Tensor, gain: Tensor) -> Tensor:
     """Standardised weights of one Conv2d or Linear (Brock et al. 2021; used by FedWon, Zhuang and Lyu 2024).
 
-    Every output filter becomes gain * 1.714 * (w - mean(w)) / sqrt(N * var(w)), N = its number of weights (fan-in,
+    Every output filter becomes gain * 1.713 * (w - mean(w)) / sqrt(N * var(w)), N = its number of weights (fan-in,
     without the output channels), var the biased variance; 1e-8 under the root keeps a constant filter finite.
 
     Args:
