@@ -1,0 +1,161 @@
+"""Probes through weight space: the loss along the line between two models."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedlab_core.engines import single_threaded
+from fedlab_core.engines.loop import EVALUATION_BATCH
+from fedlab_core.federation import Federation
+from fedlab_core.state import State, get_state, mean_state, set_state
+
+FIGURE_ONE_THETAS = tuple(-0.2 + 1.4 * i / 49 for i in range(50))
+"""50 evenly spaced values in [-0.2, 1.2] (McMahan et al. 2017, figure 1)."""
+
+_TOGETHER = 16  # states held in memory at once
+
+
+@dataclass(frozen=True)
+class LossLine:
+    """Loss and accuracy at theta * a + (1 - theta) * b: 1 is state a, 0 is state b.
+
+    Attributes:
+        theta: ascending; 0, 1/2 and 1 are always among them, exactly.
+        loss: mean loss at each theta, nats per target.
+        accuracy: at each theta.
+    """
+
+    theta: tuple[float, ...]
+    loss: tuple[float, ...]
+    accuracy: tuple[float, ...]
+
+    def loss_at(self, theta: float) -> float:
+        """The loss at one of the probed values of theta."""
+        return self.loss[self.theta.index(theta)]
+
+    @property
+    def parents(self) -> tuple[float, float]:
+        """Loss of state a and of state b."""
+        return self.loss_at(1.0), self.loss_at(0.0)
+
+    @property
+    def midpoint(self) -> float:
+        """Loss of the average of the two."""
+        return self.loss_at(0.5)
+
+    @property
+    def barrier(self) -> float:
+        """Largest rise of the loss between the ends above the straight line from one to the other; at least 0."""
+        one, zero = self.parents
+        inside = [(t, loss) for t, loss in zip(self.theta, self.loss, strict=True) if 0 <= t <= 1]
+        return max(loss - (t * one + (1 - t) * zero) for t, loss in inside)
+
+
+def interpolate(a: State, b: State, theta: float) -> State:
+    """theta * a + (1 - theta) * b, parameters and buffers alike; theta = 1 gives a itself, theta = 0 b itself.
+
+    Raises:
+        ValueError: the states differ in names or shapes.
+    """
+    if a.keys() != b.keys():
+        raise ValueError(f"states differ in names: {sorted(a.keys() ^ b.keys())}")
+    for name in a:
+        if a[name].shape != b[name].shape:
+            raise ValueError(f"states differ at {name!r}: shapes {tuple(a[name].shape)} and {tuple(b[name].shape)}")
+    if theta in (0, 1):
+        return a if theta == 1 else b
+    return mean_state([a, b], [theta, 1 - theta])
+
+
+def line(
+    federation: Federation,
+    a: State,
+    b: State,
+    thetas: Sequence[float] = FIGURE_ONE_THETAS,
+    *,
+    split: str = "train",
+    recalibrate_with: int | None = None,
+) -> LossLine:
+    """Loss and accuracy along the straight line through two states, also beyond them (McMahan et al. 2017, figure 1).
+
+    Both ends are evaluated as they are, bit for bit. Beyond the ends a running variance of batch normalisation could
+    become negative; it is cut off at 0.
+
+    Args:
+        federation: gives data, model and engine; it is not changed.
+        a, b: the states at theta = 1 and theta = 0.
+        thetas: values to probe; 0, 1/2 and 1 are added where missing.
+        split: "train" (the figure's) or "test".
+        recalibrate_with: re-estimate the statistics of batch normalisation at every point, the ends included, with
+            this many training examples, see `recalibrate`; None leaves them as interpolated.
+
+    Raises:
+        ValueError: the states do not fit each other, or no examples to recalibrate with.
+    """
+    values = sorted({_exact(theta) for theta in (*thetas, 0.0, 0.5, 1.0)})
+    variances = [f"{name}.running_var" for name in _batch_norms(federation.model)]
+
+    def points(chosen: Sequence[float]) -> Iterator[State]:
+        for theta in chosen:
+            point = interpolate(a, b, theta)
+            if not 0 <= theta <= 1:
+                point = point | {name: point[name].clamp_min(0) for name in variances}
+            yield point if recalibrate_with is None else recalibrate(federation, point, recalibrate_with)
+
+    results = []
+    for first in range(0, len(values), _TOGETHER):
+        results += federation.evaluate_states(list(points(values[first : first + _TOGETHER])), split)
+    loss, accuracy = (tuple(result[f"{split}_{name}"] for result in results) for name in ("loss", "accuracy"))
+    return LossLine(tuple(values), loss, accuracy)
+
+
+def recalibrate(federation: Federation, state: State, examples: int) -> State:
+    """The state with the running statistics of its batch-norm layers re-estimated from training data.
+
+    The mean over batches of their means and (unbiased) variances, with the weights held fixed and every other layer in
+    evaluation mode (Izmailov et al. 2018, section 3.2; torch's `update_bn`). A model without batch normalisation
+    comes back as it is.
+
+    Args:
+        federation: gives data and model; the client transforms of its partition are not applied.
+        state: parameters and buffers.
+        examples: use the first so many training examples, in batches of at most 512 of nearly equal size.
+
+    Raises:
+        ValueError: `examples` is not between 2 and the number of training examples.
+    """
+    data = federation.dataset
+    if not 2 <= examples <= len(data.x):
+        raise ValueError(f"examples={examples}, accepted: 2 to {len(data.x)}")
+    like = next(t for t in state.values() if t.is_floating_point())
+    model = copy.deepcopy(federation.model).to(like.device, like.dtype).eval()
+    set_state(model, state)
+    layers = _batch_norms(model)
+    if not layers:
+        return state
+    for layer in layers.values():
+        layer.reset_running_stats()
+        layer.momentum = None  # the plain mean over batches
+        layer.train()
+    with torch.no_grad(), single_threaded():
+        for part in torch.arange(examples).tensor_split(-(-examples // EVALUATION_BATCH)):
+            x = data.prepare(data.x[part])
+            model(x.to(like.device, like.dtype if x.is_floating_point() else x.dtype))
+    estimated = get_state(model)
+    names = {f"{prefix}.{name}" for prefix in layers for name in ("running_mean", "running_var")}
+    return {name: estimated[name] if name in names else tensor for name, tensor in state.items()}
+
+
+def _batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """Layers of batch normalisation with running statistics, by name."""
+    found = model.named_modules()
+    return {name: layer for name, layer in found if isinstance(layer, _BatchNorm) and layer.track_running_stats}
+
+
+def _exact(theta: float) -> float:
+    """0, 1/2 or 1 where theta is one of them up to rounding, else theta."""
+    return next((exact for exact in (0.0, 0.5, 1.0) if abs(theta - exact) < 1e-9), float(theta))
