@@ -19,7 +19,7 @@ from fedlab_core.methods import FedAvg, LocalOnly
 from fedlab_core.partition import Partition
 from fedlab_core.sampling import aggregation_weights, sample_clients
 from fedlab_core.settings import Settings
-from fedlab_core.state import State, get_state, local_names, parameter_names, state_bytes
+from fedlab_core.state import State, get_state, local_names, parameter_names, state_bytes, total_variance
 
 
 class Federation:
@@ -141,12 +141,12 @@ class Federation:
 
     def evaluate(self, state: State | None = None, split: str = "test") -> dict[str, float]:
         """Loss and accuracy of a state (the global model by default) on the "test" or "train" split."""
-        if split not in ("test", "train"):
-            raise ValueError(f"split={split!r}, accepted: 'test', 'train'")
         return self.evaluate_states([self.state if state is None else state], split)[0]
 
     def evaluate_states(self, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
         """The same for many states."""
+        if split not in ("test", "train"):
+            raise ValueError(f"split={split!r}, accepted: 'test', 'train'")
         work = self._work(self._segment(self.round + 1), {}, self.round + 1)
         with single_threaded():
             results = self.engine.evaluate(work, states, split)
@@ -256,6 +256,8 @@ class Federation:
                 return None
             weights = aggregation_weights(self.partition.sizes, sampled, settings.weighting)
             state, server = method.aggregate(past.state, updates, weights, past.server, clients)
+            if settings.batch_norm == "total_variance":
+                state = total_variance(self.model, [update.state for update in updates], weights, state)
         local = self._local_names(segment)
         memories = {u.client: {**u.memory, **{n: u.state[n] for n in local}} for u in updates}
         snapshot = Snapshot(number, state, server, past.clients | {c: m for c, m in memories.items() if m})
