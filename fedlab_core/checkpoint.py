@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+import fedlab_core.batchnorm  # noqa: F401  (makes its methods known by name)
 from fedlab_core.data import Dataset
 from fedlab_core.federation import Federation, Segment
 from fedlab_core.history import Record, Snapshot
@@ -61,9 +62,9 @@ def save(federation: Federation, folder: str | Path) -> None:
     }
     _write(folder / "run.json", json.dumps(run, allow_nan=False).encode())
     named = {entry["file"] for entry in snapshots.values()}
-    for file in folder.glob("round-*"):  # thinned snapshots, and what a killed process left half-written
+    for file in (*folder.glob("round-*"), *folder.glob("*.part")):  # thinned, or half-written by a killed process
         if file.name not in named:
-            file.unlink()
+            file.unlink(missing_ok=True)
 
 
 def load(folder: str | Path, dataset: Dataset, partition: Partition, model: nn.Module) -> Federation:
@@ -80,6 +81,9 @@ def load(folder: str | Path, dataset: Dataset, partition: Partition, model: nn.M
     run = _read(folder / "run.json")
     if run.get("format") != FORMAT:
         raise ValueError(f"{folder / 'run.json'}: format {run.get('format')!r}, accepted: {FORMAT}")
+    for part in ("name", "parent", "round", "fingerprints", "segments", "records"):
+        if part not in run:
+            raise ValueError(f"{folder / 'run.json'}: not a complete run, {part!r} is missing")
     for what, expected in _fingerprints(dataset, partition, model).items():
         if run["fingerprints"].get(what) != expected:
             raise ValueError(

@@ -301,9 +301,10 @@ class Federation:
             "train_loss": sum(share * u.loss for share, u in zip(shares, updates, strict=True)),
             "drift": moved.size,
             "relative_drift": moved.relative_size,
-            "cosine": moved.cosine,
             "diversity": moved.diversity,
         }
+        if len(updates) > 1:
+            metrics["cosine"] = moved.cosine
         personal = isinstance(segment.method, LocalOnly)
         if inside.number % segment.settings.evaluate_every == 0:
             metrics |= {} if personal else self.evaluate()

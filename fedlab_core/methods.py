@@ -72,7 +72,7 @@ class FedAvg:
     def train(
         self, engine: "Engine", work: "Work", tasks: "Sequence[Task]", stop: Callable[[], bool]
     ) -> Iterator[Update]:
-        """The clients' local training. A method whose clients talk to the server during it does it here, in lock step."""
+        """The clients' local training. A method whose clients talk to the server meanwhile runs them here in lock step."""
         return engine.train(work, tasks, stop)
 
     def correct(self, grads: State, weights: State, start: State, received: State, memory: State) -> None:

@@ -33,12 +33,12 @@ def batches(examples: int, settings: Settings, draws: torch.Generator) -> Iterat
 
 
 def client_data(work: Work, client: int) -> tuple[Tensor, Tensor]:
-    """A client's inputs, normalised and seen through its own transform if the partition has one, and its targets."""
+    """A client's inputs, seen through its own transform if the partition has one, then normalised; and its targets."""
     indices = work.partition[client]
-    x = work.dataset.prepare(work.dataset.x[indices])
+    x = work.dataset.x[indices]
     if work.partition.transform is not None:
         x = work.partition.transform.apply(x, client)
-    return _to(work, x), work.dataset.y[indices].to(work.settings.device)
+    return _to(work, work.dataset.prepare(x)), work.dataset.y[indices].to(work.settings.device)
 
 
 def train_client(model: nn.Module, work: Work, task: Task) -> Update:

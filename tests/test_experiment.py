@@ -1,0 +1,146 @@
+"""Experiments as plain data, settings that check themselves, and rounds to a target."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+from small import equal, small_federation, split
+
+from fedlab_core.costs import Costs
+from fedlab_core.experiment import Experiment, run_to_target
+from fedlab_core.history import Record, clients_to_frame, rounds_to_target, to_frame
+from fedlab_core.settings import Settings
+
+QUICK = Experiment(dataset_options={"examples": 200}).replace(fraction=0.2, lr=0.2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"partition": "shards", "partition_options": {"per_client": 1}},
+        {"partition": "dirichlet", "partition_options": {"alpha": 0.1, "feature_skew": "rotation", "strength": 30.0}},
+        {"partition": "quantity", "model": "small_cnn", "norm": "group"},
+        {"partition": "pooled", "method": "fedprox", "method_options": {"mu": 0.1}},
+    ],
+)
+def test_an_experiment_survives_json_and_builds_the_same_run_again(changes: dict[str, Any]) -> None:
+    experiment = QUICK.replace(**changes)
+    again = Experiment.from_json(json.loads(json.dumps(experiment.to_json())))
+    assert again == experiment and again.key == experiment.key
+    first, second = experiment.build().run(2), again.build().run(2)
+    assert first.history == second.history and equal(first.state, second.state)
+
+
+def test_experiments_differ_by_key_and_seed() -> None:
+    other = QUICK.replace(seed=1)
+    assert other.key != QUICK.key and other.settings.lr == 0.2
+    runs = [experiment.build() for experiment in (QUICK, other)]
+    assert runs[0].partition.fingerprint != runs[1].partition.fingerprint
+    assert not equal(runs[0].state, runs[1].state)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"partition": "sorted"}, "partition='sorted' is unknown"),
+        ({"partition_options": {"alpha": 1}}, "do not fit 'iid'"),
+        ({"clients": 1000}, "at most 200"),
+        ({"model": "gpt"}, "gpt"),
+        ({"dataset": "imagenet"}, "imagenet"),
+        ({"method": "fedavg", "method_options": {"mu": 1}}, "does not take"),
+        ({"partition": "natural"}, "groups"),
+        ({"partition_options": {"feature_skew": "rotation"}}, "strength"),
+    ],
+)
+def test_impossible_experiments_say_what_is_wrong(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        QUICK.replace(**changes).build()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fraction": 1.5},
+        {"lr": 0.0},
+        {"lr": math.nan},
+        {"epochs": 0},
+        {"epochs": 1.5},
+        {"batch_size": 0},
+        {"momentum": 1.0},
+        {"weight_decay": -1.0},
+        {"lr_schedule": "step"},
+        {"lr_decay": 0.0},
+        {"weighting": "none"},
+        {"epochs": 1, "steps": 2},
+        {"evaluate_every": 0},
+    ],
+)
+def test_bad_settings_name_themselves(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="|".join(changes)):
+        Settings(**changes)
+
+
+def test_settings_replace_switches_between_epochs_and_steps() -> None:
+    assert Settings().replace(steps=5).epochs is None
+    assert Settings(epochs=None, steps=5).replace(epochs=2).steps is None
+
+
+@pytest.mark.parametrize("fraction, clients, expected", [(0.0, 100, 1), (0.1, 100, 10), (1.0, 7, 7), (0.25, 20, 5)])
+def test_clients_per_round_is_at_least_one(fraction: float, clients: int, expected: int) -> None:
+    assert Settings(fraction=fraction).clients_per_round(clients) == expected
+
+
+def test_local_steps_are_those_of_the_paper() -> None:
+    assert Settings(epochs=5, batch_size=10).local_steps(600) == 300  # u of McMahan et al. 2017, table 2
+    assert Settings(epochs=1, batch_size=None).local_steps(600) == 1
+    assert Settings(epochs=2, batch_size=50).local_steps(101) == 6
+
+
+def test_schedules() -> None:
+    decay = Settings(lr=1.0, lr_schedule="exponential", lr_decay=0.9)
+    assert [decay.lr_at(t) for t in (1, 2, 3)] == pytest.approx([1, 0.9, 0.81])
+    cosine = Settings(lr=1.0, lr_schedule="cosine", schedule_rounds=4)
+    expected = [1, 0.853553, 0.5, 0.146447, 0.146447]
+    assert [cosine.lr_at(t) for t in (1, 2, 3, 4, 9)] == pytest.approx(expected, abs=1e-6)
+    run = small_federation(split(20), lr_schedule="exponential", lr_decay=0.5).run(3)
+    assert [record.lr for record in run.history[1:]] == pytest.approx([0.3, 0.15, 0.075])
+
+
+def records(*accuracies: float | None) -> list[Record]:
+    return [
+        Record(t, 0.1, {} if a is None else {"test_accuracy": a}, Costs(), Costs(), [])
+        for t, a in enumerate(accuracies)
+    ]
+
+
+@pytest.mark.parametrize(
+    "accuracies, expected",
+    [
+        ((0.1, 0.5, 0.9), 1.75),  # between 0.5 and 0.9
+        ((0.1, 0.5, 0.3, 0.9), 2.75),  # the curve is made monotone: from 0.5 at round 2
+        ((0.1, None, None, 0.9), 3 * 0.7 / 0.8),  # evaluated every third round
+        ((0.1, 0.8), 1.0),  # exactly
+        ((0.9, 0.1), 0.0),
+        ((0.1, 0.7, math.nan), math.inf),
+    ],
+)
+def test_rounds_to_target_are_monotone_and_interpolated(accuracies: tuple[float | None, ...], expected: float) -> None:
+    assert rounds_to_target(records(*accuracies), 0.8) == pytest.approx(expected)
+
+
+def test_running_to_a_target_stops_there_and_when_training_diverges() -> None:
+    run = QUICK.replace(epochs=5).build()
+    run_to_target(run, 0.5, 30)
+    assert run.history[-1].metrics["test_accuracy"] >= 0.5 > run.history[-2].metrics["test_accuracy"]
+    broken = QUICK.replace(lr=1e30).build()
+    run_to_target(broken, 0.99, 30)
+    assert broken.round < 5
+
+
+def test_histories_become_tables() -> None:
+    run = small_federation(split(20, 20)).run(2)
+    frame, clients = to_frame(run.history), clients_to_frame(run.history)
+    assert list(frame["round"]) == [0, 1, 2] and frame["total_bytes_up"].iloc[2] == 2 * frame["bytes_up"].iloc[1]
+    assert list(clients["client"]) == [0, 1, 0, 1]
