@@ -9,10 +9,11 @@ about a method. Hooks work on tensors of any leading shape, so that many clients
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from fedlab_core.state import State, mean_state
 
@@ -75,6 +76,20 @@ class FedAvg:
         """The clients' local training. A method whose clients talk to the server meanwhile runs them here in lock step."""
         return engine.train(work, tasks, stop)
 
+    def prepare(self, model: nn.Module, start: State, memory: State) -> Any:
+        """Anything the loss needs besides the model, made once per client and round (a frozen copy of `start`, say)."""
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, draws: torch.Generator, prepared: Any) -> Tensor:
+        """The local objective on one batch: the task's cross-entropy, unless a method has its own.
+
+        Args:
+            model: the client's model, in training mode.
+            x, y: inputs as the model reads them, and targets.
+            draws: the client's generator for this round (for augmentations and the like).
+            prepared: what `prepare` returned.
+        """
+        return task_loss(model(x), y)
+
     def correct(self, grads: State, weights: State, start: State, received: State, memory: State) -> None:
         """Changes the gradients of the trainable parameters in place, before the optimiser's step.
 
@@ -113,6 +128,11 @@ class FedAvg:
     def corrects(self) -> bool:
         """Whether `correct` does anything, so that engines can leave it out."""
         return type(self).correct is not FedAvg.correct
+
+    @property
+    def own_loss(self) -> bool:
+        """Whether `loss` is the method's own; engines that stack clients cannot run such a method."""
+        return type(self).loss is not FedAvg.loss
 
 
 @dataclass(frozen=True)
@@ -216,6 +236,11 @@ METHODS: dict[str, type[FedAvg]] = {
     "scaffold": Scaffold,
     "local_only": LocalOnly,
 }
+
+
+def task_loss(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Cross-entropy of logits (..., classes) and targets (...); targets of -100 are padding and count nowhere."""
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-100, reduction=reduction)
 
 
 def build_method(name: str, **options: float) -> FedAvg:

@@ -4,22 +4,16 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedlab_core.engines import Task, Work
-from fedlab_core.methods import Update
+from fedlab_core.methods import Update, task_loss
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 from fedlab_core.state import State, get_state, set_state
 
 EVALUATION_BATCH = 512
-
-
-def task_loss(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
-    """Cross-entropy of logits (..., classes) and targets (...); targets of -100 are padding and count nowhere."""
-    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-100, reduction=reduction)
 
 
 def batches(examples: int, settings: Settings, draws: torch.Generator) -> Iterator[Tensor]:
@@ -57,9 +51,11 @@ def train_client(model: nn.Module, work: Work, task: Task) -> Update:
         parameters.values(), lr, settings.momentum, weight_decay=settings.weight_decay, foreach=True
     )
     draws = generator(settings.seed, "batches", work.round, task.client)
+    noise = generator(settings.seed, "loss", work.round, task.client)
+    prepared = method.prepare(model, task.state, task.memory)
     total, steps, seen = torch.zeros((), device=x.device), 0, 0
     for batch in batches(len(x), settings, draws):
-        loss = task_loss(model(x[batch]), y[batch])
+        loss = method.loss(model, x[batch], y[batch], noise, prepared)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if method.corrects:
