@@ -73,7 +73,7 @@ class FedAvg:
     def train(
         self, engine: "Engine", work: "Work", tasks: "Sequence[Task]", stop: Callable[[], bool]
     ) -> Iterator[Update]:
-        """The clients' local training. A method whose clients talk to the server meanwhile runs them here in lock step."""
+        """The clients' local training. A method whose clients talk to the server meanwhile overrides it."""
         return engine.train(work, tasks, stop)
 
     def prepare(self, model: nn.Module, start: State, memory: State) -> Any:
@@ -189,8 +189,8 @@ class Scaffold(FedAvg):
     def local_settings(self, settings: "Settings") -> "Settings":
         if settings.momentum or settings.weight_decay:
             raise ValueError(
-                f"momentum={settings.momentum}, weight_decay={settings.weight_decay}: SCAFFOLD's control variates presume plain "
-                "SGD, accepted: 0 for both"
+                f"momentum={settings.momentum}, weight_decay={settings.weight_decay}: SCAFFOLD's control variates presume "
+                "plain SGD, accepted: 0 for both"
             )
         return settings
 
