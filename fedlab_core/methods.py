@@ -189,7 +189,7 @@ class Scaffold(FedAvg):
     def local_settings(self, settings: "Settings") -> "Settings":
         if settings.momentum or settings.weight_decay:
             raise ValueError(
-                f"momentum={settings.momentum}, weight_decay={settings.weight_decay}: SCAFFOLD's control variates presume "
+                f"momentum={settings.momentum}, weight_decay={settings.weight_decay}: SCAFFOLD's controls presume "
                 "plain SGD, accepted: 0 for both"
             )
         return settings
