@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import fedlab_core.batchnorm  # noqa: F401  (makes its methods known by name)
 from fedlab_core import partition as partitions
 from fedlab_core.data import Dataset, load_dataset
 from fedlab_core.federation import Federation
@@ -67,6 +68,8 @@ class Experiment:
         options = {"shards": {"per_client": 2}, "dirichlet": {"alpha": 0.3}}.get(self.partition, {})
         options = {**options, **self.partition_options}
         skew, strength = options.pop("feature_skew", None), options.pop("strength", None)
+        if (skew is None) != (strength is None):
+            raise ValueError(f"feature_skew={skew!r}, strength={strength!r}: the two go together")
         labels, n, clients = dataset.y, len(dataset.x), self.clients
         if self.partition in ("shards", "dirichlet") and labels.ndim != 1:
             raise ValueError(f"partition={self.partition!r} needs one label per example, {dataset.name} has none")

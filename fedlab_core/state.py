@@ -12,6 +12,7 @@ place."""
 
 BATCH_NORM_POLICIES = {
     "average": "weights, gamma, beta and running statistics all travel and are averaged (FedAvg with BN)",
+    "total_variance": "as average, but the merged running variance includes the spread of the clients' running means",
     "local_statistics": "running mean and variance stay on the client, gamma and beta travel (SiloBN)",
     "local": "the whole layer stays on the client: gamma, beta, running statistics (FedBN)",
     "frozen": "clients normalise with the received running statistics and do not change them (FixBN, second stage)",
@@ -96,6 +97,24 @@ def mean_state(states: Sequence[State], weights: Sequence[float]) -> State:
             mean = sum(state[name].double() * weight for state, weight in zip(states, weights, strict=True))
             total = mean.round().to(first.dtype)
         result[name] = total
+    return result
+
+
+def total_variance(model: nn.Module, states: Sequence[State], weights: Sequence[float], merged: State) -> State:
+    """`merged` with each running variance replaced by sum_k p_k (v_k + (mu_k - mu)^2), the law of total variance.
+
+    Args:
+        model: says by module type which tensors are running statistics.
+        states: the clients' models.
+        weights: one per state; scaled to add up to 1.
+        merged: the clients' mean; its running means are mu.
+    """
+    result = dict(merged)
+    for prefix, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            mean, variance = (f"{prefix}.{name}" if prefix else name for name in ("running_mean", "running_var"))
+            spread = [s[variance] + (s[mean] - merged[mean]).square() for s in states]
+            result[variance] = sum(w / sum(weights) * v for w, v in zip(weights, spread, strict=True))
     return result
 
 

@@ -1,0 +1,205 @@
+"""The clients' local steps side by side: one network, K models, and a batch norm that sees all clients' activations."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+if TYPE_CHECKING:
+    from fedlab_core.batchnorm.fedtan import FedTAN
+
+Batches = Sequence[tuple[Tensor, Tensor]]
+"""One (inputs, targets) per client."""
+
+
+@dataclass
+class Ledger:
+    """What each client exchanged with the server in one synchronised step; filled in by the layers as they do it.
+
+    Attributes:
+        exchanges: times that all clients waited for the server: 3 per batch-norm layer in FedTAN.
+        floats_up, floats_down: numbers sent and received by each client: 4 per channel in FedTAN.
+    """
+
+    exchanges: int = 0
+    floats_up: int = 0
+    floats_down: int = 0
+
+    def mean(self, values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+        """One exchange: every client sends a tensor of the same shape, the server returns the weighted mean."""
+        self.exchanges += 1
+        self.floats_up += values[0].numel()
+        self.floats_down += values[0].numel()
+        return sum(value * weight for value, weight in zip(values, weights, strict=True))
+
+
+def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """The batch-norm layers by name, in the order of the module tree; found by type, whatever they are called."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+
+
+def synchronised_gradients(
+    models: Sequence[nn.Module],
+    batches: Batches,
+    rule: "FedTAN",
+    ledger: Ledger | None = None,
+    weights: Sequence[float] | None = None,
+) -> list[Tensor]:
+    """One forward and backward pass of all clients, in lock step; leaves the gradients in the models' parameters.
+
+    Args:
+        models: one per client, in train mode, of one architecture. Running statistics are updated.
+        batches: one per client.
+        rule: which of the exchanges take place.
+        ledger: counts them.
+        weights: p_k of every exchange, adding up to 1; by default n_k / n with the examples of the batches, the only
+            choice that gives the gradient of the union when they differ in size.
+
+    Returns:
+        Each client's mean loss.
+
+    Raises:
+        ValueError: a channel has a single value, so that it has no variance.
+    """
+    from fedlab_core.engines.loop import task_loss
+
+    ledger = ledger or Ledger()
+    examples = [len(x) for x, _ in batches]
+    weights = weights or [n / sum(examples) for n in examples]
+
+    def normalise(layers: list[_BatchNorm], x: list[Tensor]) -> list[Tensor]:
+        return _normalise(layers, x, rule, weights, ledger)
+
+    outputs = lock_step(models, [x for x, _ in batches], normalise)
+    losses = [task_loss(output, y) for output, (_, y) in zip(outputs, batches, strict=True)]
+    for model in models:
+        model.zero_grad(set_to_none=True)
+    sum(losses).backward()
+    return [loss.detach() for loss in losses]
+
+
+def lock_step(
+    models: Sequence[nn.Module], inputs: Sequence[Tensor], normalise: Callable[[list, list[Tensor]], list[Tensor]]
+) -> list[Tensor]:
+    """The clients' forward passes side by side: operation by operation, and all clients together at every batch norm.
+
+    Args:
+        models: one per client, of one architecture that `torch.fx` can trace (no branch that depends on the data).
+        inputs: one batch per client; sizes may differ.
+        normalise: called at each batch-norm layer with the clients' layers and inputs; returns their outputs.
+    """
+    values: dict[fx.Node, list[Any]] = {}
+    clients = range(len(models))
+    for node in _graph(models[0]).nodes:
+        if node.op == "placeholder":
+            values[node] = list(inputs)
+        elif node.op == "call_module" and isinstance(models[0].get_submodule(node.target), _BatchNorm):
+            values[node] = normalise([model.get_submodule(node.target) for model in models], values[node.args[0]])
+        elif node.op == "output":
+            return values[node.args[0]]
+        else:
+            values[node] = [_run(node, models[k], lambda n, k=k: values[n][k]) for k in clients]
+    raise AssertionError("a traced graph ends with an output")
+
+
+_GRAPHS: WeakKeyDictionary[nn.Module, fx.Graph] = WeakKeyDictionary()
+
+
+class _Tracer(fx.Tracer):
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        return isinstance(module, _BatchNorm) or super().is_leaf_module(module, name)
+
+
+def _graph(model: nn.Module) -> fx.Graph:
+    if model not in _GRAPHS:
+        _GRAPHS[model] = _Tracer().trace(model)
+    return _GRAPHS[model]
+
+
+def _run(node: fx.Node, model: nn.Module, value: Callable[[fx.Node], Any]) -> Any:
+    args, kwargs = fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value)
+    if node.op == "call_module":
+        return model.get_submodule(node.target)(*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], node.target)(*args[1:], **kwargs)
+    if node.op == "call_function":
+        return node.target(*args, **kwargs)
+    path, _, name = node.target.rpartition(".")  # get_attr: a parameter used outside a module of torch.nn
+    return getattr(model.get_submodule(path), name)
+
+
+def _normalise(
+    layers: list[_BatchNorm], x: list[Tensor], rule: "FedTAN", weights: Sequence[float], ledger: Ledger
+) -> list[Tensor]:
+    values = [t.numel() // t.shape[1] for t in x]  # m_k, per channel
+    counts = [sum(values)] * len(x) if rule.mean or rule.variance else values
+    if min(counts) < 2:
+        raise ValueError(f"batch: {min(counts)} value per channel has no variance, accepted: 2 or more")
+    gamma = [t.new_ones(t.shape[1]) if n.weight is None else n.weight for n, t in zip(layers, x, strict=True)]
+    beta = [t.new_zeros(t.shape[1]) if n.bias is None else n.bias for n, t in zip(layers, x, strict=True)]
+    kept: list[tuple[Tensor, Tensor]] = []
+    outputs = _SharedNorm.apply(rule, weights, layers[0].eps, ledger, kept, *x, *gamma, *beta)
+    for layer, (mean, variance), own, t in zip(layers, kept, values, x, strict=True):
+        if layer.track_running_stats:
+            count = sum(values) if rule.variance else own
+            layer.num_batches_tracked += 1
+            rate = 1 / layer.num_batches_tracked.item() if layer.momentum is None else layer.momentum
+            layer.running_mean.lerp_(mean.to(t.dtype), rate)
+            layer.running_var.lerp_(variance * (count / max(count - 1, 1)), rate)
+    return list(outputs)
+
+
+class _SharedNorm(torch.autograd.Function):
+    """Batch normalisation of K clients' activations at once; inputs and outputs are K tensors (B_k, C, ...)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, rule: "FedTAN", weights: Any, eps: float, ledger: Ledger, kept: list, *tensors: Tensor
+    ) -> Any:
+        clients = len(tensors) // 3
+        x, gamma, beta = tensors[:clients], tensors[clients : 2 * clients], tensors[2 * clients :]
+        dims = [d for d in range(x[0].ndim) if d != 1]
+        own = [t.mean(dims) for t in x]
+        mean = [ledger.mean(own, weights)] * clients if rule.mean else own
+        centre = mean if rule.around_global_mean else own
+        variance = [(t - _wide(c, t)).square().mean(dims) for t, c in zip(x, centre, strict=True)]
+        if rule.variance:
+            variance = [ledger.mean(variance, weights)] * clients
+        kept.extend(zip(mean, variance, strict=True))
+        scale = [(v + eps).rsqrt() for v in variance]
+        ctx.rule, ctx.weights, ctx.ledger, ctx.dims = rule, weights, ledger, dims
+        ctx.save_for_backward(*x, *gamma, *mean, *centre, *scale)
+        return tuple(
+            _wide(g * s, t) * (t - _wide(m, t)) + _wide(b, t)
+            for t, g, b, m, s in zip(x, gamma, beta, mean, scale, strict=True)
+        )
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        saved, rule, dims = ctx.saved_tensors, ctx.rule, ctx.dims
+        x, gamma, mean, centre, scale = (saved[i * len(grads) : (i + 1) * len(grads)] for i in range(5))
+        normed = [(t - _wide(m, t)) * _wide(s, t) for t, m, s in zip(x, mean, scale, strict=True)]
+        dbeta = [g.sum(dims) for g in grads]
+        dgamma = [(g * n).sum(dims) for g, n in zip(grads, normed, strict=True)]
+        dmean = [-s * w * d for s, w, d in zip(scale, gamma, dbeta, strict=True)]  # dL_k/dmu, through x - mu only
+        dvariance = [-0.5 * s**2 * w * d for s, w, d in zip(scale, gamma, dgamma, strict=True)]  # dL_k/dv
+        if not rule.differentiate:
+            dmean = dvariance = [torch.zeros_like(d) for d in dmean]
+        elif rule.gradients:
+            both = [torch.cat([a, b]) for a, b in zip(dmean, dvariance, strict=True)]
+            dmean, dvariance = zip(*[ctx.ledger.mean(both, ctx.weights).chunk(2)] * len(x), strict=True)
+        dx = []
+        for g, t, w, s, c, a, b in zip(grads, x, gamma, scale, centre, dmean, dvariance, strict=True):
+            values = t.numel() // t.shape[1]
+            dx.append(g * _wide(w * s, t) + _wide(a / values, t) + _wide(2 * b / values, t) * (t - _wide(c, t)))
+        return None, None, None, None, None, *dx, *dgamma, *dbeta
+
+
+def _wide(channels: Tensor, like: Tensor) -> Tensor:
+    """(C,) as (1, C, 1, ...), to go with activations (B, C, ...)."""
+    return channels.view(1, -1, *[1] * (like.ndim - 2))
