@@ -18,7 +18,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 lab: $(INSTALLED)  ## create the environment if needed and open the first notebook in JupyterLab
-	$(VENV_PYTHON) -m jupyterlab --ServerApp.root_dir="$(CURDIR)" notebooks/00_start_here.ipynb $(ARGS)
+	$(VENV_PYTHON) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
 
 test: $(INSTALLED)  ## create the environment if needed and run every test: unit, property, notebook, browser
 	$(VENV_PYTHON) -m ruff check .
