@@ -1,0 +1,351 @@
+"""The workbench: one panel over one round loop, for every notebook."""
+
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedlab_core.experiment import Experiment
+from fedlab_core.federation import Federation
+from fedlab_core.workbench import text
+from fedlab_core.workbench.controls import Controls
+from fedlab_core.workbench.display import Display
+from fedlab_core.workbench.export import Report, save_csv, save_figure
+from fedlab_core.workbench.panel import Panel
+from fedlab_core.workbench.runs import Run, changes, describe, unique
+from fedlab_core.workbench.training import begin, load, train
+from fedlab_core.workbench.views import BUILT_IN, View, curves_view
+from fedlab_core.workbench.worker import Busy, Worker
+
+EXPECTED = (ValueError, FileNotFoundError, Busy)  # before training: a reader's slip, so the message says enough
+
+
+class Workbench:
+    """A panel to train federations with, in a notebook or without one.
+
+        bench = Workbench(Experiment(partition="dirichlet", clients=20))
+        bench                        # the panel, as the last expression of a cell
+        bench.run(10, block=True)    # the same as pressing Run
+        bench.report()               # a picture and a table that stay
+
+    Run goes on with the run shown if the settings are its own, else it begins a new one; Fork branches off. Rounds run
+    in one thread at a time, which only sets traits of widgets.
+
+    Args:
+        experiment: the first settings.
+        views: further views, after Curves, Clients, Drift and Costs.
+        rounds: how many rounds Run trains, at first.
+        band: whether sampled clients' own models are evaluated, to draw their band.
+        reference: whether the centralised reference is trained beside the run.
+        root: the data root, see `data.data_root`.
+        memory_mib: limit of all runs' kept states together.
+        most_runs: most runs at a time; more could not be told apart.
+
+    Attributes:
+        runs: all runs, in the order they began.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment | None = None,
+        *,
+        views: Sequence[View] = (),
+        rounds: int = 10,
+        band: bool = True,
+        reference: bool = False,
+        root: str | Path | None = None,
+        memory_mib: float = 1024.0,
+        most_runs: int = 8,
+    ) -> None:
+        self.root, self.memory_mib, self.most_runs = root, memory_mib, most_runs
+        self._worker, self._loaded = Worker(), set[tuple[str, str]]()
+        self._ready = self._unchecked = self._training = self._noted = False
+        first = (experiment or Experiment()).replace(evaluate_clients=band)
+        self.controls = Controls(first, self._on_controls, root)
+        self.controls.reference.value = reference
+        views = {view.name: view for view in (*BUILT_IN, *views)}
+        self.panel = panel = Panel(self.controls.view, list(views), rounds)
+        self._display = Display(panel, views, self._worker, self._draw_later, self._on_chosen)
+        self.runs = self._display.runs
+        actions: dict[Any, Callable[[], Any]] = {
+            panel.run: self.run,
+            panel.stop: self.stop,
+            panel.rewind: lambda: self.rewind(block=False),
+            panel.fork: lambda: self.fork(block=False),
+            panel.reset: self.reset,
+            panel.save: self.save_figure,
+            panel.export: self.export_csv,
+        }
+        for button, action in actions.items():
+            button.on_click(lambda _, action=action: self._press(action))
+        self.controls.reference.observe(self._on_reference, "value")
+        self._ready = True
+        self._check()
+        self._compare()
+
+    @property
+    def view(self) -> Any:
+        """The panel as one widget."""
+        return self.panel.view
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        bundle = self.view._repr_mimebundle_() or {}
+        return {**bundle, "text/plain": "[interactive: run this cell in JupyterLab to use it]"}
+
+    @property
+    def experiment(self) -> Experiment:
+        """What the controls say now."""
+        return self.controls.experiment
+
+    @property
+    def result(self) -> Federation | None:
+        """The federation of the run shown, None before the first."""
+        return None if self._display.current is None else self._display.current.federation
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the last work raised, None if it ended well."""
+        return self._worker.error
+
+    @property
+    def busy(self) -> bool:
+        """Whether work is under way."""
+        return self._worker.busy
+
+    def set(self, **values: Any) -> None:
+        """Moves controls, by the names that `Experiment.replace` takes: bench.set(lr=0.05, method="scaffold").
+
+        Raises:
+            ValueError: an unknown name, or a value that neither a control nor `Settings` accepts.
+        """
+        for choice in {"dataset", "method", "partition", "model"} & values.keys():
+            values.setdefault(f"{choice}_options", {})
+        training = self.busy
+        self.controls.load(self.experiment.replace(**values))
+        if not training:
+            self._worker.wait()  # a data set that had to be loaded first
+
+    def run(self, rounds: int | None = None, *, name: str | None = None, block: bool = False) -> None:
+        """Trains `rounds` rounds (the panel's number by default): goes on with the run shown, or begins a new one.
+
+        Args:
+            name: of a new run; automatic by default.
+            block: wait for the end, and raise what was raised.
+
+        Raises:
+            Busy: work is under way; this one is refused, not queued.
+        """
+        count = self.panel.rounds.value if rounds is None else rounds
+        self._start(lambda: self._train(count, name), block)
+
+    def stop(self) -> None:
+        """Asks the run to stop before its next client; finished rounds stay."""
+        if self.busy:
+            self._worker.stop.set()
+            self.panel.say("busy", "Stopping once the client at work has finished …")
+        else:
+            self.panel.say("", "Nothing is running.")
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Waits for the end of the work, and raises what it raised.
+
+        Raises:
+            TimeoutError: it has not ended after `timeout` seconds.
+        """
+        if not self._worker.wait(timeout):
+            raise TimeoutError(f"still running after {timeout} s")
+        if self.error is not None:
+            raise self.error
+
+    def rewind(self, round: int | None = None, *, block: bool = True) -> None:
+        """Forgets what the run shown did after a round (the slider's by default)."""
+        run, to = self._shown(), self.panel.round.value if round is None else round
+
+        def work() -> None:
+            run.rewind(to)
+            self._display.choose(run)
+            self.panel.say("done", f"{run.name} is back at round {to}. Run goes on from there.")
+
+        self._start(work, block)
+
+    def fork(self, name: str | None = None, *, at: int | None = None, block: bool = True, **values: Any) -> None:
+        """A branch of the run shown that goes on after a round (the slider's by default) with the controls' settings.
+
+        Args:
+            name: automatic by default.
+            at: the fork point.
+            values: controls to move first, as in `set`.
+        """
+        run, point = self._shown(), self.panel.round.value if at is None else at
+        if values and not self.busy:
+            self.set(**values)
+
+        def work() -> None:
+            self._room()
+            experiment = self.experiment
+            given = self._name(name, f"{describe(experiment, run.experiment)}, from {point}")
+            self._add(run.fork(given, point, experiment))
+            self.panel.say("done", f"{given} branches off {run.name} after round {point}. Run trains it.")
+
+        self._start(work, block)
+
+    def reset(self) -> None:
+        """Forgets all runs; the settings stay."""
+        if self.busy:
+            raise Busy("Still running: press Stop first, then Reset.")
+        self.runs.clear()
+        self._display.choose(None)
+        self._compare()
+        self.panel.advance(0, 0)
+        self.panel.say("done", "All runs are forgotten, the settings stay.")
+
+    def save_figure(self) -> Path:
+        """Writes the figure shown (PNG) and all runs behind it (JSON) into `figures/`, or the working directory."""
+        run, view, round = self._shown(), self._display.view.name, self.panel.round.value
+        shown = {"view": view, "run": run.name, "round": round, "seed": run.experiment.settings.seed}
+        stem = f"workbench-{view.lower().replace(' ', '-')}-{run.experiment.key}-round-{round}"
+        path = save_figure(self._display.figure(), stem, self.runs, shown)
+        self.panel.say("done", f"Saved {path} and {path.with_suffix('.json').name}")
+        return path
+
+    def export_csv(self) -> Path:
+        """Writes one row per run and round into `figures/`, or the working directory."""
+        path = save_csv(f"workbench-{self._shown().experiment.key}", self.runs)
+        self.panel.say("done", f"Saved {path}")
+        return path
+
+    def report(self) -> Report:
+        """The curves of all runs and a table of where they stand, for the cell under the panel."""
+        run = self._display.current
+        return Report(None if run is None else curves_view(run), self.runs)
+
+    def _train(self, count: int, name: str | None) -> None:
+        experiment, run = self.experiment, self._display.current
+        if run is None or changes(run.experiment, experiment):
+            self._room()
+            given = self._name(name, describe(experiment, self.runs[0].experiment if self.runs else None))
+            run = begin(experiment, self.root, given, self.memory_mib / self.most_runs)
+            self._add(run)
+        self._training = True
+        train(run, count, self._display, self._worker.stop, lambda: self.controls.reference.value)
+
+    def _start(self, work: Callable[[], None], block: bool = False) -> None:
+        """Hands work to the thread; whatever happens there ends in the panel."""
+
+        def guarded() -> None:
+            self._training = False
+            try:
+                work()
+            except Exception as error:
+                self._fail(error, expected=not self._training and isinstance(error, EXPECTED))
+                raise
+            finally:
+                if self._unchecked:
+                    self._check()
+                self._display.draw()
+                self._compare()
+
+        self._worker.start(guarded)
+        if block:
+            self.wait()
+
+    def _press(self, action: Callable[[], Any]) -> None:
+        """What a button does; nothing escapes to where nobody would see it."""
+        try:
+            if not self.busy:
+                self.panel.show_text("")
+            action()
+        except Exception as error:
+            self._fail(error, expected=isinstance(error, EXPECTED))
+
+    def _fail(self, error: Exception, expected: bool) -> None:
+        if expected:
+            self.panel.say("warning" if isinstance(error, Busy) else "error", str(error))
+        else:
+            self.panel.say("error", f"{type(error).__name__}: {error}")
+            self.panel.show_text("".join(traceback.format_exception(error)))
+
+    def _on_controls(self) -> None:
+        if not self._ready:
+            return
+        self._compare()
+        if self._source() in self._loaded:
+            self._check()
+            return
+        try:
+            self._start(self._check)
+            self._noted = True
+            self.panel.say("busy", f"Loading {self.controls.dataset.value} …")
+        except Busy:
+            self._unchecked = True  # looked at when the rounds under way are done
+
+    def _check(self) -> None:
+        """Shows who holds what under the controls' settings, or says what is wrong with them."""
+        self._unchecked = False
+        try:
+            experiment = self.experiment
+            dataset = load(experiment, self.root)
+            self._loaded.add(self._source())
+            self._display.draft(dataset, experiment.make_partition(dataset))
+            experiment.build(self.root)
+        except Exception as error:
+            self._noted = True
+            self._fail(error, expected=isinstance(error, EXPECTED))
+        else:
+            if self._noted:
+                self.panel.say("", "Ready.")
+            self._noted = False
+
+    def _compare(self) -> None:
+        """Says what the result shown was made with, and marks it where the controls no longer match it."""
+        run = self._display.current
+        try:
+            stale = "" if run is None else text.stale_line(run, self.experiment)
+        except ValueError:
+            return  # `_check` says what is wrong
+        self.panel.shown.value = text.hint_line() if run is None else stale or text.settings_line(run)
+        self.panel.dim(bool(stale))
+
+    def _on_chosen(self, run: Run) -> None:
+        self.controls.load(run.experiment)
+
+    def _on_reference(self, change: dict[str, Any]) -> None:
+        for run in self.runs:
+            run.reference_shown = change["new"]
+        run = self._display.current
+        if run is None or self.busy:
+            return
+        self._start(lambda: run.advance_reference(self._worker.stop) if change["new"] else None)
+
+    def _draw_later(self) -> bool:
+        try:
+            self._start(lambda: None)  # all work ends with a drawing
+        except Busy:
+            return False
+        return True
+
+    def _source(self) -> tuple[str, str]:
+        return self.controls.dataset.value, repr(self.controls.dataset_options)
+
+    def _shown(self) -> Run:
+        if self._display.current is None:
+            raise ValueError("There is no run yet: press Run first.")
+        return self._display.current
+
+    def _room(self) -> None:
+        if len(self.runs) >= self.most_runs:
+            raise ValueError(
+                f"{len(self.runs)} runs are shown and more could not be told apart: press Reset, "
+                f"or make the panel with Workbench(most_runs={2 * self.most_runs})"
+            )
+
+    def _name(self, given: str | None, automatic: str) -> str:
+        name = given or self.panel.name.value.strip() or automatic
+        self.panel.name.value = ""
+        return unique(name, (run.name for run in self.runs))
+
+    def _add(self, run: Run) -> None:
+        run.index, run.overlaid = len(self.runs), self.runs
+        self.runs.append(run)
+        self._display.choose(run, draw=False)
+        self._compare()

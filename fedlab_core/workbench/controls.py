@@ -1,0 +1,315 @@
+"""The settings of a panel as widgets: from an experiment to widgets, and from widgets to an experiment."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import ipywidgets as widgets
+
+from fedlab_core.data import dataset_names, missing_data
+from fedlab_core.experiment import PARTITIONS, Experiment
+from fedlab_core.feature_skew import SkewKind
+from fedlab_core.methods import METHODS
+from fedlab_core.models import MODELS
+from fedlab_core.state import BATCH_NORM_POLICIES
+from fedlab_core.workbench.runs import method_label
+
+LABEL_WIDTH = "102px"
+PARTITION_LABELS = {
+    "iid": "IID",
+    "shards": "label shards",
+    "dirichlet": "Dirichlet label skew",
+    "quantity": "quantity skew",
+    "natural": "natural groups",
+    "pooled": "pooled (one client)",
+}
+POLICY_LABELS = {
+    "average": "average everything (FedAvg)",
+    "local_statistics": "local statistics (SiloBN)",
+    "local": "local layer (FedBN)",
+    "frozen": "frozen statistics (FixBN)",
+}
+BATCH_SIZES = (1, 2, 5, 10, 20, 32, 50, 64, 100, 128, 200)
+
+
+class Controls:
+    """Widgets for an experiment. What has no widget (momentum, model options, ...) is kept from the one last loaded.
+
+    Args:
+        experiment: the first values.
+        changed: called after a reader, or `load`, has changed a value; sliders call on release.
+        root: the data root, to say which data sets are missing.
+    """
+
+    def __init__(self, experiment: Experiment, changed: Callable[[], None], root: str | Path | None = None) -> None:
+        self._base, self._changed, self._quiet = experiment, changed, True
+        settings = experiment.settings
+        datasets = [*dataset_names(), *([experiment.dataset] if experiment.dataset not in dataset_names() else [])]
+        missing = {name for name in dataset_names() if missing_data(name, root)}
+        names = [(f"{name} (not found)" if name in missing else name, name) for name in datasets]
+        self.dataset = _dropdown("Data set", names, "what the clients train on")
+        named = [(PARTITION_LABELS.get(name, name), name) for name in PARTITIONS]
+        self.partition = _dropdown("Partition", named, "who holds which examples")
+        self.partition_options: dict[str, widgets.Widget] = {
+            "per_client": _slider("Shards each", 1, 20, "shards of one label per client", value=2),
+            "alpha": _log_slider("Alpha", -2, 2, "Dirichlet concentration: small gives each client few labels", 0.3),
+            "sigma": _float_slider("Sigma", 0, 3, 0.1, "spread of log-normal client sizes; 0: all equal", 1.0),
+        }
+        self.clients = _slider("Clients K", 1, max(200, experiment.clients), "number of clients that exist")
+        self.skew = _dropdown("Input skew", [("none", None), *get_args(SkewKind)], "how clients see images differently")
+        self.strength = _number("Strength", "degrees of rotation, or strength of contrast or noise", 30.0)
+        self.model = _dropdown("Model", list(MODELS), "the network")
+        self.norm = _dropdown("Norm", ["none"], "its normalisation layers")
+        policies = [("choose a policy", None), *((POLICY_LABELS.get(p, p), p) for p in BATCH_NORM_POLICIES)]
+        self.batch_norm = _dropdown("Batch norm", policies, "what happens to batch normalisation in a federation")
+        methods = [(method_label(name), name) for name in METHODS]
+        self.method = _dropdown("Method", methods, "the federated algorithm")
+        self.method_options: dict[str, widgets.Widget] = {}
+        self.fraction = _float_slider("Fraction C", 0, 1, 0.05, "share of the clients that take part in a round")
+        self.work = "epochs" if settings.steps is None else "steps"
+        most = max(20 if self.work == "epochs" else 200, getattr(settings, self.work) or 1)
+        self.local_work = _slider(
+            "Epochs E" if self.work == "epochs" else "Local steps", 1, most, f"local {self.work} per client and round"
+        )
+        sizes = sorted({*BATCH_SIZES, settings.batch_size or 1})
+        self.batch_size = widgets.SelectionSlider(
+            options=[*((str(b), b) for b in sizes), ("all", None)], continuous_update=False, description="Batch B"
+        )
+        _finish(self.batch_size, "examples per local step; all: the client's whole data")
+        self.lr = _log_slider("Learning rate", -4, 1, "of the clients' SGD, log scale", settings.lr)
+        self.seed = widgets.BoundedIntText(min=0, max=2**31 - 1, description="Seed", continuous_update=False)
+        _finish(self.seed, "root of every random draw: partition, weights, sampling, batches")
+        self.band = _checkbox("Clients' band", "evaluate each sampled client's own model on the global test set")
+        self.reference = _checkbox("Centralised", "also train on all data pooled, with as many gradient steps")
+        self._nothing = widgets.Label("no option to set")
+        self._slots = {"partition": widgets.Box(), "method": widgets.Box()}
+        for slot in self._slots.values():
+            slot.add_class("fedlab-slot")
+        fixed = [v for v in vars(self).values() if isinstance(v, widgets.ValueWidget) and v is not self._nothing]
+        for control in (*fixed, *self.partition_options.values()):
+            control.observe(self._on_change, "value")
+        self.load(experiment)
+
+    @property
+    def view(self) -> widgets.Widget:
+        """The widgets in groups, in the order in which the Tab key visits them."""
+        skew = widgets.HBox([self.skew, self.strength])
+        skew.add_class("fedlab-pair")
+        measures = widgets.HBox([self.band, self.reference])
+        measures.add_class("fedlab-pair")
+        data = [self.dataset, self.partition, self._slots["partition"], self.clients, skew]
+        model = [self.model, self.norm, self.batch_norm]
+        method = [self.method, self._slots["method"], self.fraction, self.local_work, self.batch_size, self.lr]
+        groups = [("Data", data), ("Model", model), ("Training", [*method, self.seed, measures])]
+        rows = [row for title, members in groups for row in (_heading(title), *members)]
+        return widgets.VBox(rows)
+
+    @property
+    def experiment(self) -> Experiment:
+        """What the controls say now.
+
+        Raises:
+            ValueError: a setting outside what `Settings` accepts.
+        """
+        base, partition_options = self._base, self._kept_skew()
+        for name in self._options_of_partition():
+            partition_options[name] = self.partition_options[name].value
+        same_method = self.method.value == base.method
+        method_options = dict(base.method_options) if same_method else {}
+        for name in self._options_of_method():
+            method_options[name] = self._method_option(name).value
+        same_model = self.model.value == base.model
+        return base.replace(
+            dataset=self.dataset.value,
+            dataset_options=self.dataset_options,
+            partition=self.partition.value,
+            partition_options=partition_options,
+            clients=self.clients.value,
+            model=self.model.value,
+            norm=self.norm.value,
+            model_options=base.model_options if same_model else {},
+            method=self.method.value,
+            method_options=method_options,
+            fraction=round(self.fraction.value, 6),
+            **{self.work: self.local_work.value},
+            batch_size=self.batch_size.value,
+            lr=self.lr.value,
+            batch_norm=self.batch_norm.value if self.norm.value == "batch" else None,
+            seed=self.seed.value,
+            evaluate_clients=self.band.value,
+        )
+
+    @property
+    def dataset_options(self) -> dict[str, Any]:
+        """Options of the data set: those last loaded, while it is the same."""
+        return dict(self._base.dataset_options) if self.dataset.value == self._base.dataset else {}
+
+    def load(self, experiment: Experiment) -> None:
+        """Sets every control to an experiment's values, then reports one change.
+
+        Raises:
+            ValueError: a value that a control cannot take.
+        """
+        settings = experiment.settings
+        if (settings.steps is None) != (self.work == "epochs"):
+            raise ValueError(f"epochs={settings.epochs}, steps={settings.steps}: this panel counts {self.work}")
+        self._quiet, self._base = True, experiment
+        try:
+            options = dict(experiment.partition_options)
+            skew = options.pop("feature_skew", None)
+            self.clients.max = max(self.clients.max, experiment.clients)
+            self.local_work.max = max(self.local_work.max, getattr(settings, self.work))
+            values: dict[widgets.Widget, Any] = {
+                self.dataset: experiment.dataset,
+                self.partition: experiment.partition,
+                self.clients: experiment.clients,
+                self.skew: skew,
+                self.model: experiment.model,
+                self.method: experiment.method,
+                self.fraction: settings.fraction,
+                self.local_work: getattr(settings, self.work),
+                self.batch_size: settings.batch_size,
+                self.lr: settings.lr,
+                self.seed: settings.seed,
+                self.band: settings.evaluate_clients,
+                self.batch_norm: settings.batch_norm,
+            }
+            if skew is not None:
+                values[self.strength] = options.get("strength", self.strength.value)
+            values |= {w: options[name] for name, w in self.partition_options.items() if name in options}
+            values |= {self._method_option(name): v for name, v in experiment.method_options.items()}
+            if settings.batch_size not in [value for _, value in self.batch_size.options]:
+                sizes = sorted({*(v for _, v in self.batch_size.options if v), settings.batch_size})
+                self.batch_size.options = [*((str(b), b) for b in sizes), ("all", None)]
+            for control, value in values.items():
+                _set(control, value)
+            self._arrange()
+            _set(self.norm, experiment.norm)
+            self._arrange()
+        finally:
+            self._quiet = False
+        self._changed()
+
+    def _on_change(self, change: dict[str, Any]) -> None:
+        if self._quiet:
+            return
+        self._quiet = True
+        try:
+            control = change["owner"]
+            if isinstance(control, widgets.FloatLogSlider):
+                control.value = _tidy(control.value)
+            self._arrange()
+        finally:
+            self._quiet = False
+        self._changed()
+
+    def _arrange(self) -> None:
+        """Shows the options that belong to the choices, and switches off what has no meaning under them."""
+        norms = MODELS[self.model.value].norms
+        if tuple(self.norm.options) != tuple(norms):
+            kept = self.norm.value if self.norm.value in norms else "none"
+            self.norm.options = norms
+            self.norm.value = kept
+        self.norm.disabled = len(norms) == 1
+        self.batch_norm.disabled = self.norm.value != "batch"
+        self.clients.disabled = self.partition.value in ("natural", "pooled")
+        self.strength.disabled = self.skew.value is None
+        shown = {
+            "partition": [self.partition_options[name] for name in self._options_of_partition()],
+            "method": [self._method_option(name) for name in self._options_of_method()][:1],
+        }
+        for slot, options in shown.items():
+            children = tuple(options) or (self._nothing,)
+            if self._slots[slot].children != children:
+                self._slots[slot].children = children
+
+    def _options_of_partition(self) -> Sequence[str]:
+        return {"shards": ("per_client",), "dirichlet": ("alpha",), "quantity": ("sigma",)}.get(
+            self.partition.value, ()
+        )
+
+    def _options_of_method(self) -> list[str]:
+        return [f.name for f in dataclasses.fields(METHODS[self.method.value]) if isinstance(f.default, int | float)]
+
+    def _method_option(self, name: str) -> widgets.Widget:
+        """A number field for an option of the methods, made when first needed."""
+        if name not in self.method_options:
+            defaults = (f.default for kind in METHODS.values() for f in dataclasses.fields(kind) if f.name == name)
+            control = _number(name, f"{name} of the method", next(defaults, 0.0))
+            control.observe(self._on_change, "value")
+            self.method_options[name] = control
+        return self.method_options[name]
+
+    def _kept_skew(self) -> dict[str, Any]:
+        return {} if self.skew.value is None else {"feature_skew": self.skew.value, "strength": self.strength.value}
+
+
+def _finish(control: widgets.Widget, tooltip: str) -> None:
+    control.tooltip = tooltip
+    control.style.description_width = LABEL_WIDTH
+    control.layout.width = "auto"
+
+
+def _dropdown(label: str, options: Sequence[Any], tooltip: str) -> widgets.Dropdown:
+    control = widgets.Dropdown(options=options, description=label)
+    _finish(control, tooltip)
+    return control
+
+
+def _slider(label: str, low: int, high: int, tooltip: str, value: int = 1) -> widgets.IntSlider:
+    control = widgets.IntSlider(value, low, high, description=label, continuous_update=False)
+    _finish(control, tooltip)
+    return control
+
+
+def _float_slider(label: str, low: float, high: float, step: float, tooltip: str, value: float = 0.0) -> Any:
+    control = widgets.FloatSlider(
+        value, min=low, max=high, step=step, description=label, continuous_update=False, readout_format=".4"
+    )
+    _finish(control, tooltip)
+    return control
+
+
+def _log_slider(label: str, low: float, high: float, tooltip: str, value: float) -> widgets.FloatLogSlider:
+    control = widgets.FloatLogSlider(
+        value, min=low, max=high, step=0.1, description=label, continuous_update=False, readout_format=".3"
+    )
+    _finish(control, tooltip)
+    return control
+
+
+def _number(label: str, tooltip: str, value: float) -> widgets.FloatText:
+    control = widgets.FloatText(value, description=label, continuous_update=False)
+    _finish(control, tooltip)
+    return control
+
+
+def _checkbox(label: str, tooltip: str) -> widgets.Checkbox:
+    control = widgets.Checkbox(False, description=label, indent=False)
+    control.tooltip, control.layout.width = tooltip, "auto"
+    return control
+
+
+def _heading(title: str) -> widgets.HTML:
+    return widgets.HTML(f"<div class='fedlab-heading'>{title}</div>")
+
+
+def _set(control: widgets.Widget, value: Any) -> None:
+    if isinstance(control, widgets.FloatLogSlider) and value > 0:  # the value given decides, not the slider's ends
+        control.min = min(control.min, math.floor(math.log10(value)))
+        control.max = max(control.max, math.ceil(math.log10(value)))
+    elif isinstance(control, widgets.IntSlider | widgets.FloatSlider):
+        control.max = max(control.max, value)
+    try:
+        control.value = value
+    except Exception as error:
+        label = control.description
+        raise ValueError(f"{label}: {value!r} is not one of {[*getattr(control, 'options', [])]}") from error
+
+
+def _tidy(value: float) -> float:
+    """A step of the log slider as it reads: 0.0501187 becomes 0.05; what was typed stays."""
+    position = 10 * math.log10(value)
+    return float(f"{value:.2g}") if abs(position - round(position)) < 1e-6 else float(f"{value:.6g}")

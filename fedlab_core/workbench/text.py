@@ -1,0 +1,88 @@
+"""The panel's lines of text."""
+
+import html
+import math
+
+from fedlab_core.experiment import Experiment
+from fedlab_core.history import Record
+from fedlab_core.workbench.runs import Run, changes, method_label
+from fedlab_core.workbench.style import line
+
+
+def numbers(record: Record | None) -> str:
+    """One round in one line."""
+    if record is None:
+        return line("Nothing measured yet.")
+    metrics = record.metrics
+    parts = [f"<b>Round {record.round}</b>"]
+    for key, label, digits in (("test_accuracy", "accuracy", 3), ("test_loss", "loss", 3)):
+        if key in metrics:
+            parts.append(f"{label} <b>{metrics[key]:.{digits}f}</b>")
+    scores = [row["test_accuracy"] for row in record.clients if "test_accuracy" in row]
+    if scores:
+        parts.append(f"clients {min(scores):.2f} to {max(scores):.2f}")
+    if "drift" in metrics:
+        parts.append(f"drift {metrics['drift']:.2f}")
+        if not math.isnan(metrics["cosine"]):
+            parts.append(f"cosine {metrics['cosine']:.2f}")
+    parts.append(f"{record.total.bytes / 1e6:,.1f} MB sent")
+    parts.append(f"{record.total.steps:,} steps")
+    return line(" &nbsp;·&nbsp; ".join(parts))
+
+
+def settings_line(run: Run) -> str:
+    """What the result shown was made with."""
+    e, s = run.experiment, run.experiment.settings
+    norm = "" if e.norm == "none" else f" with {e.norm} norm"
+    policy = "" if s.batch_norm is None else f" ({s.batch_norm.replace('_', ' ')})"
+    work = f"E {s.epochs}" if s.steps is None else f"{s.steps} steps"
+    options = ", ".join(f"{name} {value:g}" for name, value in e.method_options.items())
+    words = [
+        f"{method_label(e.method)}{f' ({options})' if options else ''}",
+        e.dataset,
+        run.federation.partition.description,
+        f"{e.model}{norm}{policy}",
+        f"C {s.fraction:g}, {work}, B {s.batch_size or 'all'}, lr {s.lr:g}",
+        f"seed {s.seed}",
+        f"settings {e.key}",
+    ]
+    text = html.escape(" · ".join(words))
+    return f"<div class='fedlab-shown'>Result of <b>{html.escape(run.name)}</b>: {text}</div>"
+
+
+def stale_line(run: Run, experiment: Experiment) -> str:
+    """Which controls no longer match the result shown, and what Run and Fork would do; empty if all match."""
+    differing = list(changes(run.experiment, experiment).values())
+    if not differing:
+        return ""
+    listed = html.escape("; ".join(differing))
+    return (
+        f"<div class='fedlab-shown stale'>⚠ <b>Stale:</b> the settings no longer match {html.escape(run.name)}: "
+        f"<b>{listed}</b>. Run begins a new run with them, Fork goes on with them from the round below.</div>"
+    )
+
+
+def hint_line() -> str:
+    """What stands there before the first run."""
+    return "<div class='fedlab-shown'>Choose settings on the left, then press <b>Run</b>.</div>"
+
+
+def timing(done: float, count: int, elapsed: float = 0.0, doing: str = "") -> str:
+    """Rounds done, elapsed time, and the time left if the rest goes on as before.
+
+    Args:
+        done: rounds done, with the fraction of the one under way.
+        count: rounds asked for.
+        elapsed: seconds.
+        doing: what is being done inside the round.
+    """
+    if not count:
+        return line("&nbsp;")
+    left = f" · about {_clock(elapsed / done * (count - done))} left" if 0 < done < count else ""
+    return line(f"{int(done)} of {count} rounds{doing} · {_clock(elapsed)} elapsed{left}")
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(math.ceil(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
