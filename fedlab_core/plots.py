@@ -1,5 +1,6 @@
 """Figures: every function draws into the Axes it is given and returns it; only `save` writes, nothing is shown here."""
 
+import io
 import json
 import platform
 from collections.abc import Iterable, Sequence
@@ -67,7 +68,16 @@ def style() -> None:
     matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]
 
 
-def figure(rows: int = 1, columns: int = 1, size: tuple[float, float] | None = None) -> tuple[Figure, NDArray]:
+class Picture(Figure):
+    """A figure that a notebook shows as PNG although pyplot does not know of it."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", metadata={"Software": None})
+        return buffer.getvalue()
+
+
+def figure(rows: int = 1, columns: int = 1, size: tuple[float, float] | None = None) -> tuple[Picture, NDArray]:
     """A figure in the house style that pyplot does not know of, so it is freed with its last reference, in any thread.
 
     Args:
@@ -79,7 +89,7 @@ def figure(rows: int = 1, columns: int = 1, size: tuple[float, float] | None = N
         The figure, with constrained layout, and its Axes (rows, columns).
     """
     style()
-    fig = Figure(figsize=size or STYLE["figure.figsize"], layout="constrained")
+    fig = Picture(figsize=size or STYLE["figure.figsize"], layout="constrained")
     return fig, fig.subplots(rows, columns, squeeze=False)
 
 
