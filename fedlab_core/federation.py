@@ -149,7 +149,7 @@ class Federation:
             raise ValueError(f"split={split!r}, accepted: 'test', 'train'")
         work = self._work(self._segment(self.round + 1), {}, self.round + 1)
         with single_threaded():
-            results = self.engine.evaluate(work, states, split)
+            results = work.method.evaluate(self.engine, work, states, split)
         return [{f"{split}_{name}": value for name, value in result.items()} for result in results]
 
     def state_at(self, round: int) -> State:
@@ -273,12 +273,13 @@ class Federation:
 
     def _record(self, inside: Round, began: float) -> Record:
         segment, updates = self._segment(inside.number), inside.updates
-        travels = [{n: t for n, t in u.state.items() if n not in inside.local_names} for u in updates]
+        names = inside.start.keys() - inside.local_names
+        up = [{n: u.state[n] for n in (names if u.sent is None else u.sent)} for u in updates]
+        skipped = [set() if u.fetched is None else names - u.fetched for u in updates]
+        down = [{n: t for n, t in inside.sent.items() if n not in skip} for skip in skipped]
         costs = Costs(
-            bytes_down=sum(state_bytes(inside.sent) + u.bytes_down for u in updates),
-            bytes_up=sum(
-                state_bytes(t) + state_bytes(u.extra) + u.bytes_up for t, u in zip(travels, updates, strict=True)
-            ),
+            bytes_down=sum(state_bytes(t) + u.bytes_down for t, u in zip(down, updates, strict=True)),
+            bytes_up=sum(state_bytes(t) + state_bytes(u.extra) + u.bytes_up for t, u in zip(up, updates, strict=True)),
             steps=sum(u.steps for u in updates),
             examples=sum(u.seen for u in updates),
             exchanges=1 + max(u.exchanges for u in updates),

@@ -37,6 +37,8 @@ class Update:
         loss: mean training loss over its local steps, each at the weights of that step.
         exchanges: times it waited for the server during local training; 0 for all but layer-wise methods.
         bytes_up, bytes_down: what it sent and received during local training.
+        sent, fetched: names of the model's tensors that it sent back, and that it received before; None for all
+            that travel.
     """
 
     client: int
@@ -50,6 +52,8 @@ class Update:
     exchanges: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    sent: frozenset[str] | None = None
+    fetched: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class FedAvg:
     """Federated averaging: local SGD, then the mean of the models (McMahan et al. 2017, algorithm 1, erratum form)."""
 
     name = "FedAvg"
+    full_batches = False  # whether a client leaves out the smaller last batch of an epoch
 
     def local_settings(self, settings: "Settings") -> "Settings":
         """The local work of a client under these settings; a method may insist on its own."""
@@ -75,6 +80,16 @@ class FedAvg:
     ) -> Iterator[Update]:
         """The clients' local training. A method whose clients talk to the server meanwhile overrides it."""
         return engine.train(work, tasks, stop)
+
+    def evaluate(
+        self, engine: "Engine", work: "Work", states: Sequence[State], split: str
+    ) -> list[dict[str, float]]:
+        """Measures of each state on a split: loss and accuracy, unless the model does not answer with logits."""
+        return engine.evaluate(work, states, split)
+
+    def optimiser(self, parameters: Sequence[nn.Parameter], settings: "Settings", lr: float) -> torch.optim.Optimizer:
+        """The clients' optimiser, new in every round: SGD."""
+        return torch.optim.SGD(parameters, lr, settings.momentum, weight_decay=settings.weight_decay, foreach=True)
 
     def prepare(self, model: nn.Module, start: State, memory: State) -> Any:
         """Anything the loss needs besides the model, made once per client and round (a frozen copy of `start`, say)."""

@@ -16,12 +16,18 @@ from fedlab_core.state import State, get_state, set_state
 EVALUATION_BATCH = 512
 
 
-def batches(examples: int, settings: Settings, draws: torch.Generator) -> Iterator[Tensor]:
-    """Positions (B,) of each local step's batch: a fresh shuffle per epoch, the last batch of an epoch may be
-    smaller."""
-    size, left = settings.batch_size or examples, settings.local_steps(examples)
+def batches(examples: int, settings: Settings, draws: torch.Generator, full: bool = False) -> Iterator[Tensor]:
+    """Positions (B,) of each local step's batch: a fresh shuffle per epoch, the last batch of an epoch may be smaller.
+
+    Args:
+        full: leave such smaller batches out, unless a client holds less than one batch.
+    """
+    size, used = settings.batch_size or examples, examples
+    if full and size < examples:
+        used -= examples % size
+    left = settings.local_steps(used)
     while left > 0:
-        for batch in torch.randperm(examples, generator=draws).split(size)[:left]:
+        for batch in torch.randperm(examples, generator=draws)[:used].split(size)[:left]:
             left -= 1
             yield batch
 
@@ -47,14 +53,12 @@ def train_client(model: nn.Module, work: Work, task: Task) -> Update:
     x, y = client_data(work, task.client)
     lr = settings.lr_at(work.round)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    optimiser = torch.optim.SGD(
-        parameters.values(), lr, settings.momentum, weight_decay=settings.weight_decay, foreach=True
-    )
+    optimiser = method.optimiser(list(parameters.values()), settings, lr)
     draws = generator(settings.seed, "batches", work.round, task.client)
     noise = generator(settings.seed, "loss", work.round, task.client)
     prepared = method.prepare(model, task.state, task.memory)
     total, steps, seen = torch.zeros((), device=x.device), 0, 0
-    for batch in batches(len(x), settings, draws):
+    for batch in batches(len(x), settings, draws, method.full_batches):
         loss = method.loss(model, x[batch], y[batch], noise, prepared)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
