@@ -60,9 +60,9 @@ def letters(size: int = 28, per_class: int = 300, test_per_class: int = 60, seed
     """White characters on black, drawn from the fonts matplotlib ships under random affine maps; 37 classes, no digit.
 
     Classes: the 26 capitals and a b d e f g h n q r t. Every image has a random font of `FONTS`, is rotated by up to
-    15 degrees, sheared by up to 0.2, scaled by 0.75 to 1.15 in each direction, and moved, but never cut off. Labels come in
-    turn (0, 1, ..., 36, 0, ...), so any beginning of the data is as balanced as it can be. The test images are further
-    draws from the same fonts.
+    15 degrees, sheared by up to 0.2, scaled by 0.75 to 1.15 in each direction, and moved, but never cut off. Labels
+    come in turn (0, 1, ..., 36, 0, ...), so any beginning of the data is as balanced as it can be. The test images are
+    further draws from the same fonts.
 
     Args:
         size: height and width in pixels, 4 to 64.
@@ -95,7 +95,7 @@ def letters(size: int = 28, per_class: int = 300, test_per_class: int = 60, seed
         classes=tuple(LETTERS),
         mean=mean,
         std=std,
-        notes=f"26 capitals and 11 lower-case letters from {len(FONTS)} fonts of matplotlib, random affine, seed {seed}",
+        notes=f"26 capitals, 11 lower-case letters, {len(FONTS)} fonts of matplotlib, random affine, seed {seed}",
     )
 
 

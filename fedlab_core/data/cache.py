@@ -54,7 +54,7 @@ def _open(path: Path) -> Images:
     if path.stat().st_size != HEADER + int(np.prod(shape)):
         raise ValueError(f"{path} is cut off")
     pixels = np.memmap(path, np.uint8, mode="c", offset=HEADER, shape=shape)
-    if zlib.crc32(memoryview(pixels)) != entries["crc32"]:
+    if zlib.crc32(pixels.data) != entries["crc32"]:
         raise ValueError(f"{path} has changed")
     return torch.from_numpy(pixels), tuple(entries["mean"]), tuple(entries["std"])
 

@@ -99,8 +99,8 @@ class Dataset:
         """
         if self.kind == "text":
             return x
-        mean, std = (torch.tensor(v, device=x.device).view(-1, 1, 1) for v in (self.mean, self.std))
-        return x.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
+        x = x.to(torch.float32, copy=True).div_(255)
+        return x.sub_(x.new_tensor(self.mean).view(-1, 1, 1)).div_(x.new_tensor(self.std).view(-1, 1, 1))
 
     def subset(self, n: int, test_n: int | None = None, seed: int = 0) -> Dataset:
         """A seeded random subset in the original order; classes, mean, std and group names are kept.

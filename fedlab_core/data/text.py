@@ -151,7 +151,7 @@ def _topics() -> dict[str, str]:
         from pydoc_data.topics import topics
     except ImportError as error:
         raise FileNotFoundError(
-            f"python_docs needs the standard module pydoc_data.topics, which this Python lacks: "
+            "python_docs needs the standard module pydoc_data.topics, which this Python lacks: "
             "install the full standard library (for instance python.org's or conda's Python)"
         ) from error
     if not topics or not all(isinstance(text, str) for text in topics.values()):

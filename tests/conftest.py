@@ -1,0 +1,56 @@
+"""Shared by all tests: real data where there is some, and no network."""
+
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedlab_core.data import Dataset, data_root, dataset_names, load_dataset, missing_data
+
+NEED_FILES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "shakespeare", "caltech101")
+LOCAL = ("", "localhost", "127.0.0.1", "::1", "0.0.0.0", None)
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The data root, if any data set that has to be put there is; else the test is skipped."""
+    assert set(NEED_FILES) <= set(dataset_names())
+    root = data_root()
+    if all(missing_data(name, root) for name in NEED_FILES):
+        pytest.skip(f"no data set in {root}: set FEDLAB_DATA, see data/README.md")
+    return root
+
+
+@pytest.fixture(scope="session")
+def load_real(real_data: Path) -> Callable[..., Dataset]:
+    """`load_dataset` from the data root; a test that asks for a data set which is not there is skipped."""
+
+    def load(name: str, **options: Any) -> Dataset:
+        if sentence := missing_data(name, real_data):
+            pytest.skip(sentence)
+        return load_dataset(name, real_data, **options)
+
+    return load
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Names are not looked up and connections not made, but to this machine."""
+    lookup, connect = socket.getaddrinfo, socket.socket.connect
+
+    def local_lookup(host: Any, *rest: Any, **options: Any) -> Any:
+        if (host.decode() if isinstance(host, bytes) else host) not in LOCAL:
+            raise OSError(f"no network in tests: {host}")
+        return lookup(host, *rest, **options)
+
+    def local_connect(self: socket.socket, address: Any) -> None:
+        if self.family != getattr(socket, "AF_UNIX", None) and address[0] not in LOCAL:
+            raise OSError(f"no network in tests: {address}")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", local_lookup)
+        patch.setattr(socket.socket, "connect", local_connect)
+        yield
