@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 import torch
+from torch import nn
 
 from fedlab_core.batchnorm.lockstep import Ledger, batch_norms, synchronised_gradients
-from fedlab_core.methods import METHODS, FedAvg, Update
+from fedlab_core.methods import METHODS, FedAvg, Update, task_loss
 from fedlab_core.state import State, get_state, set_state
 
 if TYPE_CHECKING:
@@ -61,11 +63,11 @@ class FedTAN(FedAvg):
     def train(
         self, engine: "Engine", work: "Work", tasks: "Sequence[Task]", stop: Callable[[], bool]
     ) -> Iterator[Update]:
-        from fedlab_core.engines.loop import batches, client_data, task_loss, worker_copy
+        from fedlab_core.engines.loop import batches, client_data
         from fedlab_core.randomness import generator
 
         settings, lr = work.settings, work.settings.lr_at(work.round)
-        models = [worker_copy(work) for _ in tasks]
+        models = _models(engine, work, len(tasks))
         data = [client_data(work, task.client) for task in tasks]
         draws = [
             batches(len(x), settings, generator(settings.seed, "batches", work.round, task.client))
@@ -106,8 +108,6 @@ class FedTAN(FedAvg):
             yield Update(
                 task.client, len(x), steps, seen, get_state(model), task.memory, {}, total.item() / steps, **traffic
             )
-            del model, optimiser
-            models[k] = optimisers[k] = data[k] = None
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,11 @@ class UnionSGD(FedAvg):
     def train(
         self, engine: "Engine", work: "Work", tasks: "Sequence[Task]", stop: Callable[[], bool]
     ) -> Iterator[Update]:
-        from fedlab_core.engines.loop import batches, client_data, task_loss, worker_copy
+        from fedlab_core.engines.loop import batches, client_data
         from fedlab_core.randomness import generator
 
         settings = work.settings
-        model = worker_copy(work)
+        (model,) = _models(engine, work, 1)
         set_state(model, tasks[0].state)
         model.train()
         options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay}
@@ -155,6 +155,18 @@ class UnionSGD(FedAvg):
         self, start: State, updates: Sequence[Update], weights: Sequence[float], server: State, clients: int
     ) -> tuple[State, State]:
         return updates[0].state, server
+
+
+_MODELS: "WeakKeyDictionary[Engine, list[nn.Module]]" = WeakKeyDictionary()
+
+
+def _models(engine: "Engine", work: "Work", count: int) -> list[nn.Module]:
+    """Models to train in, made once per engine, so once per run: copying takes longer than a small model's step."""
+    from fedlab_core.engines.loop import worker_copy
+
+    models = _MODELS.setdefault(engine, [])
+    models += [worker_copy(work) for _ in range(count - len(models))]
+    return models[:count]
 
 
 LOCAL = FedTAN(mean=False, variance=False, gradients=False)

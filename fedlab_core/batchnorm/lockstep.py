@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedlab_core.methods import task_loss
+
 if TYPE_CHECKING:
     from fedlab_core.batchnorm.fedtan import FedTAN
 
@@ -65,8 +67,6 @@ def synchronised_gradients(
     Raises:
         ValueError: a channel has a single value, so that it has no variance.
     """
-    from fedlab_core.engines.loop import task_loss
-
     ledger = ledger or Ledger()
     examples = [len(x) for x, _ in batches]
     weights = weights or [n / sum(examples) for n in examples]

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fedlab_core.batchnorm.fedtan import LOCAL, FedTAN
 from fedlab_core.batchnorm.lockstep import Batches, batch_norms, synchronised_gradients
 from fedlab_core.federation import Federation
+from fedlab_core.methods import task_loss
 from fedlab_core.randomness import generator
 from fedlab_core.state import State, set_state
 
@@ -143,8 +144,6 @@ def mismatch(model: nn.Module, batches: Batches, clients: Sequence[int] | None =
 
 def union_gradient(model: nn.Module, batches: Batches) -> State:
     """Gradients of the union batch's mean loss by parameter name: plain PyTorch on one big batch. The model is kept."""
-    from fedlab_core.engines.loop import task_loss
-
     model = copy.deepcopy(model).train()
     loss = task_loss(model(torch.cat([x for x, _ in batches])), torch.cat([y for _, y in batches]))
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
