@@ -1,6 +1,6 @@
 # make lab and make test are the two commands; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help lab test check notebooks claims clean
+.PHONY: help lab test check notebooks claims study clean
 
 # The interpreter that creates .venv: the first one found that is new enough, or `make lab PYTHON=/path/to/python`.
 NEW_ENOUGH = import sys, venv; sys.exit(sys.version_info < (3, 11))
@@ -13,6 +13,8 @@ INSTALLED = .venv/installed
 # Worker processes of the tests, each with one thread; ARGS goes on to JupyterLab, pytest, or the script.
 WORKERS ?= 2
 ARGS ?=
+STUDY ?= fedavg
+SIZE ?= quick
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -32,6 +34,9 @@ notebooks: $(INSTALLED)  ## execute every notebook and save it the way it is com
 
 claims: $(INSTALLED)  ## print the table of claims and write figures/claims.json
 	$(VENV_PYTHON) -m fedlab_core.claims $(ARGS)
+
+study: $(INSTALLED)  ## run a study: make study STUDY=fedavg SIZE=standard (recorded in figures/; resumable)
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m fedlab_core.studies $(STUDY) --size $(SIZE) $(ARGS)
 
 clean:  ## remove the environment, caches and screenshots; data and figures stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis tests/browser/artefacts

@@ -1,0 +1,294 @@
+"""FedAvg against FedSGD (McMahan et al. 2017): rounds to a target, the line between two models, bytes; the claims."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedlab_core import probes
+from fedlab_core.costs import serialise, serialised_tensor_bytes
+from fedlab_core.data import Dataset, load_dataset
+from fedlab_core.experiment import Experiment
+from fedlab_core.federation import Federation
+from fedlab_core.history import Record
+from fedlab_core.models import build_model, parameter_count
+from fedlab_core.partition import Partition, iid
+from fedlab_core.randomness import generator
+from fedlab_core.settings import Settings
+from fedlab_core.state import State
+from fedlab_core.studies import fedavg_text, resume
+from fedlab_core.studies.claim import Claim, Range
+from fedlab_core.studies.record import recorded
+from fedlab_core.studies.tuning import GRID, Tuned, tune
+
+DIGITS = Experiment(clients=20, settings=Settings(fraction=0.25, epochs=5))
+MNIST = Experiment("mnist", {"download": False}, clients=100, settings=Settings(fraction=0.1))
+TARGET, MNIST_TARGET = 0.93, 0.97
+WORK: dict[str, dict[str, Any]] = {
+    "FedSGD": {"method": "fedsgd"},
+    "E=5, B=all": {"epochs": 5, "batch_size": None},
+    "E=1, B=10": {"epochs": 1, "batch_size": 10},
+    "E=5, B=10": {"epochs": 5, "batch_size": 10},
+    "E=20, B=10": {"epochs": 20, "batch_size": 10},
+}
+"""Local work per round: E passes in batches of B, as in tables 2 and 4 of the paper."""
+
+Rounds = dict[tuple[str, str], Tuned]
+
+
+def rounds_table(
+    work: Mapping[str, Mapping[str, Any]] = WORK,
+    partitions: Sequence[str] = ("iid", "shards"),
+    *,
+    experiment: Experiment = DIGITS,
+    target: float = TARGET,
+    most: int = 150,
+    grid: Sequence[float] = GRID,
+    seeds: Sequence[int] = (0, 1, 2),
+    engine: str = "loop",
+    folder: Path | None = None,
+) -> tuple[Rounds, list[dict[str, Any]]]:
+    """Rounds to a target per kind of local work and partition, the learning rate tuned for each cell (tables 2 and 4).
+
+    Args:
+        work: changes of the experiment by name, such as `WORK`.
+        partitions: see `experiment.PARTITIONS`.
+        most, grid, seeds, folder: see `tuning.tune`.
+
+    Returns:
+        The cells by (work, partition), and the runs of all of them at the best rate.
+    """
+    cells, runs = {}, []
+    for partition in partitions:
+        for name, changes in work.items():
+            setting = experiment.replace(partition=partition, engine=engine, **changes)
+            cells[name, partition], found = tune(setting, target, most, grid=grid, seeds=seeds, folder=folder)
+            runs += [{"work": name, "partition": partition, **one} for one in found]
+    return cells, runs
+
+
+def speed_up(cells: Rounds, work: str, partition: str, baseline: str = "FedSGD") -> float:
+    """How many times fewer rounds than the baseline; a baseline that never reached the target counts with the rounds it
+    was given, a lower bound; 0 if the work itself never did."""
+    fast, slow = cells[work, partition], cells[baseline, partition]
+    return 0.0 if fast.lr is None else (slow.most if slow.lr is None else slow.rounds) / fast.rounds
+
+
+def compare(
+    variants: Mapping[str, Mapping[str, Any]], rounds: int, experiment: Experiment = DIGITS
+) -> dict[str, list[Record]]:
+    """The histories of several variants of one experiment, each run for `rounds` rounds."""
+    return {
+        name: experiment.replace(**changes).build(name=name).run(rounds).history for name, changes in variants.items()
+    }
+
+
+def figure_one(
+    pairs: int = 5,
+    examples: int = 600,
+    epochs: int = 20,
+    batch_size: int = 50,
+    lr: float = 0.1,
+    *,
+    engine: str = "loop",
+    dataset: Dataset | None = None,
+) -> dict[str, list[probes.LossLine]]:
+    """Loss on the whole training set along the line between two models (figure 1 of the paper, with its recipe).
+
+    The two 2NN of a pair are trained on disjoint IID halves of 2 x `examples` training examples, from "independent"
+    or from "shared" initial weights. The last model of the independent pair is the only one that differs.
+
+    Returns:
+        One line per pair and kind of start; theta = 1 is the model that both kinds have in common.
+    """
+    dataset = dataset or load_dataset("digits")
+    lines: dict[str, list[probes.LossLine]] = {"independent": [], "shared": []}
+    for pair in range(pairs):
+        halves = torch.randperm(len(dataset.x), generator=generator(pair, "figure 1"))[: 2 * examples].split(examples)
+
+        def parent(half: int, start: int, pair: int = pair, halves: tuple = halves) -> tuple[Federation, State]:
+            model = build_model(
+                "2nn", dataset.input_shape, dataset.num_classes, generator(pair, "initial weights", start)
+            )
+            holder = Partition(halves[half], torch.tensor([0, examples]), "one client")
+            settings = Settings(1.0, epochs, batch_size=batch_size, lr=lr, seed=2 * pair + half, engine=engine)
+            federation = Federation(dataset, holder, model, settings)
+            for _ in federation.rounds(1):
+                pass
+            return federation, federation.state
+
+        federation, first = parent(0, 0)
+        lines["independent"].append(probes.line(federation, first, parent(1, 1)[1]))
+        lines["shared"].append(probes.line(federation, first, parent(1, 0)[1]))
+    return lines
+
+
+def count_bytes(clients: int = 5) -> dict[str, int]:
+    """Bytes of one FedAvg round of the 2NN on images of MNIST's shape (random pixels: bytes do not depend on them).
+
+    Returns:
+        Parameters of the model, bytes as the run counts them, and bytes of tensors in the serialised messages.
+    """
+    draws, n = generator(0, "random images"), 10 * clients
+    x = torch.randint(0, 256, (n, 1, 28, 28), generator=draws).to(torch.uint8)
+    y = torch.arange(n) % 10
+    data = Dataset("random images", "image", x, y, x, y, tuple("0123456789"), (0.5,), (0.3,))
+    model = build_model("2nn", data.input_shape, 10, generator(0, "initial weights"))
+    federation = Federation(data, iid(n, clients, draws), model, Settings(fraction=1.0)).run(1)
+    inside = federation.inside(1)
+    messages = [inside.sent] * clients + [update.state for update in inside.updates]
+    return {
+        "parameters": parameter_count(model),
+        "counted": federation.history[1].costs.bytes,
+        "serialised": sum(serialised_tensor_bytes(serialise(message)) for message in messages),
+    }
+
+
+def mnist_standard(engine: str = "loop", folder: Path | None = None) -> dict[str, Any]:
+    """The 2NN on MNIST to 97 % with C=0.1, E=1, B=10 on both of the paper's partitions (tables 1 and 4), 3 seeds."""
+    work = {"E=1, B=10": WORK["E=1, B=10"]}
+    options: dict[str, Any] = {"experiment": MNIST, "target": MNIST_TARGET, "engine": engine, "folder": folder}
+    cells, runs = rounds_table(work, most=1500, grid=GRID[:4], **options)
+    return {
+        "title": "MNIST, 2NN, 100 clients, C=0.1, E=1, B=10",
+        "target": MNIST_TARGET,
+        "metric": "test_accuracy",
+        "cells": {f"{name}, {partition}": cell.to_json() for (name, partition), cell in cells.items()},
+        "runs": runs,
+    }
+
+
+def rounds_claim(cells: Rounds | None = None) -> Claim:
+    """Row 1: FedAvg needs fewer rounds than FedSGD on digits."""
+    name = "E=5, B=10"
+    if cells is None:
+        cells, _ = rounds_table({key: WORK[key] for key in ("FedSGD", name)})
+    measured: dict[str, float | None] = {}
+    for partition, label in (("iid", "IID"), ("shards", "2 shards")):
+        measured[f"{label}: times fewer rounds"] = speed_up(cells, name, partition)
+        for work in ("FedSGD", name):
+            cell = cells[work, partition]
+            edge = ", at the edge of the grid" if cell.at_edge else ""
+            measured[f"{label}: {work} at lr {cell.lr}{edge}"] = cell.rounds
+    grid, seeds = cells[name, "iid"].grid, cells[name, "iid"].seeds
+    return Claim(
+        "fedavg.rounds",
+        f"Digits, 20 clients, C=0.25, 93 % test accuracy, best lr of {', '.join(map(str, grid))}: "
+        f"FedAvg ({name}) needs fewer rounds than FedSGD",
+        "ours; McMahan et al. 2017, tables 2 and 4: 3 to 46 times on IID MNIST, 0.5 to 3.7 times on 2 shards",
+        "quick",
+        {"IID: times fewer rounds": Range(low=8), "2 shards: times fewer rounds": Range(low=2.5)},
+        measured,
+        seeds,
+    )
+
+
+def figure_one_claim(lines: Mapping[str, Sequence[probes.LossLine]] | None = None) -> Claim:
+    """Row 2: the midpoint is bad between independent starts and good between shared ones."""
+    lines = figure_one() if lines is None else lines
+    rise = min(line.midpoint - max(line.parents) for line in lines["independent"])
+    excess = max(line.midpoint - min(line.parents) for line in lines["shared"])
+    return Claim(
+        "fedavg.figure_one",
+        f"Digits, {len(lines['shared'])} pairs of 2NN with 600 examples each: averaging independent starts ruins both "
+        "models, averaging a shared start does not",
+        "McMahan et al. 2017, figure 1 (MNIST, one pair: about 0.45 to 1.25, and 0.46 to 0.40, read off)",
+        "quick",
+        {
+            "independent: midpoint above the worse parent, least": Range(low=0.5),
+            "shared: midpoint above the better parent, most": Range(high=0.02),
+        },
+        {
+            "independent: midpoint above the worse parent, least": rise,
+            "shared: midpoint above the better parent, most": excess,
+        },
+        range(len(lines["shared"])),
+    )
+
+
+def mnist_claim() -> Claim:
+    """Row 4: rounds on MNIST, from the recorded run."""
+    record = recorded("fedavg_mnist") or {"cells": {}}
+    cells = record["cells"]
+    measured = {
+        label: cells[key]["rounds"] if key in cells else None
+        for key, label in (("E=1, B=10, iid", "rounds, IID"), ("E=1, B=10, shards", "rounds, 2 shards"))
+    }
+    for key, cell in cells.items():
+        measured |= {f"{key}: best lr": cell["lr"]} | {
+            f"{key}: seed {s}": r for s, r in zip(cell["seeds"], cell["per_seed"], strict=False)
+        }
+    return Claim(
+        "fedavg.mnist",
+        "MNIST, 2NN, 100 clients, C=0.1, E=1, B=10, best lr of a grid: rounds to 97 % as in the paper, within 25 %",
+        "McMahan et al. 2017, tables 1 and 4: 87 and 92 rounds IID, 664 and 831 on 2 shards",
+        "standard",
+        {"rounds, IID": Range(0.75 * 87, 1.25 * 92), "rounds, 2 shards": Range(0.75 * 664, 1.25 * 831)},
+        measured,
+        next((cell["seeds"] for cell in cells.values()), ()),
+    )
+
+
+def resume_claim() -> Claim:
+    """Row 5: a killed run resumes, and a rewound run repeats, to the same bits."""
+    return Claim(
+        "fedavg.resume",
+        "Digits, 2NN: a run killed at a random moment and resumed, and a run rewound and run again, end in the bits of "
+        "the uninterrupted one",
+        "ours",
+        "quick",
+        {"equal after a kill, of 20 runs": Range(20, 20), "equal after rewinding, of 20": Range(20, 20)},
+        {"equal after a kill, of 20 runs": resume.killed(20), "equal after rewinding, of 20": resume.rewound(20)},
+        (0,),
+    )
+
+
+def bytes_claim() -> Claim:
+    """Row 6: bytes counted are bytes sent."""
+    clients = 5
+    found = count_bytes(clients)
+    expected = 2 * 4 * 199_210 * clients
+    return Claim(
+        "fedavg.bytes",
+        f"2NN on 28x28 images, {clients} clients: a round moves 2 x 4 bytes x 199,210 parameters x clients",
+        "McMahan et al. 2017, section 3 (parameters)",
+        "quick",
+        {
+            "parameters": Range(199_210, 199_210),
+            "counted": Range(expected, expected),
+            "serialised": Range(expected, expected),
+        },
+        found,
+        (0,),
+    )
+
+
+def first_run_claim() -> Claim:
+    """Row 7: from a bare environment to the first finished round in a browser, as measured by hand."""
+    record = recorded("first_run") or {}
+    return Claim(
+        "fedavg.first_run",
+        "A copy of the repository on a bare environment: from `make lab` to the first finished round in the browser",
+        "ours",
+        "standard",
+        {"minutes": Range(low=0), "actions": Range(low=1)},
+        {"minutes": record.get("minutes"), "actions": record.get("actions")},
+    )
+
+
+CLAIMS: dict[str, Callable[[], Claim]] = {
+    "fedavg.rounds": rounds_claim,
+    "fedavg.figure_one": figure_one_claim,
+    "fedavg.text": fedavg_text.claim,
+    "fedavg.mnist": mnist_claim,
+    "fedavg.resume": resume_claim,
+    "fedavg.bytes": bytes_claim,
+    "fedavg.first_run": first_run_claim,
+}
+
+STANDARD: dict[str, Callable[[str, Path | None], dict[str, Any]]] = {
+    "fedavg_mnist": mnist_standard,
+    "fedavg_text": fedavg_text.standard,
+}
+"""Studies of standard size, by the name of their record in `figures/`: (engine, folder of finished runs) -> data."""

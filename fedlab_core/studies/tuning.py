@@ -1,0 +1,145 @@
+"""Rounds to a target with the learning rate tuned per setting, as McMahan et al. (2017, section 3) measure them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fedlab_core.experiment import Experiment
+from fedlab_core.history import Record, rounds_to_target
+from fedlab_core.studies.record import once
+
+GRID = (0.0464, 0.1, 0.215, 0.464, 1.0, 2.15)
+"""Learning rates a factor 10^(1/3) apart, the paper's coarser grid (section 3)."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Rounds to a target at the best learning rate of a grid.
+
+    Attributes:
+        rounds: mean over the seeds at the best rate; infinity if no rate reached the target with every seed.
+        lr: the best rate, None if none reached it.
+        per_seed: the rounds of each seed at that rate.
+        at_edge: whether the best rate is the smallest or largest of the grid, so that a better one may lie outside.
+        grid, seeds: what was tried.
+        most: rounds after which a run counts as not reaching the target.
+    """
+
+    rounds: float
+    lr: float | None
+    per_seed: tuple[float, ...]
+    at_edge: bool
+    grid: tuple[float, ...]
+    seeds: tuple[int, ...]
+    most: int
+
+    def __str__(self) -> str:
+        if self.lr is None:
+            return f"did not reach (> {self.most})"
+        return f"{self.rounds:.1f}{'*' if self.at_edge else ''}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data that `json` can write; null for a target never reached."""
+        return asdict(self) | {"rounds": self.rounds if math.isfinite(self.rounds) else None}
+
+
+def negated(history: Sequence[Record], metric: str) -> list[Record]:
+    """The records with the metric's sign changed, so that lower values count as better."""
+    return [replace(r, metrics={metric: -r.metrics[metric]} if metric in r.metrics else {}) for r in history]
+
+
+def run(
+    experiment: Experiment,
+    target: float,
+    most: int,
+    *,
+    lower: bool = False,
+    metric: str = "test_accuracy",
+    root: str | Path | None = None,
+) -> dict[str, Any]:
+    """One run until the target is reached, `most` rounds are done, or the loss is not finite.
+
+    Args:
+        lower: the metric is one that falls, such as "test_loss".
+
+    Returns:
+        Plain data: rounds to the target (null if not reached), rounds done, and per evaluated round the metric, plus
+        the costs of the whole run.
+    """
+    federation = experiment.build(root)
+    for record in federation.rounds(most):
+        value = record.metrics.get(metric, math.nan)
+        if (value <= target if lower else value >= target) or not math.isfinite(record.metrics["train_loss"]):
+            break
+    history = federation.history
+    reached = rounds_to_target(negated(history, metric) if lower else history, -target if lower else target, metric)
+    values = {r.round: r.metrics[metric] for r in history if math.isfinite(r.metrics.get(metric, math.nan))}
+    return {
+        "experiment": experiment.to_json(),
+        "reached": reached if math.isfinite(reached) else None,
+        "done": federation.round,
+        "round": list(values),
+        metric: [round(value, 5) for value in values.values()],
+        "costs": asdict(history[-1].total) | {"bytes": history[-1].total.bytes},
+    }
+
+
+def tune(
+    experiment: Experiment,
+    target: float | Mapping[int, float],
+    most: int,
+    *,
+    grid: Sequence[float] = GRID,
+    seeds: Sequence[int] = (0, 1, 2),
+    lower: bool = False,
+    metric: str = "test_accuracy",
+    root: str | Path | None = None,
+    folder: Path | None = None,
+) -> tuple[Tuned, list[dict[str, Any]]]:
+    """The learning rate with the fewest rounds to a target, averaged over the seeds, by an exact race.
+
+    Rates are tried from the middle of the grid outwards, and a rate is given up as soon as its rounds add up to more
+    than the best rate needed for all its seeds, or once a seed does not reach the target: it can no longer win.
+
+    Args:
+        experiment: the setting; its learning rate and seed are replaced.
+        target, most: see `run`; the target may differ between seeds.
+        grid: learning rates, ascending.
+        seeds: of partition, initial weights, sampling and batches.
+        folder: where finished runs are kept, so that a killed race goes on; None keeps nothing.
+
+    Returns:
+        The result, and the runs (see `run`) of the best rate.
+    """
+    if not grid or list(grid) != sorted(set(grid)):
+        raise ValueError(f"grid={tuple(grid)}, expected learning rates in ascending order")
+    if not seeds:
+        raise ValueError("seeds=(): at least one is needed")
+    targets = target if isinstance(target, Mapping) else dict.fromkeys(seeds, target)
+    best, winner, runs = math.inf, None, []
+    for lr in sorted(grid, key=lambda rate: abs(grid.index(rate) - (len(grid) - 1) / 2)):
+        tried, total = [], 0.0
+        for seed in seeds:
+            allowed = most if math.isinf(best) else min(most, math.ceil(best - total))
+            one = experiment.replace(lr=lr, seed=seed)
+            make = partial(run, one, targets[seed], allowed, lower=lower, metric=metric, root=root)
+            key = one.replace(engine="loop").key  # engines agree, so a race may go on with another one
+            tried.append(once(f"{key}-{targets[seed]:.6g}-{allowed}", make, folder))
+            total += math.inf if tried[-1]["reached"] is None else tried[-1]["reached"]
+            if total >= best:
+                break
+        else:
+            best, winner, runs = total, lr, tried
+    result = Tuned(
+        rounds=best / len(seeds),
+        lr=winner,
+        per_seed=tuple(one["reached"] for one in runs),
+        at_edge=winner in (grid[0], grid[-1]),
+        grid=tuple(grid),
+        seeds=tuple(seeds),
+        most=most,
+    )
+    return result, runs
