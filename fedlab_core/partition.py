@@ -122,7 +122,7 @@ def dirichlet(labels: Tensor, clients: int, alpha: float, generator: torch.Gener
     order = order[group.argsort(stable=True)]
     per_class = group.bincount(minlength=len(classes))
     for _ in range(_TRIES):
-        share = _dirichlet(alpha, len(classes), clients, generator)
+        share = dirichlet_rows(alpha, len(classes), clients, generator)
         cuts = (share.cumsum(1) * per_class[:, None]).round().long()
         cuts[:, -1] = per_class
         counts = cuts.diff(dim=1, prepend=cuts.new_zeros(len(classes), 1))
@@ -276,7 +276,7 @@ def _by_owner(examples: Tensor, owner: Tensor, clients: int, description: str) -
     return Partition(examples[order], _offsets(owner.bincount(minlength=clients)), description)
 
 
-def _dirichlet(alpha: float, rows: int, columns: int, generator: torch.Generator) -> Tensor:
+def dirichlet_rows(alpha: float, rows: int, columns: int, generator: torch.Generator) -> Tensor:
     """float64 (rows, columns), each row ~ Dirichlet(alpha, ..., alpha): normalised gammas.
 
     In logarithms, by gamma(a) = gamma(a + 1) * U^(1/a) (Marsaglia and Tsang 2000), so that no alpha underflows.

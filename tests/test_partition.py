@@ -11,9 +11,9 @@ from torch import Tensor
 from fedlab_core.feature_skew import FeatureSkew
 from fedlab_core.partition import (
     Partition,
-    _dirichlet,
     _raise_to,
     dirichlet,
+    dirichlet_rows,
     iid,
     label_counts,
     natural,
@@ -154,7 +154,7 @@ def test_shards_shuffle_ties() -> None:
 @pytest.mark.parametrize("alpha", [1e-4, 0.1, 1.0, 30.0])
 def test_dirichlet_draws_have_the_right_moments(alpha: float) -> None:
     rows, columns = 20_000, 4
-    share = _dirichlet(alpha, rows, columns, draws())
+    share = dirichlet_rows(alpha, rows, columns, draws())
     assert torch.allclose(share.sum(1), torch.ones(rows, dtype=torch.float64)) and bool(share.isfinite().all())
     variance = (1 / columns) * (1 - 1 / columns) / (columns * alpha + 1)
     assert torch.allclose(
