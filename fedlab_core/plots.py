@@ -240,10 +240,10 @@ def curves(
         highest.append((ys[0], max(ys)))
         if line.start and part[0].round == line.start:
             ax.plot(xs[0], ys[0], marker="D", markersize=9, markerfacecolor="none", color=line.style["color"])
-        if at is not None and line.index is not None:
-            for value, position in ((b, a) for a, b, r in zip(xs, ys, part, strict=True) if r.round == at):
-                ring = {"markersize": 9, "markerfacecolor": "white", "markeredgewidth": 2, "zorder": 5}
-                ax.plot(position, value, marker="o", color=line.style["color"], **ring)
+        here = [r for r in part if r.round == at and line.index is not None]
+        ring = {"markersize": 9, "markerfacecolor": "white", "markeredgewidth": 2, "zorder": 5}
+        for r in here:
+            ax.plot(measured(r, x), measured(r, y), marker="o", color=line.style["color"], **ring)
     ax.set_xlabel(AXES.get(x, x))
     ax.set_ylabel(AXES.get(y, y))
     if y.endswith("accuracy"):
@@ -258,11 +258,10 @@ def curves(
 def client_band(ax: Axes, line: Line, y: str) -> Axes:
     """From the worst to the best client per round: the sampled clients' own models after their local training."""
     rows = [(r.round, [c[y] for c in r.clients if np.isfinite(c.get(y, np.nan))]) for r in line.history[line.start :]]
-    rounds = [round for round, values in rows if values]
-    if rounds:
-        low, high = ([pick(values) for _, values in rows if values] for pick in (min, max))
-        label = f"{line.name}: worst to best client"
-        ax.fill_between(rounds, low, high, color=line.style["color"], alpha=0.18, linewidth=0, label=label)
+    spans = [(round, min(values), max(values)) for round, values in rows if values]
+    if spans:
+        style = {"color": line.style["color"], "alpha": 0.18, "linewidth": 0}
+        ax.fill_between(*zip(*spans, strict=True), label="its clients, worst to best", **style)
     return ax
 
 
@@ -271,12 +270,11 @@ def client_dots(ax: Axes, record: Record, key: str, line: Line, reference: float
     rows = [row for row in record.clients if key in row]
     positions = np.arange(len(rows))
     values = [row[key] for row in rows]
-    if reference is not None and np.isfinite(reference):
+    known = reference is not None and np.isfinite(reference)
+    if known:
         ax.axvline(reference, color="0.35", linestyle=(0, (4, 2)), linewidth=1.5, label="global model")
-        ax.hlines(positions, reference, values, color="0.85", linewidth=1.5, zorder=1)
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))
-    else:
-        ax.hlines(positions, 0, values, color="0.85", linewidth=1.5, zorder=1)
+    ax.hlines(positions, reference if known else 0, values, color="0.85", linewidth=1.5, zorder=1)
     ax.plot(values, positions, **line.style | {"linestyle": "", "markersize": 6})
     ax.set_xlabel(AXES.get(key, key))
     if rows:

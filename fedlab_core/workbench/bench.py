@@ -1,6 +1,5 @@
 """The workbench: one panel over one round loop, for every notebook."""
 
-import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,7 @@ from fedlab_core.workbench.panel import Panel
 from fedlab_core.workbench.runs import Run, changes, describe, unique
 from fedlab_core.workbench.training import begin, load, train
 from fedlab_core.workbench.views import BUILT_IN, View, curves_view
-from fedlab_core.workbench.worker import Busy, Worker
-
-EXPECTED = (ValueError, FileNotFoundError, Busy)  # before training: a reader's slip, so the message says enough
+from fedlab_core.workbench.worker import EXPECTED, Busy, Worker
 
 
 class Workbench:
@@ -58,14 +55,15 @@ class Workbench:
         most_runs: int = 8,
     ) -> None:
         self.root, self.memory_mib, self.most_runs = root, memory_mib, most_runs
-        self._worker, self._loaded = Worker(), set[tuple[str, str]]()
-        self._ready = self._unchecked = self._training = self._noted = False
+        self._loaded = set[str]()
+        self._ready = self._unchecked = self._noted = False
         first = (experiment or Experiment()).replace(evaluate_clients=band)
         self.controls = Controls(first, self._on_controls, root)
         self.controls.reference.value = reference
         views = {view.name: view for view in (*BUILT_IN, *views)}
         self.panel = panel = Panel(self.controls.view, list(views), rounds)
-        self._display = Display(panel, views, self._worker, self._draw_later, self._on_chosen)
+        self._worker = Worker(panel, self._finish)
+        self._display = Display(panel, views, self._worker, lambda run: self.controls.load(run.experiment))
         self.runs = self._display.runs
         actions: dict[Any, Callable[[], Any]] = {
             panel.run: self.run,
@@ -77,7 +75,8 @@ class Workbench:
             panel.export: self.export_csv,
         }
         for button, action in actions.items():
-            button.on_click(lambda _, action=action: self._press(action))
+            button.on_click(lambda _, action=action: self._worker.press(action))
+        panel.round.observe(lambda _: self._compare(), "value")
         self.controls.reference.observe(self._on_reference, "value")
         self._ready = True
         self._check()
@@ -118,10 +117,8 @@ class Workbench:
         Raises:
             ValueError: an unknown name, or a value that neither a control nor `Settings` accepts.
         """
-        for choice in {"dataset", "method", "partition", "model"} & values.keys():
-            values.setdefault(f"{choice}_options", {})
         training = self.busy
-        self.controls.load(self.experiment.replace(**values))
+        self.controls.move(**values)
         if not training:
             self._worker.wait()  # a data set that had to be loaded first
 
@@ -136,7 +133,7 @@ class Workbench:
             Busy: work is under way; this one is refused, not queued.
         """
         count = self.panel.rounds.value if rounds is None else rounds
-        self._start(lambda: self._train(count, name), block)
+        self._worker.start(lambda: self._train(count, name), block)
 
     def stop(self) -> None:
         """Asks the run to stop before its next client; finished rounds stay."""
@@ -152,21 +149,18 @@ class Workbench:
         Raises:
             TimeoutError: it has not ended after `timeout` seconds.
         """
-        if not self._worker.wait(timeout):
-            raise TimeoutError(f"still running after {timeout} s")
-        if self.error is not None:
-            raise self.error
+        self._worker.wait(timeout)
 
     def rewind(self, round: int | None = None, *, block: bool = True) -> None:
         """Forgets what the run shown did after a round (the slider's by default)."""
         run, to = self._shown(), self.panel.round.value if round is None else round
 
-        def work() -> None:
+        def work() -> tuple[str, str]:
             run.rewind(to)
-            self._display.choose(run)
-            self.panel.say("done", f"{run.name} is back at round {to}. Run goes on from there.")
+            self._display.choose(run, draw=False)
+            return "done", f"{run.name} is back at round {to}. Run goes on from there."
 
-        self._start(work, block)
+        self._worker.start(work, block)
 
     def fork(self, name: str | None = None, *, at: int | None = None, block: bool = True, **values: Any) -> None:
         """A branch of the run shown that goes on after a round (the slider's by default) with the controls' settings.
@@ -180,14 +174,14 @@ class Workbench:
         if values and not self.busy:
             self.set(**values)
 
-        def work() -> None:
+        def work() -> tuple[str, str]:
             self._room()
             experiment = self.experiment
             given = self._name(name, f"{describe(experiment, run.experiment)}, from {point}")
             self._add(run.fork(given, point, experiment))
-            self.panel.say("done", f"{given} branches off {run.name} after round {point}. Run trains it.")
+            return "done", f"{given} branches off {run.name} after round {point}. Run trains it."
 
-        self._start(work, block)
+        self._worker.start(work, block)
 
     def reset(self) -> None:
         """Forgets all runs; the settings stay."""
@@ -219,61 +213,31 @@ class Workbench:
         run = self._display.current
         return Report(None if run is None else curves_view(run), self.runs)
 
-    def _train(self, count: int, name: str | None) -> None:
+    def _train(self, count: int, name: str | None) -> tuple[str, str]:
         experiment, run = self.experiment, self._display.current
         if run is None or changes(run.experiment, experiment):
             self._room()
             given = self._name(name, describe(experiment, self.runs[0].experiment if self.runs else None))
             run = begin(experiment, self.root, given, self.memory_mib / self.most_runs)
             self._add(run)
-        self._training = True
-        train(run, count, self._display, self._worker.stop, lambda: self.controls.reference.value)
+        self._worker.training = True
+        return train(run, count, self._display, self._worker.stop, lambda: self.controls.reference.value)
 
-    def _start(self, work: Callable[[], None], block: bool = False) -> None:
-        """Hands work to the thread; whatever happens there ends in the panel."""
-
-        def guarded() -> None:
-            self._training = False
-            try:
-                work()
-            except Exception as error:
-                self._fail(error, expected=not self._training and isinstance(error, EXPECTED))
-                raise
-            finally:
-                if self._unchecked:
-                    self._check()
-                self._display.draw()
-                self._compare()
-
-        self._worker.start(guarded)
-        if block:
-            self.wait()
-
-    def _press(self, action: Callable[[], Any]) -> None:
-        """What a button does; nothing escapes to where nobody would see it."""
-        try:
-            if not self.busy:
-                self.panel.show_text("")
-            action()
-        except Exception as error:
-            self._fail(error, expected=isinstance(error, EXPECTED))
-
-    def _fail(self, error: Exception, expected: bool) -> None:
-        if expected:
-            self.panel.say("warning" if isinstance(error, Busy) else "error", str(error))
-        else:
-            self.panel.say("error", f"{type(error).__name__}: {error}")
-            self.panel.show_text("".join(traceback.format_exception(error)))
+    def _finish(self) -> None:
+        if self._unchecked:
+            self._check()
+        self._display.draw()
+        self._compare()
 
     def _on_controls(self) -> None:
         if not self._ready:
             return
         self._compare()
-        if self._source() in self._loaded:
+        if self.controls.source in self._loaded:
             self._check()
             return
         try:
-            self._start(self._check)
+            self._worker.start(self._check)
             self._noted = True
             self.panel.say("busy", f"Loading {self.controls.dataset.value} …")
         except Busy:
@@ -285,12 +249,12 @@ class Workbench:
         try:
             experiment = self.experiment
             dataset = load(experiment, self.root)
-            self._loaded.add(self._source())
+            self._loaded.add(self.controls.source)
             self._display.draft(dataset, experiment.make_partition(dataset))
             experiment.build(self.root)
         except Exception as error:
             self._noted = True
-            self._fail(error, expected=isinstance(error, EXPECTED))
+            self._worker.show(error, expected=isinstance(error, EXPECTED))
         else:
             if self._noted:
                 self.panel.say("", "Ready.")
@@ -300,14 +264,11 @@ class Workbench:
         """Says what the result shown was made with, and marks it where the controls no longer match it."""
         run = self._display.current
         try:
-            stale = "" if run is None else text.stale_line(run, self.experiment)
+            stale = "" if run is None else text.stale_line(run, self.experiment, self.panel.round.value)
         except ValueError:
             return  # `_check` says what is wrong
         self.panel.shown.value = text.hint_line() if run is None else stale or text.settings_line(run)
         self.panel.dim(bool(stale))
-
-    def _on_chosen(self, run: Run) -> None:
-        self.controls.load(run.experiment)
 
     def _on_reference(self, change: dict[str, Any]) -> None:
         for run in self.runs:
@@ -315,17 +276,7 @@ class Workbench:
         run = self._display.current
         if run is None or self.busy:
             return
-        self._start(lambda: run.advance_reference(self._worker.stop) if change["new"] else None)
-
-    def _draw_later(self) -> bool:
-        try:
-            self._start(lambda: None)  # all work ends with a drawing
-        except Busy:
-            return False
-        return True
-
-    def _source(self) -> tuple[str, str]:
-        return self.controls.dataset.value, repr(self.controls.dataset_options)
+        self._worker.start(lambda: run.advance_reference(self._worker.stop) if change["new"] else None)
 
     def _shown(self) -> Run:
         if self._display.current is None:

@@ -1,7 +1,6 @@
 """The settings of a panel as widgets: from an experiment to widgets, and from widgets to an experiment."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -14,9 +13,9 @@ from fedlab_core.feature_skew import SkewKind
 from fedlab_core.methods import METHODS
 from fedlab_core.models import MODELS
 from fedlab_core.state import BATCH_NORM_POLICIES
+from fedlab_core.workbench import fields
 from fedlab_core.workbench.runs import method_label
 
-LABEL_WIDTH = "102px"
 PARTITION_LABELS = {
     "iid": "IID",
     "shards": "label shards",
@@ -49,41 +48,49 @@ class Controls:
         datasets = [*dataset_names(), *([experiment.dataset] if experiment.dataset not in dataset_names() else [])]
         missing = {name for name in dataset_names() if missing_data(name, root)}
         names = [(f"{name} (not found)" if name in missing else name, name) for name in datasets]
-        self.dataset = _dropdown("Data set", names, "what the clients train on")
+        self.dataset = fields.dropdown("Data set", names, "what the clients train on")
         named = [(PARTITION_LABELS.get(name, name), name) for name in PARTITIONS]
-        self.partition = _dropdown("Partition", named, "who holds which examples")
+        self.partition = fields.dropdown("Partition", named, "who holds which examples")
         self.partition_options: dict[str, widgets.Widget] = {
-            "per_client": _slider("Shards each", 1, 20, "shards of one label per client", value=2),
-            "alpha": _log_slider("Alpha", -2, 2, "Dirichlet concentration: small gives each client few labels", 0.3),
-            "sigma": _float_slider("Sigma", 0, 3, 0.1, "spread of log-normal client sizes; 0: all equal", 1.0),
+            "per_client": fields.slider("Shards each", 1, 20, "shards of one label per client", value=2),
+            "alpha": fields.log_slider(
+                "Alpha", -2, 2, "Dirichlet concentration: small gives each client few labels", 0.3
+            ),
+            "sigma": fields.float_slider("Sigma", 0, 3, 0.1, "spread of log-normal client sizes; 0: all equal", 1.0),
         }
-        self.clients = _slider("Clients K", 1, max(200, experiment.clients), "number of clients that exist")
-        self.skew = _dropdown("Input skew", [("none", None), *get_args(SkewKind)], "how clients see images differently")
-        self.strength = _number("Strength", "degrees of rotation, or strength of contrast or noise", 30.0)
-        self.model = _dropdown("Model", list(MODELS), "the network")
-        self.norm = _dropdown("Norm", ["none"], "its normalisation layers")
-        policies = [("choose a policy", None), *((POLICY_LABELS.get(p, p), p) for p in BATCH_NORM_POLICIES)]
-        self.batch_norm = _dropdown("Batch norm", policies, "what happens to batch normalisation in a federation")
+        self.clients = fields.slider("Clients K", 1, max(200, experiment.clients), "number of clients that exist")
+        self.skew = fields.dropdown(
+            "Input skew",
+            [("none", ""), *((kind, kind) for kind in get_args(SkewKind))],
+            "how clients see images differently",
+        )
+        self.strength = fields.number("Strength", "degrees of rotation, or strength of contrast or noise", 30.0)
+        self.strength.style.description_width = "52px"
+        self.model = fields.dropdown("Model", list(MODELS), "the network")
+        self.norm = fields.dropdown("Norm", ["none"], "its normalisation layers")
+        policies = [("choose a policy", ""), *((POLICY_LABELS.get(p, p), p) for p in BATCH_NORM_POLICIES)]
+        self.batch_norm = fields.dropdown("Batch norm", policies, "what happens to batch normalisation in a federation")
         methods = [(method_label(name), name) for name in METHODS]
-        self.method = _dropdown("Method", methods, "the federated algorithm")
+        self.method = fields.dropdown("Method", methods, "the federated algorithm")
         self.method_options: dict[str, widgets.Widget] = {}
-        self.fraction = _float_slider("Fraction C", 0, 1, 0.05, "share of the clients that take part in a round")
+        self.fraction = fields.float_slider("Fraction C", 0, 1, 0.05, "share of the clients that take part in a round")
         self.work = "epochs" if settings.steps is None else "steps"
         most = max(20 if self.work == "epochs" else 200, getattr(settings, self.work) or 1)
-        self.local_work = _slider(
+        self.local_work = fields.slider(
             "Epochs E" if self.work == "epochs" else "Local steps", 1, most, f"local {self.work} per client and round"
         )
         sizes = sorted({*BATCH_SIZES, settings.batch_size or 1})
         self.batch_size = widgets.SelectionSlider(
-            options=[*((str(b), b) for b in sizes), ("all", None)], continuous_update=False, description="Batch B"
+            options=[*((str(b), b) for b in sizes), ("all", 0)], continuous_update=False, description="Batch B"
         )
-        _finish(self.batch_size, "examples per local step; all: the client's whole data")
-        self.lr = _log_slider("Learning rate", -4, 1, "of the clients' SGD, log scale", settings.lr)
+        fields.finish(self.batch_size, "examples per local step; all: the client's whole data")
+        self.lr = fields.log_slider("Learning rate", -4, 1, "of the clients' SGD, log scale", settings.lr)
         self.seed = widgets.BoundedIntText(min=0, max=2**31 - 1, description="Seed", continuous_update=False)
-        _finish(self.seed, "root of every random draw: partition, weights, sampling, batches")
-        self.band = _checkbox("Clients' band", "evaluate each sampled client's own model on the global test set")
-        self.reference = _checkbox("Centralised", "also train on all data pooled, with as many gradient steps")
+        fields.finish(self.seed, "root of every random draw: partition, weights, sampling, batches")
+        self.band = fields.checkbox("Client spread", "evaluate each sampled client's own model on the global test set")
+        self.reference = fields.checkbox("Centralised", "also train on all data pooled, with as many gradient steps")
         self._nothing = widgets.Label("no option to set")
+        self._nothing.add_class("fedlab-nothing")
         self._slots = {"partition": widgets.Box(), "method": widgets.Box()}
         for slot in self._slots.values():
             slot.add_class("fedlab-slot")
@@ -103,7 +110,7 @@ class Controls:
         model = [self.model, self.norm, self.batch_norm]
         method = [self.method, self._slots["method"], self.fraction, self.local_work, self.batch_size, self.lr]
         groups = [("Data", data), ("Model", model), ("Training", [*method, self.seed, measures])]
-        rows = [row for title, members in groups for row in (_heading(title), *members)]
+        rows = [row for title, members in groups for row in (fields.heading(title), *members)]
         return widgets.VBox(rows)
 
     @property
@@ -134,9 +141,9 @@ class Controls:
             method_options=method_options,
             fraction=round(self.fraction.value, 6),
             **{self.work: self.local_work.value},
-            batch_size=self.batch_size.value,
+            batch_size=self.batch_size.value or None,
             lr=self.lr.value,
-            batch_norm=self.batch_norm.value if self.norm.value == "batch" else None,
+            batch_norm=(self.batch_norm.value or None) if self.norm.value == "batch" else None,
             seed=self.seed.value,
             evaluate_clients=self.band.value,
         )
@@ -145,6 +152,21 @@ class Controls:
     def dataset_options(self) -> dict[str, Any]:
         """Options of the data set: those last loaded, while it is the same."""
         return dict(self._base.dataset_options) if self.dataset.value == self._base.dataset else {}
+
+    @property
+    def source(self) -> str:
+        """What has to be loaded: equal texts, equal data."""
+        return f"{self.dataset.value} {self.dataset_options}"
+
+    def move(self, **values: Any) -> None:
+        """Sets some controls, by the names that `Experiment.replace` takes; a new choice starts from its own defaults.
+
+        Raises:
+            ValueError: an unknown name, or a value that neither a control nor `Settings` accepts.
+        """
+        for choice in {"dataset", "method", "partition", "model"} & values.keys():
+            values.setdefault(f"{choice}_options", {})
+        self.load(self.experiment.replace(**values))
 
     def load(self, experiment: Experiment) -> None:
         """Sets every control to an experiment's values, then reports one change.
@@ -165,28 +187,28 @@ class Controls:
                 self.dataset: experiment.dataset,
                 self.partition: experiment.partition,
                 self.clients: experiment.clients,
-                self.skew: skew,
+                self.skew: skew or "",
                 self.model: experiment.model,
                 self.method: experiment.method,
                 self.fraction: settings.fraction,
                 self.local_work: getattr(settings, self.work),
-                self.batch_size: settings.batch_size,
+                self.batch_size: settings.batch_size or 0,
                 self.lr: settings.lr,
                 self.seed: settings.seed,
                 self.band: settings.evaluate_clients,
-                self.batch_norm: settings.batch_norm,
+                self.batch_norm: settings.batch_norm or "",
             }
             if skew is not None:
                 values[self.strength] = options.get("strength", self.strength.value)
             values |= {w: options[name] for name, w in self.partition_options.items() if name in options}
             values |= {self._method_option(name): v for name, v in experiment.method_options.items()}
-            if settings.batch_size not in [value for _, value in self.batch_size.options]:
+            if (settings.batch_size or 0) not in [value for _, value in self.batch_size.options]:
                 sizes = sorted({*(v for _, v in self.batch_size.options if v), settings.batch_size})
-                self.batch_size.options = [*((str(b), b) for b in sizes), ("all", None)]
+                self.batch_size.options = [*((str(b), b) for b in sizes), ("all", 0)]
             for control, value in values.items():
-                _set(control, value)
+                fields.set_value(control, value)
             self._arrange()
-            _set(self.norm, experiment.norm)
+            fields.set_value(self.norm, experiment.norm)
             self._arrange()
         finally:
             self._quiet = False
@@ -199,7 +221,7 @@ class Controls:
         try:
             control = change["owner"]
             if isinstance(control, widgets.FloatLogSlider):
-                control.value = _tidy(control.value)
+                control.value = fields.tidy(control.value)
             self._arrange()
         finally:
             self._quiet = False
@@ -215,7 +237,7 @@ class Controls:
         self.norm.disabled = len(norms) == 1
         self.batch_norm.disabled = self.norm.value != "batch"
         self.clients.disabled = self.partition.value in ("natural", "pooled")
-        self.strength.disabled = self.skew.value is None
+        self.strength.disabled = not self.skew.value
         shown = {
             "partition": [self.partition_options[name] for name in self._options_of_partition()],
             "method": [self._method_option(name) for name in self._options_of_method()][:1],
@@ -237,79 +259,10 @@ class Controls:
         """A number field for an option of the methods, made when first needed."""
         if name not in self.method_options:
             defaults = (f.default for kind in METHODS.values() for f in dataclasses.fields(kind) if f.name == name)
-            control = _number(name, f"{name} of the method", next(defaults, 0.0))
+            control = fields.number(name, f"{name} of the method", next(defaults, 0.0))
             control.observe(self._on_change, "value")
             self.method_options[name] = control
         return self.method_options[name]
 
     def _kept_skew(self) -> dict[str, Any]:
-        return {} if self.skew.value is None else {"feature_skew": self.skew.value, "strength": self.strength.value}
-
-
-def _finish(control: widgets.Widget, tooltip: str) -> None:
-    control.tooltip = tooltip
-    control.style.description_width = LABEL_WIDTH
-    control.layout.width = "auto"
-
-
-def _dropdown(label: str, options: Sequence[Any], tooltip: str) -> widgets.Dropdown:
-    control = widgets.Dropdown(options=options, description=label)
-    _finish(control, tooltip)
-    return control
-
-
-def _slider(label: str, low: int, high: int, tooltip: str, value: int = 1) -> widgets.IntSlider:
-    control = widgets.IntSlider(value, low, high, description=label, continuous_update=False)
-    _finish(control, tooltip)
-    return control
-
-
-def _float_slider(label: str, low: float, high: float, step: float, tooltip: str, value: float = 0.0) -> Any:
-    control = widgets.FloatSlider(
-        value, min=low, max=high, step=step, description=label, continuous_update=False, readout_format=".4"
-    )
-    _finish(control, tooltip)
-    return control
-
-
-def _log_slider(label: str, low: float, high: float, tooltip: str, value: float) -> widgets.FloatLogSlider:
-    control = widgets.FloatLogSlider(
-        value, min=low, max=high, step=0.1, description=label, continuous_update=False, readout_format=".3"
-    )
-    _finish(control, tooltip)
-    return control
-
-
-def _number(label: str, tooltip: str, value: float) -> widgets.FloatText:
-    control = widgets.FloatText(value, description=label, continuous_update=False)
-    _finish(control, tooltip)
-    return control
-
-
-def _checkbox(label: str, tooltip: str) -> widgets.Checkbox:
-    control = widgets.Checkbox(False, description=label, indent=False)
-    control.tooltip, control.layout.width = tooltip, "auto"
-    return control
-
-
-def _heading(title: str) -> widgets.HTML:
-    return widgets.HTML(f"<div class='fedlab-heading'>{title}</div>")
-
-
-def _set(control: widgets.Widget, value: Any) -> None:
-    if isinstance(control, widgets.FloatLogSlider) and value > 0:  # the value given decides, not the slider's ends
-        control.min = min(control.min, math.floor(math.log10(value)))
-        control.max = max(control.max, math.ceil(math.log10(value)))
-    elif isinstance(control, widgets.IntSlider | widgets.FloatSlider):
-        control.max = max(control.max, value)
-    try:
-        control.value = value
-    except Exception as error:
-        label = control.description
-        raise ValueError(f"{label}: {value!r} is not one of {[*getattr(control, 'options', [])]}") from error
-
-
-def _tidy(value: float) -> float:
-    """A step of the log slider as it reads: 0.0501187 becomes 0.05; what was typed stays."""
-    position = 10 * math.log10(value)
-    return float(f"{value:.2g}") if abs(position - round(position)) < 1e-6 else float(f"{value:.6g}")
+        return {} if not self.skew.value else {"feature_skew": self.skew.value, "strength": self.strength.value}

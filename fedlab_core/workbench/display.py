@@ -12,7 +12,7 @@ from fedlab_core.workbench import text
 from fedlab_core.workbench.panel import Panel, png
 from fedlab_core.workbench.runs import Run
 from fedlab_core.workbench.views import View, holdings_figure, waiting_view
-from fedlab_core.workbench.worker import Worker
+from fedlab_core.workbench.worker import Busy, Worker
 
 SHORTEST = 0.25  # seconds between two live drawings, and
 SHARE = 5  # that many times the seconds which the last one took
@@ -25,7 +25,6 @@ class Display:
         panel: where.
         views: by name.
         worker: the thread that works; it draws at the end of any work.
-        later: starts work that does nothing but draw; False if other work is under way.
         chosen: called when a reader has chosen another run.
     """
 
@@ -34,11 +33,10 @@ class Display:
         panel: Panel,
         views: Mapping[str, View],
         worker: Worker,
-        later: Callable[[], bool],
         chosen: Callable[[Run], None],
     ) -> None:
         self.panel, self.views = panel, views
-        self._worker, self._later, self._chosen = worker, later, chosen
+        self._worker, self._chosen = worker, chosen
         self.runs: list[Run] = []
         self.current: Run | None = None
         self._draft: tuple[Dataset, Partition] | None = None
@@ -67,6 +65,7 @@ class Display:
         try:
             chosen = self.panel.chosen
             chosen.options = [(other.name, i) for i, other in enumerate(self.runs)]
+            chosen.disabled = not self.runs
             chosen.value = None if run is None else self.runs.index(run)
             last = 0 if run is None else run.round
             self.panel.round.max = last
@@ -94,9 +93,11 @@ class Display:
 
     def draw(self) -> None:
         """Draws the view now; a slow one only in the thread that works. An error is shown in the figure's place."""
+        self._describe()
         if self.view.slow and self.current is not None and not self._worker.inside:
-            self._describe()
-            if not self._later():
+            try:
+                self._worker.start(lambda: None)
+            except Busy:
                 self._waiting = True
                 self.panel.show_text("This view is drawn when the rounds under way are done.")
             return
@@ -117,7 +118,6 @@ class Display:
             self.panel.show_text(traceback.format_exc())
         self._last = time.perf_counter()
         self._cost = self._last - began
-        self._describe()
 
     def figure(self) -> Figure | None:
         """The chosen view of the run shown; who holds what before there is one."""

@@ -30,8 +30,8 @@ class Panel:
             "Run", "play", "train: go on if the settings are those shown, else begin a new run", "success"
         )
         self.rounds = widgets.BoundedIntText(rounds, min=1, max=100_000, description="Rounds")
-        self.rounds.tooltip, self.rounds.layout.width = "how many rounds Run trains", "112px"
-        self.rounds.style.description_width = "48px"
+        self.rounds.tooltip, self.rounds.layout.width = "how many rounds Run trains", "100px"
+        self.rounds.style.description_width = "44px"
         self.stop = _button("Stop", "stop", "stop before the next client; finished rounds stay")
         self.rewind = _button("Rewind", "step-backward", "forget the rounds after the one chosen below")
         self.fork = _button("Fork", "code-fork", "branch off at the round chosen below, with the settings on the left")
@@ -48,8 +48,9 @@ class Panel:
         self.shown = widgets.HTML()
         self.tabs = widgets.ToggleButtons(options=list(views), tooltips=[f"show {name}" for name in views])
         self.tabs.add_class("fedlab-tabs")
-        self.chosen = widgets.Dropdown(description="Shown run")
-        self.chosen.tooltip, self.chosen.layout.width = "the run that Run continues and the rounds belong to", "300px"
+        self.chosen = widgets.Dropdown(description="Shown run", disabled=True)
+        self.chosen.tooltip, self.chosen.layout.width = "the run that Run continues and the rounds belong to", "280px"
+        self.chosen.style.description_width = "66px"
         self.image = widgets.Image(format="png")
         self.text = widgets.HTML(layout={"display": "none"})
         self.text.add_class("fedlab-text")
@@ -81,7 +82,7 @@ class Panel:
         ]
         right = _group(widgets.VBox, main, "fedlab-main")
         self.view = _group(widgets.HBox, [widgets.HTML(CSS, layout={"display": "none"}), left, right], "fedlab")
-        self.say("", "")
+        self.say("", "Ready.")
 
     def say(self, kind: str, text: str) -> None:
         """Sets the status line; `kind` is a key of `SIGNS`."""

@@ -24,7 +24,7 @@ SHORT = {
     "settings.batch_size": "B",
     "settings.lr": "lr",
     "settings.batch_norm": "batch norm",
-    "settings.evaluate_clients": "clients' band",
+    "settings.evaluate_clients": "client spread",
     "settings.seed": "seed",
 }
 # Settings that a fork cannot change: data, partition and initial weights hang on them, or the numbers' type.
@@ -154,10 +154,13 @@ def method_label(name: str) -> str:
 
 
 def changes(old: Experiment, new: Experiment) -> dict[str, str]:
-    """What differs between two experiments: {"settings.lr": "lr 0.1 → 0.05"}."""
+    """What differs between two experiments: {"settings.lr": "lr 0.1 → 0.05"}. Another data set, partition, model or
+    method stands for its options too."""
     before, after = _flat(old.to_json()), _flat(new.to_json())
     keys = [key for key in before | after if before.get(key) != after.get(key)]
-    return {key: f"{_short(key)} {_text(key, before.get(key))} → {_text(key, after.get(key))}" for key in keys}
+    covered = tuple(f"{key}_options" for key in ("dataset", "partition", "model", "method") if key in keys)
+    listed = (key for key in keys if not key.startswith(covered))
+    return {key: f"{_short(key)} {_text(key, before.get(key))} → {_text(key, after.get(key))}" for key in listed}
 
 
 def describe(experiment: Experiment, old: Experiment | None = None) -> str:

@@ -12,7 +12,7 @@ from fedlab_core.workbench.style import line
 def numbers(record: Record | None) -> str:
     """One round in one line."""
     if record is None:
-        return line("Nothing measured yet.")
+        return line("Nothing measured yet.", 2)
     metrics = record.metrics
     parts = [f"<b>Round {record.round}</b>"]
     for key, label, digits in (("test_accuracy", "accuracy", 3), ("test_loss", "loss", 3)):
@@ -27,7 +27,7 @@ def numbers(record: Record | None) -> str:
             parts.append(f"cosine {metrics['cosine']:.2f}")
     parts.append(f"{record.total.bytes / 1e6:,.1f} MB sent")
     parts.append(f"{record.total.steps:,} steps")
-    return line(" &nbsp;·&nbsp; ".join(parts))
+    return line(" · ".join(part.replace(" ", "&nbsp;") for part in parts), 2)
 
 
 def settings_line(run: Run) -> str:
@@ -50,15 +50,15 @@ def settings_line(run: Run) -> str:
     return f"<div class='fedlab-shown'>Result of <b>{html.escape(run.name)}</b>: {text}</div>"
 
 
-def stale_line(run: Run, experiment: Experiment) -> str:
-    """Which controls no longer match the result shown, and what Run and Fork would do; empty if all match."""
+def stale_line(run: Run, experiment: Experiment, round: int) -> str:
+    """Which controls no longer match the result shown, and what Run and Fork (from `round`) would do; empty if none."""
     differing = list(changes(run.experiment, experiment).values())
     if not differing:
         return ""
     listed = html.escape("; ".join(differing))
     return (
-        f"<div class='fedlab-shown stale'>⚠ <b>Stale:</b> the settings no longer match {html.escape(run.name)}: "
-        f"<b>{listed}</b>. Run begins a new run with them, Fork goes on with them from the round below.</div>"
+        f"<div class='fedlab-shown stale'>⚠ <b>Stale:</b> {html.escape(run.name)} was made with other settings: "
+        f"<b>{listed}</b>. Run starts anew with these, Fork goes on with them from round {round}.</div>"
     )
 
 

@@ -40,11 +40,16 @@ def begin(experiment: Experiment, root: str | Path | None, name: str, memory_mib
     return Run(federation, [(0, experiment)])
 
 
-def train(run: Run, count: int, display: Display, stop: threading.Event, reference: Callable[[], bool]) -> None:
+def train(
+    run: Run, count: int, display: Display, stop: threading.Event, reference: Callable[[], bool]
+) -> tuple[str, str]:
     """Trains `count` rounds, or until stopped, and shows them as they come.
 
     Args:
         reference: whether the centralised reference is wanted, asked after every round.
+
+    Returns:
+        What the status line says then.
     """
     first, began, reported = run.round, time.perf_counter(), 0.0
     panel = display.panel

@@ -12,7 +12,7 @@ from fedlab_core.partition import Partition, label_counts
 from fedlab_core.plots import Line
 from fedlab_core.workbench.runs import Run
 
-SIZE = (7.8, 4.15)  # inches; the same for every view, so that nothing jumps
+SIZE = (6.8, 3.7)  # inches; the same for every view, so that nothing jumps
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,8 @@ def holdings_figure(dataset: Dataset, partition: Partition) -> Figure:
     ax.set_xlabel("examples per client, by class" if dataset.kind == "image" else "texts per client", fontsize=7)
     ax.set_ylabel("client", fontsize=7)
     ax.tick_params(labelsize=6, length=2)
+    ticks = ax.get_yticks()
+    ax.set_yticks(ticks[:: -(-len(ticks) // 6)], ax.get_yticklabels()[:: -(-len(ticks) // 6)])
     return fig
 
 
@@ -137,21 +139,12 @@ BUILT_IN: Sequence[View] = (
 
 
 def _lines(run: Run, reference: bool = True) -> list[Line]:
-    """All runs, the chosen one last and so on top; below them the references."""
-    roots = {
-        id(other.root): other.root
-        for other in run.overlaid
-        if reference and other.root.reference and other.root.reference_shown
-    }
-    several = len(roots) > 1
-    lines = [
-        Line(
-            f"centralised ({root.name})" if several else "centralised",
-            root.reference.history[: 1 + max(other.round for other in run.overlaid)],
-            index=None,
-        )
-        for root in roots.values()
-    ]
+    """The chosen run's reference, the other runs, and the chosen one last and so on top."""
+    root = run.root
+    lines = []
+    if reference and root.reference is not None and root.reference_shown:
+        longest = max(other.round for other in run.overlaid)
+        lines = [Line("centralised", root.reference.history[: longest + 1], index=None)]
     others = [other.line for other in run.overlaid if other is not run]
     return [*lines, *others, run.line]
 
