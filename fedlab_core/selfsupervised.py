@@ -217,7 +217,7 @@ def predictor(width: int, draws: torch.Generator, *, hidden: int = 128, norm: st
 
 def spread(z: Tensor) -> float:
     """Mean standard deviation of unit vectors (n, width) times sqrt(width): 1 where they fill the sphere, 0 where they
-    have collapsed to a point (Chen and He 2021, section 4.1)."""
+    have collapsed to a point (Chen and He 2021)."""
     return (F.normalize(z.detach(), dim=1).std(0).mean() * math.sqrt(z.shape[1])).item()
 
 

@@ -1,0 +1,116 @@
+"""Methods that change the clients' local objective and keep something on the client: FedDyn and MOON."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedlab_core.methods import METHODS, FedAvg, Update, task_loss
+from fedlab_core.server_methods import learnt, uniform_mean
+from fedlab_core.state import State, set_state
+
+
+@dataclass(frozen=True)
+class FedDyn(FedAvg):
+    """Dynamic regularisation: the clients' objectives are bent until they share the global minimiser (Acar et al. 2021,
+    algorithm 1).
+
+    Client k minimises f_k(w) - <h_k, w> + alpha/2 ||w - w_t||^2 and moves h_k by -alpha (w_k - w_t), so that h_k tends
+    to its own gradient at the common optimum. The server keeps h, the mean of the h_k, and takes mean(w_k) - h/alpha.
+    As in the paper, clients count equally, whatever `weighting` says. There is no limit alpha -> 0 that is FedAvg: the
+    local models become FedAvg's, but -h / alpha stays the sum of all past updates.
+
+    Args:
+        alpha: strength; the paper tries 0.001 to 0.1.
+    """
+
+    alpha: float = 0.1
+    name = "FedDyn"
+
+    def __post_init__(self) -> None:
+        if not self.alpha > 0:
+            raise ValueError(f"alpha={self.alpha!r}, accepted: a number > 0")
+
+    def server_memory(self, state: State) -> State:
+        return {f"h.{name}": torch.zeros_like(state[name]) for name in learnt(state)}
+
+    def correct(self, grads: State, weights: State, start: State, received: State, memory: State) -> None:
+        for name, grad in grads.items():
+            grad.add_(weights[name].detach() - start[name], alpha=self.alpha)
+            if f"h.{name}" in memory:
+                grad.sub_(memory[f"h.{name}"])
+
+    def finish(
+        self, start: State, end: State, received: State, memory: State, steps: int, lr: float
+    ) -> tuple[State, State]:
+        moved = {f"h.{name}": self.alpha * (end[name] - start[name]) for name in learnt(start)}
+        return {}, {key: memory[key] - change if key in memory else -change for key, change in moved.items()}
+
+    def aggregate(
+        self, start: State, updates: Sequence[Update], weights: Sequence[float], server: State, clients: int
+    ) -> tuple[State, State]:
+        state, share = uniform_mean(updates), len(updates) / clients
+        memory = {}
+        for name in learnt(start):
+            key = f"h.{name}"
+            memory[key] = server[key] - self.alpha * share * (state[name] - start[name])
+            state[name] = state[name] - memory[key] / self.alpha
+        return state, memory
+
+
+@dataclass(frozen=True)
+class Moon(FedAvg):
+    """MOON: features are pulled to the received model's and pushed from the client's own last ones (Li, He and Song
+    2021).
+
+    Adds mu * -log[e^(cos(z, z_global) / tau) / (e^(cos(z, z_global) / tau) + e^(cos(z, z_previous) / tau))] to the
+    task's loss, with z the features below the classifier (the paper puts a projection head in between). The two
+    compared models are frozen, in evaluation mode. In a client's first round both are the received one, and the term
+    is constant. The client keeps a whole model.
+
+    Args:
+        mu: weight of the term; 0 is FedAvg.
+        tau: temperature.
+    """
+
+    mu: float = 1.0
+    tau: float = 0.5
+    name = "MOON"
+
+    def __post_init__(self) -> None:
+        if not self.mu >= 0:
+            raise ValueError(f"mu={self.mu!r}, accepted: a number >= 0")
+        if not self.tau > 0:
+            raise ValueError(f"tau={self.tau!r}, accepted: a number > 0")
+
+    def prepare(self, model: nn.Module, start: State, memory: State) -> Any:
+        if not (hasattr(model, "features") and hasattr(model, "head")):
+            raise ValueError(f"model {type(model).__name__}: MOON needs one with `features` and `head`")
+        previous = {name: memory.get(f"previous.{name}", tensor) for name, tensor in start.items()}
+        frozen = []
+        for state in (start, previous):
+            frozen.append(copy.deepcopy(model).eval().requires_grad_(False))
+            set_state(frozen[-1], state)
+        return frozen
+
+    def loss(self, model: nn.Module, x: Tensor, y: Tensor, draws: torch.Generator, prepared: Any) -> Tensor:
+        if not self.mu:
+            return task_loss(model(x), y)
+        features = model.features(x)
+        with torch.no_grad():
+            others = [frozen.features(x) for frozen in prepared]
+        cosines = torch.stack([F.cosine_similarity(features, other, dim=-1) for other in others], -1)
+        contrast = -F.log_softmax(cosines / self.tau, -1)[..., 0].mean()
+        return task_loss(model.head(features), y) + self.mu * contrast
+
+    def finish(
+        self, start: State, end: State, received: State, memory: State, steps: int, lr: float
+    ) -> tuple[State, State]:
+        return {}, {f"previous.{name}": tensor for name, tensor in end.items()}
+
+
+METHODS |= {"feddyn": FedDyn, "moon": Moon}
