@@ -61,8 +61,9 @@ class Engine(Protocol):
 def get_engine(name: str) -> Engine:
     """The engine called `name`."""
     from fedlab_core.engines.loop import LoopEngine
+    from fedlab_core.engines.threads import ThreadsEngine
 
-    engines = {"loop": LoopEngine}
+    engines = {"loop": LoopEngine, "threads": ThreadsEngine}
     if name not in engines:
         raise ValueError(f"engine={name!r} is unknown, accepted: {sorted(engines)}")
     return engines[name]()

@@ -1,7 +1,7 @@
 """The reference engine: one client after the other, one intra-op thread, plain PyTorch."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -75,19 +75,31 @@ def train_client(model: nn.Module, work: Work, task: Task) -> Update:
 def evaluate(model: nn.Module, work: Work, state: State, split: str = "test") -> dict[str, float]:
     """Mean loss (nats per target) and accuracy of a state, batch by batch, in evaluation mode."""
     set_state(model, state)
-    model.eval()
+    return summary(batch_sums(model, work, x, y) for x, y in evaluation_batches(work, split))
+
+
+def evaluation_batches(work: Work, split: str) -> list[tuple[Tensor, Tensor]]:
+    """The batches (inputs, targets) of a split as they are stored, the same for every engine."""
     data = work.dataset
     inputs, targets = (data.test_x, data.test_y) if split == "test" else (data.x, data.y)
-    loss = torch.zeros((), dtype=torch.float64, device=work.settings.device)
-    correct, count = torch.zeros_like(loss), torch.zeros_like(loss)
-    with torch.no_grad():
-        for x, y in zip(inputs.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True):
-            y = y.to(work.settings.device)
-            logits = model(_to(work, data.prepare(x)))
-            loss += task_loss(logits, y, "sum")
-            correct += (logits.argmax(-1) == y).sum()
-            count += (y != -100).sum()
-    return {"loss": (loss / count).item(), "accuracy": (correct / count).item()}
+    return list(zip(inputs.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True))
+
+
+@torch.no_grad()
+def batch_sums(model: nn.Module, work: Work, x: Tensor, y: Tensor) -> Tensor:
+    """(3,) float64: summed loss, right answers and targets of one batch, the model in evaluation mode."""
+    model.eval()
+    y = y.to(work.settings.device)
+    logits = model(_to(work, work.dataset.prepare(x)))
+    sums = task_loss(logits, y, "sum"), (logits.argmax(-1) == y).sum(), (y != -100).sum()
+    return torch.stack([value.double() for value in sums])
+
+
+def summary(sums: Iterable[Tensor]) -> dict[str, float]:
+    """Mean loss and accuracy from the sums of the batches, added up in their order."""
+    total = sum(sums)
+    loss, accuracy = (total[:2] / total[2]).tolist()
+    return {"loss": loss, "accuracy": accuracy}
 
 
 def worker_copy(work: Work) -> nn.Module:
