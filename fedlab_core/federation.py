@@ -282,7 +282,7 @@ class Federation:
             bytes_up=sum(state_bytes(t) + state_bytes(u.extra) + u.bytes_up for t, u in zip(up, updates, strict=True)),
             steps=sum(u.steps for u in updates),
             examples=sum(u.seen for u in updates),
-            exchanges=1 + max(u.exchanges for u in updates),
+            exchanges=bool(inside.sent) + max(u.exchanges for u in updates),
         )
         shares = [weight / sum(inside.weights) for weight in inside.weights]
         with single_threaded():

@@ -257,7 +257,7 @@ def test_local_only_is_each_client_alone_and_costs_no_byte() -> None:
     run = small_federation(split(20, 40), LocalOnly(), batch_size=None).run(3)
     alone = plain_sgd(copy.deepcopy(run.model), run.dataset, [torch.arange(20)] * 3, lr=0.3)
     assert gap(run.client_state(0), alone) < 1e-12
-    assert run.history[-1].total.bytes == 0 and run.history[-1].total.exchanges == 3
+    assert run.history[-1].total.bytes == run.history[-1].total.exchanges == 0
     results = run.evaluate_states([run.client_state(client) for client in (0, 1)])
     mean = (20 * results[0]["test_accuracy"] + 40 * results[1]["test_accuracy"]) / 60
     assert run.history[-1].metrics["test_accuracy"] == pytest.approx(mean)
