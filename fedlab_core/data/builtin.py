@@ -21,7 +21,7 @@ FONTS = (
     *(f"DejaVuSansMono{style}" for style in ("", "-Bold", "-Oblique", "-BoldOblique")),
     *(f"DejaVuSerif{style}" for style in ("", "-Bold", "-Italic", "-BoldItalic")),
     *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
-    *("cmb10", "cmmi10", "cmr10", "cmss10", "cmti10", "cmtt10"),
+    *("cmb10", "cmmi10", "cmr10", "cmss10", "cmtt10"),
 )
 CANVAS, GLYPH = 64, 48  # pixels: a glyph's longer side is GLYPH in the middle of CANVAS x CANVAS
 
