@@ -1,5 +1,6 @@
 """A federated experiment as plain data: what to load, how to split it, what to train and how."""
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -31,7 +32,7 @@ class Experiment:
 
     Attributes:
         dataset: a name for `load_dataset`, with `dataset_options`; "examples" among them takes a random subset of
-            that size.
+            that size, "standardise": False gives models pixels in [0, 1] instead of standardised ones.
         partition: one of `PARTITIONS`, with `partition_options` such as `{"alpha": 0.3}`, `{"per_client": 2}` or, for
             any of
             them, `{"feature_skew": "rotation", "strength": 30}`.
@@ -138,7 +139,10 @@ class Experiment:
 def _load(name: str, root: str | None, options: str) -> Dataset:
     chosen = json.loads(options)
     examples = chosen.pop("examples", None)
+    standardise = chosen.pop("standardise", True)
     dataset = load_dataset(name, root, **chosen)
+    if not standardise:
+        dataset = dataclasses.replace(dataset, mean=(0.0,) * len(dataset.mean), std=(1.0,) * len(dataset.std))
     return dataset if examples is None else dataset.subset(examples)
 
 
