@@ -13,6 +13,8 @@ INSTALLED = .venv/installed
 # Worker processes of the tests, each with one thread; ARGS goes on to JupyterLab, pytest, or the script.
 WORKERS ?= 2
 ARGS ?=
+# JupyterLab refuses to run as root, the usual user in a container, unless told that it may.
+AS_ROOT = $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 STUDY ?= fedavg
 SIZE ?= quick
 
@@ -20,7 +22,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 lab: $(INSTALLED)  ## create the environment if needed and open the first notebook in JupyterLab
-	$(VENV_PYTHON) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(ARGS)
+	$(VENV_PYTHON) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(AS_ROOT) $(ARGS)
 
 test: $(INSTALLED)  ## create the environment if needed and run every test: unit, property, notebook, browser
 	$(VENV_PYTHON) -m ruff check .
