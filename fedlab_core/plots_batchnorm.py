@@ -1,0 +1,233 @@
+"""Pictures of batch normalisation in a federation; like those of `plots`, drawn into the Axes they are given."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
+from numpy.typing import ArrayLike
+
+from fedlab_core.plots import LINE_COLORS, OKABE_ITO, Line
+
+SOURCES = {
+    "local": "local BN (both sources)",
+    "forward": "only mean and variance are local",
+    "backward": "only their gradients are local",
+}
+_DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 2, 1, 2)))
+_MARKERS = "osD^vPX*"
+
+
+def normalise(values: ArrayLike, mean: float, variance: float) -> np.ndarray:
+    """(x - mean) / sqrt(variance + 1e-5), batch normalisation before gamma and beta."""
+    return (np.asarray(values, float) - mean) / np.sqrt(variance + 1e-5)
+
+
+def number_lines(axes: Sequence[Axes], a: ArrayLike, b: ArrayLike) -> Sequence[Axes]:
+    """Two clients' numbers in one channel: as they are, normalised by each client alone, and normalised together.
+
+    Args:
+        axes: three.
+        a, b: the channel's values in client A's and client B's batch.
+    """
+    a, b = np.asarray(a, float), np.asarray(b, float)
+    both = np.concatenate([a, b])
+    alone = [normalise(v, v.mean(), v.var()) for v in (a, b)]
+    together = [normalise(v, both.mean(), both.var()) for v in (a, b)]
+    titles = ("what the layer receives", "each client alone", "both together")
+    for ax, title, pair in zip(axes, titles, ((a, b), alone, together), strict=True):
+        for row, values in enumerate(pair):
+            color, marker = LINE_COLORS[row], _MARKERS[row]
+            ax.vlines(values.mean(), 0.72 - row, 1.28 - row, color=color, linewidth=1.5)
+            ax.plot(values, np.full(len(values), 1.0 - row), marker, color=color, markersize=8, alpha=0.85)
+            ax.annotate(
+                f"mean {values.mean():.1f}".replace("-0.0", "0.0"),
+                (values.mean(), 1.34 - row),
+                ha="center",
+                fontsize=8,
+                color=color,
+            )
+        ax.set(title=title, yticks=(0, 1), yticklabels=("client B", "client A"), ylim=(-0.6, 1.7))
+        ax.set_xlim((-2, 12) if ax is axes[0] else (-2.6, 2.6))
+        ax.spines["left"].set_visible(False)
+        ax.tick_params(axis="y", length=0)
+    return axes
+
+
+def mismatch_map(ax: Axes, values: ArrayLike, layers: Sequence[str], clients: Sequence[int], most: float = 1.0) -> Axes:
+    """Layers from the input (top) to the output, a column per client, colour = mismatch from 0 to `most`.
+
+    Args:
+        values: (layers, clients), as in `measures.Mismatch`.
+        layers, clients: their names and numbers.
+        most: end of the colour scale; larger values have the colour of the end.
+    """
+    values = np.asarray(values)
+    image = ax.imshow(values, vmin=0, vmax=most, aspect="auto", interpolation="nearest")
+    if values.size <= 60:
+        for (row, column), value in np.ndenumerate(values):
+            color = "black" if value > 0.6 * most else "white"
+            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
+    step = -(-len(layers) // 20)
+    ax.set_yticks(range(0, len(layers), step), layers[::step], fontsize=7)
+    wide = -(-len(clients) // 20)
+    ax.set_xticks(range(0, len(clients), wide), clients[::wide])
+    ax.set(xlabel="client", ylabel="batch-norm layer")
+    ax.spines[:].set_visible(False)
+    ax.figure.colorbar(image, ax=ax, extend="max" if values.max(initial=0) > most else "neither")
+    return ax
+
+
+def deviation_by_depth(ax: Axes, tensors: Sequence[str], sizes: Mapping[str, ArrayLike]) -> Axes:
+    """Relative gradient deviation of every parameter tensor, first layer on the left, one line per source, log scale.
+
+    Args:
+        tensors: names of the parameters.
+        sizes: by source, a key of `SOURCES`, one number per tensor.
+    """
+    for i, (source, values) in enumerate(sizes.items()):
+        style = {"color": LINE_COLORS[i], "linestyle": _DASHES[i], "marker": _MARKERS[i], "markersize": 5}
+        ax.plot(range(len(tensors)), np.maximum(np.asarray(values), 1e-16), label=SOURCES.get(source, source), **style)
+    step = -(-len(tensors) // 24)
+    ax.set_xticks(range(0, len(tensors), step), tensors[::step], rotation=40, ha="right", fontsize=7)
+    ax.set_yscale("log")
+    ax.axhline(1, color="0.75", linewidth=1, zorder=0)
+    ax.set_ylabel(r"$\Vert D \Vert \,/\, \Vert \nabla F \Vert$")
+    ax.grid(axis="y", color="0.92")
+    return ax
+
+
+def deviation_over_skew(ax: Axes, rows: Sequence[Mapping[str, Any]], source: str = "local") -> Axes:
+    """Relative gradient deviation over label skew, one line per round looked at.
+
+    Args:
+        rows: as `studies.batchnorm.at_skews` returns them.
+        source: a key of `SOURCES`.
+    """
+    for i, number in enumerate(sorted({row["round"] for row in rows})):
+        part = [row for row in rows if row["round"] == number]
+        style = {"color": LINE_COLORS[i], "linestyle": _DASHES[i], "marker": _MARKERS[i], "markersize": 5}
+        sizes = [row["deviation"][source]["size"] for row in part]
+        ax.plot([row["skew"] for row in part], sizes, label=f"after {number} rounds", **style)
+    ax.set(xlabel="label skew (0: IID, 1: two classes per client)", yscale="log")
+    ax.set_ylabel(r"$\Vert D \Vert \,/\, \Vert \nabla F \Vert$")
+    ax.axhline(1, color="0.75", linewidth=1, zorder=0)
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.grid(axis="y", color="0.92")
+    ax.legend()
+    return ax
+
+
+def without_noise(axes: Sequence[Axes], runs: Sequence[Mapping[str, Any]]) -> Sequence[Axes]:
+    """The objective F and the norm of its gradient over rounds, of runs without sampling noise.
+
+    Args:
+        axes: two.
+        runs: as `studies.batchnorm.full_batch` returns them.
+    """
+    names = list(dict.fromkeys(run["variant"] for run in runs))
+    rates = list(dict.fromkeys((run["lr"], run["lr_decay"]) for run in runs))
+    for ax, key in zip(axes, ("objective", "gradient"), strict=True):
+        for run in runs:
+            i, j = names.index(run["variant"]), rates.index((run["lr"], run["lr_decay"]))
+            rate = f"lr {run['lr']:g}" + (", decaying" if run["lr_decay"] < 1 else "")
+            width = 4 if run["variant"].startswith("centralised") else 1.8  # drawn below FedTAN, which lies on it
+            style = {"color": LINE_COLORS[i], "linestyle": _DASHES[j], "linewidth": width}
+            style |= {"alpha": 0.4, "zorder": 1} if width == 4 else {}
+            ax.plot(run["round"], run[key], label=f"{run['variant']}, {rate}", **style)
+        ax.set_xlabel("round = one step on all data")
+        ax.grid(axis="y", color="0.92")
+    axes[0].set(title="objective F of centralised training", ylim=(0, None))
+    axes[1].set(title=r"norm of its gradient, $\Vert \nabla F \Vert$", yscale="log")
+    return axes
+
+
+def left_out(ax: Axes, errors: Mapping[str, float]) -> Axes:
+    """Relative error of the clients' mean gradient by what is left out, one bar each, log scale.
+
+    Args:
+        errors: as `studies.batchnorm.identity` returns them.
+    """
+    names = list(errors)
+    values = [max(errors[name], 1e-17) for name in names]
+    colors = [OKABE_ITO[2] if value < 1e-10 else OKABE_ITO[5] for value in values]
+    ax.barh(range(len(names)), values, color=colors, left=1e-17)
+    for row, value in enumerate(values):
+        ax.annotate(f"{value:.0e}" if value < 1e-3 else f"{value:.2f}", (value * 1.6, row), va="center", fontsize=8)
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.set(
+        xscale="log", xlim=(1e-17, 1e3), xlabel=r"$\Vert \sum_k p_k g_k - \nabla F \Vert \,/\, \Vert \nabla F \Vert$"
+    )
+    return ax
+
+
+def finals(ax: Axes, results: Mapping[str, Mapping[str, Any]], x: str = "final") -> Axes:
+    """Final test accuracy by variant: a mark per seed, a bar at their mean, best on top.
+
+    Args:
+        results: as `studies.batchnorm.compare` returns them.
+        x: the number of each run to show.
+    """
+    means = {name: np.mean([run[x] for run in result["runs"]]) for name, result in results.items()}
+    order = sorted(means, key=lambda name: -means[name])
+    for row, name in enumerate(order):
+        values = [run[x] for run in results[name]["runs"]]
+        ax.barh(row, means[name], color="0.9", height=0.7, zorder=1)
+        ax.plot(values, [row] * len(values), "o", color=LINE_COLORS[0], markersize=5, alpha=0.8)
+        ax.annotate(f"{means[name]:.3f}", (0.01, row), va="center", fontsize=8)
+    ax.set_yticks(range(len(order)), order)
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 1.0), xlabel="test accuracy of the one global model (mark: seed)")
+    return ax
+
+
+def accuracy_against(ax: Axes, results: Mapping[str, Mapping[str, Any]], x: str = "round") -> Axes:
+    """Test accuracy, mean over the seeds, against "round", "exchanges" (log scale) or "megabytes".
+
+    Args:
+        results: as `studies.batchnorm.compare` returns them.
+        x: see above.
+    """
+    for i, (name, result) in enumerate(results.items()):
+        runs = result["runs"]
+        style = {"color": LINE_COLORS[i % 7], "linestyle": _DASHES[i % 4], "marker": _MARKERS[i % 8], "markersize": 4}
+        ys = np.mean([run["test_accuracy"] for run in runs], axis=0)
+        xs = np.asarray(runs[0][x], float)
+        start = 1 if x == "exchanges" else 0
+        ax.plot(xs[start:], ys[start:], label=name, markevery=max(1, len(xs) // 8), **style)
+    if x == "exchanges":
+        ax.set_xscale("log")
+    labels = {"round": "round", "exchanges": "exchanges with the server", "megabytes": "megabytes, both ways"}
+    ax.set(xlabel=labels[x], ylabel="test accuracy", ylim=(0, 1.02))
+    ax.grid(axis="y", color="0.92")
+    return ax
+
+
+def round_time(ax: Axes, costs: Mapping[str, tuple[int, float]], latency: float, bandwidth: float) -> Axes:
+    """Seconds that a client spends on the network per round: waiting for answers, and moving bytes.
+
+    Args:
+        costs: by method, exchanges per round, and megabytes of a client per round, both ways.
+        latency: milliseconds of one exchange, there and back.
+        bandwidth: megabits per second.
+    """
+    names = list(costs)
+    waiting = [costs[name][0] * latency / 1000 for name in names]
+    moving = [costs[name][1] * 8 / bandwidth for name in names]
+    ax.barh(names, waiting, color=OKABE_ITO[5], label="waiting: exchanges x latency", hatch="///", edgecolor="white")
+    ax.barh(names, moving, left=waiting, color=OKABE_ITO[0], label="moving: bytes / bandwidth")
+    for row, name in enumerate(names):
+        text = f" {waiting[row]:.2f} + {moving[row]:.2f} s   ({costs[name][0]} exchanges, {costs[name][1]:.2f} MB)"
+        ax.annotate(text, (waiting[row] + moving[row], row), va="center", fontsize=8)
+    ax.invert_yaxis()
+    ax.set(xlabel=f"seconds per round at {latency:g} ms and {bandwidth:g} Mbit/s")
+    ax.set_xlim(0, 2.1 * max(w + m for w, m in zip(waiting, moving, strict=True)))
+    ax.legend(loc="upper center", bbox_to_anchor=(0.4, 1.3), ncols=2)
+    return ax
+
+
+def lines(histories: Mapping[str, Sequence[Any]]) -> list[Line]:
+    """Histories by name as lines for `plots.curves`."""
+    return [Line(name, history, index=i) for i, (name, history) in enumerate(histories.items())]
