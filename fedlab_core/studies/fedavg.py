@@ -1,4 +1,4 @@
-"""FedAvg against FedSGD (McMahan et al. 2017): rounds to a target, the line between two models, bytes; the claims."""
+"""FedAvg (McMahan et al. 2017): the line between two models, bytes, and the claims of the first notebook."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,9 +9,7 @@ import torch
 from fedlab_core import probes
 from fedlab_core.costs import serialise, serialised_tensor_bytes
 from fedlab_core.data import Dataset, load_dataset
-from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
-from fedlab_core.history import Record
 from fedlab_core.models import build_model, parameter_count
 from fedlab_core.partition import Partition, iid
 from fedlab_core.randomness import generator
@@ -19,69 +17,8 @@ from fedlab_core.settings import Settings
 from fedlab_core.state import State
 from fedlab_core.studies import fedavg_text, resume
 from fedlab_core.studies.claim import Claim, Range
+from fedlab_core.studies.fedavg_rounds import WORK, Rounds, mnist_standard, rounds_table, speed_up
 from fedlab_core.studies.record import recorded
-from fedlab_core.studies.tuning import GRID, Tuned, tune
-
-DIGITS = Experiment(clients=20, settings=Settings(fraction=0.25, epochs=5))
-MNIST = Experiment("mnist", {"download": False}, clients=100, settings=Settings(fraction=0.1))
-TARGET, MNIST_TARGET = 0.93, 0.97
-WORK: dict[str, dict[str, Any]] = {
-    "FedSGD": {"method": "fedsgd"},
-    "E=5, B=all": {"epochs": 5, "batch_size": None},
-    "E=1, B=10": {"epochs": 1, "batch_size": 10},
-    "E=5, B=10": {"epochs": 5, "batch_size": 10},
-    "E=20, B=10": {"epochs": 20, "batch_size": 10},
-}
-"""Local work per round: E passes in batches of B, as in tables 2 and 4 of the paper."""
-
-Rounds = dict[tuple[str, str], Tuned]
-
-
-def rounds_table(
-    work: Mapping[str, Mapping[str, Any]] = WORK,
-    partitions: Sequence[str] = ("iid", "shards"),
-    *,
-    experiment: Experiment = DIGITS,
-    target: float = TARGET,
-    most: int = 150,
-    grid: Sequence[float] = GRID,
-    seeds: Sequence[int] = (0, 1, 2),
-    engine: str = "loop",
-    folder: Path | None = None,
-) -> tuple[Rounds, list[dict[str, Any]]]:
-    """Rounds to a target per kind of local work and partition, the learning rate tuned for each cell (tables 2 and 4).
-
-    Args:
-        work: changes of the experiment by name, such as `WORK`.
-        partitions: see `experiment.PARTITIONS`.
-        most, grid, seeds, folder: see `tuning.tune`.
-
-    Returns:
-        The cells by (work, partition), and the runs of all of them at the best rate.
-    """
-    cells, runs = {}, []
-    for partition in partitions:
-        for name, changes in work.items():
-            setting = experiment.replace(partition=partition, engine=engine, **changes)
-            cells[name, partition], found = tune(setting, target, most, grid=grid, seeds=seeds, folder=folder)
-            runs += [{"work": name, "partition": partition, **one} for one in found]
-    return cells, runs
-
-
-def speed_up(cells: Rounds, work: str, partition: str, baseline: str = "FedSGD") -> float:
-    """How many times fewer rounds than the baseline; a baseline that never reached the target counts with the rounds it
-    was given, a lower bound; 0 if the work itself never did."""
-    fast, slow = cells[work, partition], cells[baseline, partition]
-    return 0.0 if fast.lr is None else (slow.most if slow.lr is None else slow.rounds) / fast.rounds
-
-
-def compare(
-    variants: Mapping[str, Mapping[str, Any]], rounds: int, experiment: Experiment = DIGITS
-) -> dict[str, list[Record]]:
-    """The histories of several variants of one experiment, each run for `rounds` rounds."""
-    return {
-        name: experiment.replace(**changes).build(name=name).run(rounds).history for name, changes in variants.items()
-    }
 
 
 def figure_one(
@@ -142,20 +79,6 @@ def count_bytes(clients: int = 5) -> dict[str, int]:
         "parameters": parameter_count(model),
         "counted": federation.history[1].costs.bytes,
         "serialised": sum(serialised_tensor_bytes(serialise(message)) for message in messages),
-    }
-
-
-def mnist_standard(engine: str = "loop", folder: Path | None = None) -> dict[str, Any]:
-    """The 2NN on MNIST to 97 % with C=0.1, E=1, B=10 on both of the paper's partitions (tables 1 and 4), 3 seeds."""
-    work = {"E=1, B=10": WORK["E=1, B=10"]}
-    options: dict[str, Any] = {"experiment": MNIST, "target": MNIST_TARGET, "engine": engine, "folder": folder}
-    cells, runs = rounds_table(work, most=1500, grid=GRID[:4], **options)
-    return {
-        "title": "MNIST, 2NN, 100 clients, C=0.1, E=1, B=10",
-        "target": MNIST_TARGET,
-        "metric": "test_accuracy",
-        "cells": {f"{name}, {partition}": cell.to_json() for (name, partition), cell in cells.items()},
-        "runs": runs,
     }
 
 

@@ -35,7 +35,7 @@ def killed(runs: int) -> int:
     """
     straight = EXPERIMENT.build().run(ROUNDS)
     context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
-    context.set_forkserver_preload(["fedlab_core.studies.resume", "sklearn.datasets"])  # children start at once
+    context.set_forkserver_preload([__name__, "sklearn.datasets", "torch._dynamo"])  # so that children start at once
     draws, good = random.Random(0), 0
     with tempfile.TemporaryDirectory() as root:
         length = 0.0
