@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from fedlab_core.studies.claim import VERDICTS, Claim, Range
-from fedlab_core.studies.record import FIGURES
+from fedlab_core.studies.record import FIGURES, recorded
 
-__all__ = ["VERDICTS", "Claim", "ClaimTable", "Range", "collect", "main", "table"]
+__all__ = ["VERDICTS", "Claim", "ClaimTable", "Range", "collect", "main", "recorded_table", "table"]
 
 STUDIES = (
     "fedavg",
@@ -44,6 +44,18 @@ class ClaimTable:
 def table(*claims: Claim) -> ClaimTable:
     """The rows of some claims, to end a cell with."""
     return ClaimTable([claim.row() for claim in claims])
+
+
+def recorded_table(*ids: str) -> ClaimTable:
+    """Rows of `figures/claims.json`, the last `make claims` on record, for claims that take longer than a cell should.
+
+    Raises:
+        ValueError: a row is not on record.
+    """
+    rows = {row["id"]: row for row in recorded("claims") or []}
+    if missing := [name for name in ids if name not in rows]:
+        raise ValueError(f"ids={missing} are not in figures/claims.json (run make claims), accepted: {sorted(rows)}")
+    return ClaimTable([rows[name] for name in ids])
 
 
 def collect(only: str = "") -> Iterator[Claim]:

@@ -12,9 +12,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from fedlab_core import claims, plots
-from fedlab_core.costs import Costs
-from fedlab_core.history import Record
 from fedlab_core.studies.record import FIGURES, RUNS
+from fedlab_core.studies.tuning import curve
 
 
 def draw(data: Mapping[str, Any]) -> Figure:
@@ -25,10 +24,8 @@ def draw(data: Mapping[str, Any]) -> Figure:
     for ax, panel in zip(axes[0], panels, strict=True):
         for index, run in enumerate(one for one in data["runs"] if one["partition"] == panel):
             settings = run["experiment"]["settings"]
-            pairs = zip(run["round"], run[metric], strict=True)
-            history = [Record(r, settings["lr"], {metric: value}, Costs(), Costs(), []) for r, value in pairs]
             name = f"{run['work']}, lr {settings['lr']:g}, seed {settings['seed']}"
-            plots.curves(ax, [plots.Line(name, history, index=index)], metric)
+            plots.curves(ax, [plots.Line(name, curve(run, metric), index=index)], metric)
         if "target" in data:
             ax.axhline(data["target"], color="0.35", linewidth=1, linestyle=":", label=f"target {data['target']:g}")
         if metric == "test_accuracy":

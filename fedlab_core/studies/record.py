@@ -10,7 +10,7 @@ FIGURES = Path(__file__).resolve().parents[2] / "figures"
 RUNS = FIGURES.parent / "runs"
 
 
-def recorded(name: str, folder: Path = FIGURES) -> dict[str, Any] | None:
+def recorded(name: str, folder: Path = FIGURES) -> Any:
     """What `figures/NAME.json` holds; None if there is no such file.
 
     Raises:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fedlab_core.costs import Costs
 from fedlab_core.experiment import Experiment
 from fedlab_core.history import Record, rounds_to_target
 from fedlab_core.studies.record import once
@@ -85,6 +86,14 @@ def run(
         metric: [round(value, 5) for value in values.values()],
         "costs": asdict(history[-1].total) | {"bytes": history[-1].total.bytes},
     }
+
+
+def curve(found: dict[str, Any], metric: str = "test_accuracy") -> list[Record]:
+    """The records of a run from `run`, as far as it keeps them: rounds and the metric, for `plots.curves`."""
+    lr = found["experiment"]["settings"]["lr"]
+    return [
+        Record(r, lr, {metric: v}, Costs(), Costs(), []) for r, v in zip(found["round"], found[metric], strict=True)
+    ]
 
 
 def tune(
