@@ -120,7 +120,7 @@ class Workbench:
         training = self.busy
         self.controls.move(**values)
         if not training:
-            self._worker.wait()  # a data set that had to be loaded first
+            self._worker.join()  # a data set that had to be loaded first
 
     def run(self, rounds: int | None = None, *, name: str | None = None, block: bool = False) -> None:
         """Trains `rounds` rounds (the panel's number by default): goes on with the run shown, or begins a new one.

@@ -14,7 +14,7 @@ from fedlab_core.workbench.runs import Run
 from fedlab_core.workbench.views import View, holdings_figure, waiting_view
 from fedlab_core.workbench.worker import Busy, Worker
 
-SHORTEST = 0.25  # seconds between two live drawings, and
+SHORTEST, LONGEST = 0.25, 2.0  # seconds between two live drawings; between these
 SHARE = 5  # that many times the seconds which the last one took
 
 
@@ -72,6 +72,7 @@ class Display:
             self.panel.round.value = last
         finally:
             self._quiet = False
+        self._last = 0.0  # the first round that comes is drawn at once
         if draw:
             self.draw()
 
@@ -88,7 +89,8 @@ class Display:
             finally:
                 self._quiet = False
             self._describe()
-        if not self.view.slow and time.perf_counter() - self._last > max(SHORTEST, SHARE * self._cost):
+        pause = min(max(SHORTEST, SHARE * self._cost), LONGEST)
+        if not self.view.slow and time.perf_counter() - self._last > pause:
             self.draw()
 
     def draw(self) -> None:

@@ -30,8 +30,8 @@ class Panel:
             "Run", "play", "train: go on if the settings are those shown, else begin a new run", "success"
         )
         self.rounds = widgets.BoundedIntText(rounds, min=1, max=100_000, description="Rounds")
-        self.rounds.tooltip, self.rounds.layout.width = "how many rounds Run trains", "100px"
-        self.rounds.style.description_width = "44px"
+        self.rounds.tooltip, self.rounds.layout.width = "how many rounds Run trains", "104px"
+        self.rounds.style.description_width = "50px"
         self.stop = _button("Stop", "stop", "stop before the next client; finished rounds stay")
         self.rewind = _button("Rewind", "step-backward", "forget the rounds after the one chosen below")
         self.fork = _button("Fork", "code-fork", "branch off at the round chosen below, with the settings on the left")

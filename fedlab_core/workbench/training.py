@@ -74,9 +74,5 @@ def train(
     done, run.goal = run.round - first, run.round
     panel.advance(done, count, time.perf_counter() - began)
     if done < count:
-        kept = (
-            f"Stopped after {done} of {count} rounds. {run.name} stands at round {run.round}; Run goes on from there."
-        )
-        panel.say("warning", kept)
-    else:
-        panel.say("done", f"{run.name} stands at round {run.round}.")
+        return "warning", f"Stopped after {done} of {count} rounds: {run.name} stands at round {run.round}."
+    return "done", f"{run.name} stands at round {run.round}."

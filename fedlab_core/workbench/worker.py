@@ -70,13 +70,17 @@ class Worker:
         Raises:
             TimeoutError: it has not ended after `timeout` seconds.
         """
-        if self._thread is None or self.inside:
-            return
-        self._thread.join(timeout)
-        if self._thread.is_alive():
+        if not self.join(timeout):
             raise TimeoutError(f"still running after {timeout} s")
         if self.error is not None:
             raise self.error
+
+    def join(self, timeout: float | None = None) -> bool:
+        """Waits until the work has ended, however it ended; False if it has not after `timeout` seconds."""
+        if self._thread is None or self.inside:
+            return True
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def press(self, action: Callable[[], Any]) -> None:
         """What a button does. Nothing escapes to where nobody would see it."""
