@@ -1,0 +1,286 @@
+"""Starting points for federated learning: recipes of one or more steps, made once and kept with their recipe."""
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import nn
+
+from fedlab_core.data import Dataset, data_root
+from fedlab_core.data.cache import cache_folders
+from fedlab_core.experiment import Experiment
+from fedlab_core.federation import Federation
+from fedlab_core.methods import FedAvg, build_method
+from fedlab_core.models import build_model
+from fedlab_core.partition import pooled
+from fedlab_core.pretraining.objectives import MultiLabel, SelfSupervised, Siamese
+from fedlab_core.pretraining.sources import fractal_labels, fractal_views
+from fedlab_core.randomness import generator
+from fedlab_core.settings import Settings
+from fedlab_core.state import State
+
+VERSION = 1  # of the recipes: a start made by other code is made anew
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """Training on labelled data of another kind; in every kind of step, the learning rate falls along a cosine."""
+
+    dataset: str = "letters"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    epochs: int = 10
+    lr: float = 0.1
+    batch_size: int = 64
+    momentum: float = 0.9
+
+
+@dataclass(frozen=True)
+class Fractals:
+    """Training on composed fractals, or on a control.
+
+    Args:
+        task: "pairs" (fractal pair similarity), "twins" (control: the same image twice, told apart by augmentation
+            only), "noise" (control: images without structure), or "labels" (which codes are in the image).
+        codes, images, each: see `sources`.
+        objective: "simclr" or "simsiam"; not of "labels".
+    """
+
+    task: str = "pairs"
+    codes: int = 48
+    images: int = 4096
+    epochs: int = 10
+    lr: float = 0.1
+    batch_size: int = 128
+    momentum: float = 0.9
+    objective: str = "simclr"
+    views: str = "characters"
+
+
+@dataclass(frozen=True)
+class Decentralised:
+    """Self-supervised federated averaging on the clients' own images, without their labels; its rounds and bytes count.
+
+    Every client takes part in every round, with batch normalisation only in the heads that are thrown away.
+    """
+
+    rounds: int = 10
+    epochs: int = 1
+    lr: float = 0.05
+    batch_size: int = 32
+    momentum: float = 0.9
+    objective: str = "simclr"
+    views: str = "characters"
+
+
+Step = Supervised | Fractals | Decentralised
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Initial weights for everything but the classifier.
+
+    Attributes:
+        name: what it is called in legends.
+        state: tensors by name, without the classifier's; empty for the random start.
+        recipe: how it was made, plain data.
+        rounds, bytes: communication it took, by decentralised steps.
+    """
+
+    name: str
+    state: State
+    recipe: dict[str, Any]
+    rounds: int = 0
+    bytes: int = 0
+
+    @property
+    def fingerprint(self) -> str:
+        """First 16 hex digits of the SHA-256 of names and values."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state.items()):
+            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def make_start(
+    experiment: Experiment,
+    steps: Sequence[Step] = (),
+    *,
+    name: str | None = None,
+    data: Dataset | None = None,
+    root: str | Path | None = None,
+    keep: bool = True,
+    stop: threading.Event | None = None,
+) -> Start:
+    """The start that the steps lead to, one after the other, for the experiment's model, input shape and seed.
+
+    Args:
+        experiment: says which model; decentralised steps use its data and partition as well.
+        steps: a recipe; none is the random start.
+        data: used in place of the experiment's data set, a part of it for instance.
+        root: the data root; the cache lies in its `.cache/starts`.
+        keep: look the start up in the cache and store it there (safetensors, the recipe in a JSON beside it).
+        stop: once set, training is given up with an InterruptedError.
+    """
+    data = data or experiment.load_data(root)
+    recipe = {
+        "version": VERSION,
+        "model": [experiment.model, experiment.norm, dict(experiment.model_options)],
+        "input_shape": list(data.input_shape),
+        "seed": experiment.settings.seed,
+        "steps": [{"kind": type(step).__name__, **asdict(step)} for step in steps],
+    }
+    if any(isinstance(step, Decentralised) for step in steps):
+        recipe["clients"] = [data.fingerprint, experiment.make_partition(data).fingerprint]
+    recipe["sources"] = [_other(step, root).fingerprint for step in steps if isinstance(step, Supervised)]
+    name = name or " + ".join(type(step).__name__.lower() for step in steps) or "random"
+    if not steps:
+        return Start(name, {}, recipe)
+    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+    folders = [folder / "starts" for folder in cache_folders(data_root(root))]
+    if keep:
+        for folder in folders:
+            if (known := _read(folder / key, name)) is not None:
+                return known
+    state: State = {}
+    rounds = traffic = 0
+    for number, step in enumerate(steps):
+        trained = _pretrain(experiment, step, state, number, data, root)
+        for _ in trained.rounds(step.rounds if isinstance(step, Decentralised) else step.epochs, stop=stop):
+            pass
+        if stop is not None and stop.is_set():
+            raise InterruptedError(f"start {name!r} was stopped in step {number}")
+        state = body(trained.state)
+        if isinstance(step, Decentralised):
+            rounds, traffic = rounds + trained.round, traffic + trained.history[-1].total.bytes
+    start = Start(name, dict(sorted(state.items())), recipe, rounds, traffic)
+    if keep:
+        _write(folders, key, start)
+    return start
+
+
+def begin(
+    experiment: Experiment,
+    start: Start,
+    *,
+    data: Dataset | None = None,
+    root: str | Path | None = None,
+    name: str | None = None,
+) -> Federation:
+    """The experiment's federation with the start's weights; its classifier is drawn as ever, from the seed alone."""
+    data = data or experiment.load_data(root)
+    model = transfer(start.state, experiment.make_model(data))
+    method = build_method(experiment.method, **experiment.method_options)
+    return Federation(
+        data, experiment.make_partition(data), model, experiment.settings, method, name=name or start.name
+    )
+
+
+def body(state: State) -> State:
+    """The tensors below the classifier: those of `encoder.` of a siamese model, else all but `head.`."""
+    if any(name.startswith("encoder.") for name in state):
+        return {name.removeprefix("encoder."): t for name, t in state.items() if name.startswith("encoder.")}
+    return {name: t for name, t in state.items() if not name.startswith(("head.", "fc."))}
+
+
+def transfer(state: State, model: nn.Module) -> nn.Module:
+    """Copies the tensors of a start into a model, in place, and returns it; what the start lacks stays as it is.
+
+    Raises:
+        ValueError: a tensor that the model does not have, or has in another shape.
+    """
+    own = model.state_dict()
+    for name, tensor in state.items():
+        if name not in own or own[name].shape != tensor.shape:
+            shape = tuple(own[name].shape) if name in own else None
+            raise ValueError(f"start has {name!r} of shape {tuple(tensor.shape)}, the model's is {shape}")
+        own[name].copy_(tensor)
+    return model
+
+
+def _other(step: Supervised, root: str | Path | None) -> Dataset:
+    return Experiment(step.dataset, step.options).load_data(root)
+
+
+def _pretrain(
+    experiment: Experiment, step: Step, state: State, number: int, data: Dataset, root: str | Path | None
+) -> Federation:
+    """The federation, of one client unless the step is decentralised, that takes a step from a state."""
+    seed, shape = experiment.settings.seed, data.input_shape
+    method: FedAvg
+    if isinstance(step, Supervised):
+        source, method = _other(step, root), FedAvg()
+        if source.input_shape != shape:
+            raise ValueError(f"{source.name} has images {source.input_shape}, the experiment's are {shape}")
+    elif isinstance(step, Fractals):
+        if step.task == "labels":
+            source, method = fractal_labels(shape, step.codes, step.images, seed), MultiLabel()
+        else:
+            source = fractal_views(step.task, shape, step.codes, step.images, seed)
+            method = SelfSupervised(step.objective, views=step.views)
+    else:
+        source, method = data, SelfSupervised(step.objective, views=step.views)
+    draws = generator(seed, "start", number)
+    model = build_model(
+        experiment.model, shape, source.num_classes, draws, norm=experiment.norm, **experiment.model_options
+    )
+    transfer(state, model)
+    if isinstance(method, SelfSupervised):
+        model = Siamese(model, _width(model), draws, method.objective)
+    local = isinstance(step, Decentralised)
+    settings = Settings(
+        fraction=1.0,
+        epochs=step.epochs if local else 1,
+        batch_size=step.batch_size,
+        lr=step.lr,
+        lr_schedule="cosine",
+        schedule_rounds=step.rounds if local else step.epochs,
+        momentum=step.momentum,
+        batch_norm="average",
+        seed=seed,
+        evaluate_every=10**6,
+        engine=experiment.settings.engine,
+    )
+    partition = experiment.make_partition(data) if local else pooled(len(source.x))
+    return Federation(source, partition, model, settings, method, memory_mib=1)
+
+
+def _width(model: nn.Module) -> int:
+    head = getattr(model, "head", None)
+    if not isinstance(head, nn.Linear) or not hasattr(model, "features"):
+        raise ValueError(f"model {type(model).__name__}: self-supervised starts need `features` and a linear `head`")
+    return head.in_features
+
+
+def _write(folders: Sequence[Path], key: str, start: Start) -> None:
+    about = {"recipe": start.recipe, "rounds": start.rounds, "bytes": start.bytes, "fingerprint": start.fingerprint}
+    for folder in folders:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for path, content in (
+                (folder / f"{key}.safetensors", safetensors.torch.save(dict(start.state))),
+                (folder / f"{key}.json", json.dumps(about, indent=1).encode()),  # last: a start with it is complete
+            ):
+                part = path.with_name(f"{path.name}.{os.getpid()}.part")
+                part.write_bytes(content)
+                part.replace(path)
+            return
+        except OSError:
+            continue  # an unwritable cache only costs time
+
+
+def _read(path: Path, name: str) -> Start | None:
+    """The kept start; None where there is none or its content is not what was written."""
+    try:
+        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        state = safetensors.torch.load_file(path.with_suffix(".safetensors"))
+        start = Start(name, dict(sorted(state.items())), about["recipe"], about["rounds"], about["bytes"])
+        return start if start.fingerprint == about["fingerprint"] else None
+    except (OSError, ValueError, KeyError, SafetensorError):
+        return None
