@@ -22,6 +22,7 @@ __all__ = ["VERDICTS", "Claim", "ClaimTable", "Range", "collect", "main", "recor
 STUDIES = (
     "fedavg",
     "batchnorm",
+    "layerwise",
 )  # modules of fedlab_core.studies; each has CLAIMS, a dict from id to a function that makes the row
 WIDTH, INDENT = 118, " " * 13
 _MARKS = {"shown": "+", "partly": "~", "not shown": "-", "not run": "."}

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 from fedlab_core import plots, plots_layerwise
-from fedlab_core.layerwise import LayerWise, Memory, StagedModel, peak_memory, relative_flops, training_memory
+from fedlab_core.layerwise import LayerWise, Memory, Stage, StagedModel, peak_memory, relative_flops, training_memory
 from fedlab_core.workbench.panel import png
 
 SEED = 0  # of the masks shown
@@ -64,7 +64,7 @@ class Climb:
         stage = rule.schedule.stage(number - 1, units)
         kept = rule.schedule.kept(stage, SEED, number, 0, 0)
         whole = self._memory(units, self.batch.value, None, ())
-        memories = {"this round": self._memory(units, self.batch.value, number - 1, kept), "end to end": whole}
+        memories = {"this round": self._memory(units, self.batch.value, stage, kept), "end to end": whole}
         fig, axes = plots.figure(1, 2, (7.8, 4.2))
         plots_layerwise.network(axes[0, 0], units, stage, kept)
         plots_layerwise.memory_bars(axes[0, 1], memories)
@@ -81,19 +81,18 @@ class Climb:
         rule, units = self.rule, self.units.value
         number, batch = self.round.value, self.batch.value
         stage = rule.schedule.stage(number - 1, units)
-        now = self._memory(units, batch, number - 1, rule.schedule.kept(stage, SEED, number, 0, 0))
+        now = self._memory(units, batch, stage, rule.schedule.kept(stage, SEED, number, 0, 0))
         whole = self._memory(units, batch, None, ())
         return (
             f"This round needs {whole.total / now.total:.1f} times less memory than end-to-end training; the whole run "
             f"is expected to take {100 * relative_flops(rule, units):.0f} % of its FLOPs."
         )
 
-    def _measure(self, units: int, batch: int, rounds: int | None, kept: tuple[bool, ...]) -> Memory:
+    def _measure(self, units: int, batch: int, stage: Stage | None, kept: tuple[bool, ...]) -> Memory:
         pictures, model = torch.zeros(batch, *self._shape), self._make(units)
-        if rounds is None:
+        if stage is None:
             return peak_memory(model, LayerWise(scheme="end_to_end"), pictures)
-        stage = self.rule.schedule.stage(rounds, units)
-        return training_memory(model, self.rule, stage, pictures, kept)
+        return training_memory(model, LayerWise(), stage, pictures, kept)
 
     def _changed(self, _: object) -> None:
         last = self.units.value * self.stage_rounds.value

@@ -1,0 +1,182 @@
+"""Pictures of layer-wise training; like those of `plots`, drawn into the Axes they are given unless they return a
+Figure."""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+from fedlab_core.layerwise import MIB, Memory, Stage
+from fedlab_core.plots import LINE_COLORS, figure
+
+KINDS: dict[str, dict[str, Any]] = {
+    "trained": {"facecolor": "#E69F00", "edgecolor": "black", "linewidth": 1.4},
+    "frozen": {"facecolor": "#C9DCEB", "edgecolor": "#0072B2", "hatch": "////", "linewidth": 1.0},
+    "dropped": {"facecolor": "white", "edgecolor": "#0072B2", "linestyle": (0, (4, 3)), "linewidth": 1.0},
+    "not there yet": {"facecolor": "0.96", "edgecolor": "0.8", "linestyle": (0, (1, 2)), "linewidth": 1.0},
+}
+"""How a part of the network is drawn, by what happens to it in a step."""
+PARTS = (("kept", "kept for backward", "#D55E00", ""), ("weights", "weights", "#0072B2", "////"),
+         ("gradients", "gradients", "#56B4E9", "...."), ("optimiser", "optimiser", "#CC79A7", "xxxx"))  # fmt: skip
+AXIS_LABELS = {
+    "round": ("rounds", 1.0),
+    "flops": ("TFLOP, all clients", 1e12),
+    "bytes": ("MB sent both ways,\nclients keep frozen blocks", 1e6),
+    "bytes_stateless": ("MB sent both ways,\nclients keep nothing", 1e6),
+}
+MEASURES = {"knn": "nearest neighbours", "probe": "linear probe", "few": "linear probe, few labels"}
+_DASHES = ("-", (0, (5, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1.5, 1.2)), (0, (7, 1.5, 1.5, 1.5, 1.5, 1.5)))
+
+
+def network(ax: Axes, units: int, stage: Stage, kept: Sequence[bool] | None = None) -> Axes:
+    """The network from the input (bottom) to the heads: which units are frozen, trained, dropped, or still to come.
+
+    Args:
+        units: of the whole network.
+        stage: of the round.
+        kept: (depth,) units that take part in the step.
+    """
+    kinds = ["frozen" if stage.frozen else "trained"]
+    for i in range(units):
+        present = i < stage.depth
+        dropped = present and kept is not None and not kept[i]
+        kind = "frozen" if i < stage.frozen else "trained"
+        kinds.append("not there yet" if not present else "dropped" if dropped else kind)
+    kinds.append("trained")
+    names = ["stem", *(f"block {i + 1}" for i in range(units)), "heads"]
+    for row, (name, kind) in enumerate(zip(names, kinds, strict=True)):
+        wide = 0.4 if 0 < row <= units else 0.32
+        box = FancyBboxPatch((-wide, row + 0.14), 2 * wide, 0.72, boxstyle="round,pad=0.02", **KINDS[kind])
+        ax.add_patch(box)
+        size = 9 if units <= 10 else 7
+        background = {"facecolor": "white", "edgecolor": "none", "pad": 1, "alpha": 0.85} if kind == "frozen" else None
+        ax.text(
+            0,
+            row + 0.5,
+            name,
+            ha="center",
+            va="center",
+            fontsize=size,
+            bbox=background,
+            color="0.65" if kind == "not there yet" else "black",
+            weight="bold" if kind == "trained" else "normal",
+        )
+        if kind != "not there yet":
+            ax.text(0.5, row + 0.5, kind, ha="left", va="center", fontsize=size, color="0.25")
+    present = [row for row, kind in enumerate(kinds) if kind != "not there yet"]
+    for row, above in itertools.pairwise(present):  # the activations' way up, behind what is not there yet
+        arrow = {"arrowstyle": "-|>", "color": "0.3", "lw": 1}
+        ax.annotate("", (0, above + 0.13), (0, row + 0.87), arrowprops=arrow, zorder=0)
+    ax.set(xlim=(-0.55, 0.95), ylim=(-0.1, units + 2.1))
+    ax.axis("off")
+    return ax
+
+
+def memory_bars(ax: Axes, memories: Mapping[str, Memory], most: float | None = None) -> Axes:
+    """One column per way of training, stacked by what the memory is for, with its total in MiB above.
+
+    Args:
+        memories: by name.
+        most: top of the axis in MiB.
+    """
+    bottom = np.zeros(len(memories))
+    for key, label, color, hatch in PARTS:
+        heights = np.array([getattr(m, key) / MIB for m in memories.values()])
+        ax.bar(list(memories), heights, 0.62, bottom, color=color, hatch=hatch, edgecolor="white", label=label)
+        bottom += heights
+    for x, total in enumerate(bottom):
+        ax.text(x, total, f"{total:.2f}", ha="center", va="bottom", fontsize=9)
+    ax.set_ylim(0, 1.12 * (most or bottom.max()))
+    ax.set_ylabel("memory of a training step (MiB)")
+    handles, labels = ax.get_legend_handles_labels()
+    ax.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    return ax
+
+
+def lines(ax: Axes, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Axes:
+    """Named lines, each with its own colour, dashes and marker."""
+    for i, (name, (x, y)) in enumerate(curves.items()):
+        ax.plot(x, y, label=name, color=LINE_COLORS[i], linestyle=_DASHES[i % 5], marker="os^Dv*PX"[i], markersize=5)
+    ax.grid(axis="y", color="0.92")
+    ax.set_axisbelow(True)
+    return ax
+
+
+def budgets(
+    axes: Sequence[Axes],
+    runs: Mapping[str, Sequence[Mapping[str, Any]]],
+    measure: str,
+    floor: float,
+    ceiling: float | None = None,
+) -> Sequence[Axes]:
+    """One measure over rounds, FLOPs and bytes: the mean over seeds, and a band from the worst to the best of them.
+
+    Args:
+        axes: one per key of `AXIS_LABELS`, in order; fewer show the first ones.
+        runs: by name, one per seed, as `studies.layerwise_runs.run` returns them.
+        measure: a key of `MEASURES`.
+        floor, ceiling: accuracy of random frozen features, and of supervised training.
+    """
+    for ax, (axis, (label, unit)) in zip(axes, AXIS_LABELS.items(), strict=False):
+        for i, (name, seeds) in enumerate(runs.items()):
+            values = np.array([one[measure][1:] for one in seeds])
+            x = np.mean([one[axis][1:] for one in seeds], 0) / unit
+            style = {"color": LINE_COLORS[i], "linestyle": _DASHES[i % 5], "marker": "os^Dv*PX"[i], "markersize": 4}
+            ax.plot(x, values.mean(0), label=name, **style)
+            ax.fill_between(x, values.min(0), values.max(0), color=LINE_COLORS[i], alpha=0.15, linewidth=0)
+        ax.axhline(floor, color="0.3", linewidth=1.2, linestyle=(0, (1, 1.5)), label="random frozen features")
+        if ceiling is not None:
+            ax.axhline(ceiling, color="0.3", linewidth=1.2, linestyle=(0, (6, 2)), label="supervised, end-to-end")
+        ax.set_xlabel(label)
+        ax.grid(axis="y", color="0.92")
+        ax.set_axisbelow(True)
+        if axis != "round":
+            ax.set_xscale("log")
+    axes[0].set_ylabel(MEASURES[measure])
+    return axes
+
+
+def three_budgets(data: Mapping[str, Any]) -> Figure:
+    """The recorded comparison: nearest neighbours and the few-label probe over rounds, FLOPs and both sums of bytes."""
+    fig, axes = figure(2, 4, (12, 6))
+    runs = {name: seeds for name, seeds in data["runs"].items() if name != "centralised"}
+    low = 1.0
+    for row, measure in zip(axes, ("knn", "few"), strict=True):
+        floor = float(np.mean([one[measure][0] for one in data["runs"]["end-to-end"]]))
+        ceiling = float(np.mean(data["supervised"])) if measure == "knn" else None
+        budgets(row, runs, measure, floor, ceiling)
+        low = min(low, *(ax.get_ylim()[0] for ax in row))
+    for ax in axes.flat:
+        ax.set_ylim(low, 1.0)
+    for ax in axes[0]:
+        ax.set_xlabel("")
+    fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return fig
+
+
+def dropout_rates(data: Mapping[str, Any]) -> Figure:
+    """The recorded runs over dropout rates: accuracy per seed and its mean, and the FLOPs and bytes they took."""
+    fig, axes = figure(1, 2, (9, 3.6))
+    rates = [name for name in data["runs"] if "mask" not in name]
+    x = [float(rate) for rate in rates]
+    for i, (measure, label) in enumerate(MEASURES.items()):
+        values = np.array([[one[measure][-1] for one in data["runs"][rate]] for rate in rates])
+        axes[0, 0].plot(x, values.mean(1), label=label, color=LINE_COLORS[i], linestyle=_DASHES[i], marker="os^"[i])
+        for column in values.T:
+            axes[0, 0].plot(x, column, color=LINE_COLORS[i], linestyle="", marker="os^"[i], markersize=3, alpha=0.6)
+    axes[0, 0].set_ylabel("accuracy")
+    first = data["runs"][rates[0]][0]
+    for i, (axis, label) in enumerate({"flops": "FLOPs", "bytes_stateless": "bytes, clients keep nothing",
+                                       "bytes": "bytes, clients keep frozen blocks"}.items()):  # fmt: skip
+        y = [np.mean([one[axis][-1] for one in data["runs"][rate]]) / first[axis][-1] for rate in rates]
+        axes[0, 1].plot(x, y, label=label, color=LINE_COLORS[i + 3], linestyle=_DASHES[i], marker="Dv*"[i])
+    axes[0, 1].set(ylabel="relative to no dropout", ylim=(0, 1.1))
+    for ax in axes.flat:
+        ax.set(xlabel="probability of dropping a frozen block", xticks=x)
+        ax.grid(axis="y", color="0.92")
+        ax.legend(loc="lower left")
+    return fig

@@ -1,0 +1,326 @@
+"""The claims about layer-wise federated learning and depth dropout: what notebook 06 and the recorded runs show."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from statistics import mean
+from typing import Any
+
+import torch
+
+from fedlab_core.data import Dataset
+from fedlab_core.federation import Federation
+from fedlab_core.layerwise import (
+    MASKS,
+    SCHEMES,
+    LayerWise,
+    StagedModel,
+    build_staged,
+    peak_memory,
+    relative_flops,
+    step_flops,
+    traffic,
+    training_memory,
+)
+from fedlab_core.partition import pooled
+from fedlab_core.randomness import generator
+from fedlab_core.settings import Settings
+from fedlab_core.studies.claim import Claim, Range
+from fedlab_core.studies.layerwise_runs import NO_EVALUATION, Setup, at_budget, federation
+from fedlab_core.studies.record import recorded
+
+PAPER = "Guo et al., arXiv 2309.05213"
+PROXY = "Tun et al., arXiv 2401.11647"
+TINY = {"patch": 4, "dim": 192, "heads": 3, "hidden": 512, "out": 256, "layers": 3}
+"""ViT-Tiny on 32x32 pictures with the heads of LW-FedSSL, which also have a predictor."""
+NO_HEADS = {"hidden": 1, "out": 1, "layers": 1}
+BLOCKS, ROUNDS, GIB = 12, 180, 2**30
+RATES = (0.25, 0.5, 0.75)
+COMPARABLE = 0.02
+DIGITS = Setup()
+
+
+def tiny(depth: int = BLOCKS, **changes: Any) -> StagedModel:
+    """ViT-Tiny with that many blocks."""
+    return build_staged((3, 32, 32), generator(0, "initial weights"), depth=depth, **{**TINY, **changes})
+
+
+def counted_flops(model: StagedModel, batch: torch.Tensor) -> dict[str, float]:
+    """FLOPs of a step, averaged over the stages and relative to end-to-end training, from the operations counted.
+
+    Returns:
+        By scheme, and for layer-wise training "drop RATE": the mean over what each mask costs, which is exact because
+        every dropped unit saves the same.
+    """
+    units = len(model.units)
+    steps: dict[str, float] = {}
+    for scheme in SCHEMES:
+        rule = LayerWise(scheme=scheme)
+        stages = [rule.schedule.stage(n, units) for n in range(rule.schedule.stages(units))]
+        steps[scheme] = mean(step_flops(model, rule, stage, batch) for stage in stages)
+    rule = LayerWise()
+    last = rule.schedule.stage(units - 1, units)
+    forward = step_flops(model, rule, last, batch) - step_flops(
+        model, rule, last, batch, [False] + [True] * (units - 1)
+    )
+    for rate in RATES:
+        steps[f"drop {rate:g}"] = steps["layer_wise"] - rate * forward * (units - 1) / 2
+    return {name: value / steps["end_to_end"] for name, value in steps.items()}
+
+
+def counted_traffic(model: StagedModel, rounds: int = ROUNDS) -> dict[str, float]:
+    """GiB of one client over a run, both ways, from the bytes of real rounds.
+
+    One client takes two rounds of every stage, of one step with two pictures; a stage's later rounds move the same
+    bytes as its second.
+    """
+    x = torch.randint(0, 256, (2, 3, 32, 32), generator=generator(0, "random images")).to(torch.uint8)
+    y = torch.arange(2)
+    data = Dataset("random images", "image", x, y, x, y, ("a", "b"), (0.5,) * 3, (0.3,) * 3)
+    settings = Settings(1.0, None, steps=1, batch_size=2, lr=1e-4, evaluate_every=NO_EVALUATION)
+    units, found = len(model.units), {}
+    for scheme in SCHEMES:
+        rule = LayerWise(scheme=scheme, rounds_per_stage=2)
+        stages = rule.schedule.stages(units)
+        run = Federation(data, pooled(2), model, settings, rule, memory_mib=4096).run(2 * stages)
+        for stateful in (True, False) if scheme == "layer_wise" else (True,):
+            moved = [down + up for down, up in traffic(run, stateful)]
+            if stateful:
+                assert moved == [record.costs.bytes for record in run.history[1:]]
+            total = sum(a + (rounds // stages - 1) * b for a, b in zip(moved[::2], moved[1::2], strict=True))
+            found[scheme if stateful else f"{scheme}, stateless"] = total / GIB
+    return found
+
+
+def oracles_claim() -> Claim:
+    """Row 1: compute and traffic of ViT-Tiny, counted, against the arithmetic."""
+    model, picture = tiny(predictor_hidden=512), torch.zeros(1, 3, 32, 32)
+    ratios = counted_flops(tiny(**NO_HEADS), picture)  # the arithmetic leaves them out
+    sent = counted_traffic(model)
+    forms = {name: relative_flops(LayerWise(scheme=name), BLOCKS) for name in ("layer_wise", "progressive")}
+    forms |= {f"drop {rate:g}": relative_flops(LayerWise(drop=rate), BLOCKS) for rate in RATES}
+    expected = {f"FLOPs, {name}": Range(0.99 * value, 1.01 * value) for name, value in forms.items()}
+    published = {"end_to_end": 8.20, "layer_wise": 1.61, "progressive": 4.92, "layer_wise, stateless": 3.27}
+    expected |= {f"GiB, {name}": Range(0.99 * value, 1.01 * value) for name, value in published.items()}
+    return Claim(
+        id="layerwise.oracles",
+        text="ViT-Tiny, 12 blocks, 180 rounds: FLOPs (without heads) relative to end-to-end, and bytes of one client, "
+        "follow the arithmetic",
+        source=f"{PROXY}, tables 2, 5, 6 (0.24, 0.54; 8.40, 1.66, 5.04, 3.35 GB); their arithmetic worked out here",
+        size="quick",
+        expected=expected,
+        measured={f"FLOPs, {name}": ratios[name] for name in forms}
+        | {f"GiB, {name}": sent[name] for name in published},
+        seeds=(0,),
+    )
+
+
+def memory_claim() -> Claim:
+    """Row 2: training memory of twelve blocks, with large and with small heads."""
+    batch, measured = torch.zeros(32, 3, 32, 32), {}
+    for heads, changes in (("heads of LW-FedSSL", {}), ("small heads", {"hidden": 256, "out": 64, "layers": 2})):
+        model = tiny(**changes)
+        layered, whole = (peak_memory(model, LayerWise(scheme=s), batch) for s in ("layer_wise", "end_to_end"))
+        measured[f"times less, {heads}"] = whole.total / layered.total
+        measured[f"times less kept for backward, {heads}"] = whole.kept / layered.kept
+    return Claim(
+        id="layerwise.memory",
+        text="ViT-Tiny, 12 blocks, batch 32, SimCLR: layer-wise training needs several times less memory (kept for "
+        "backward, weights, gradients, Adam)",
+        source=f'{PAPER}, abstract: "5x or more"; {PROXY}, table 2: 3.3 with MoCo v3, 1.7 with SimCLR (GPU, measured)',
+        size="quick",
+        expected={name: Range(low=5) for name in measured if "kept" not in name},
+        measured=measured,
+        seeds=(0,),
+    )
+
+
+def memory_curves(setup: Setup = DIGITS) -> dict[str, list[dict[str, float]]]:
+    """Peak memory of layer-wise and end-to-end training over depth, batch and loss, one varied at a time.
+
+    Returns:
+        By what is varied: rows with its value, the bytes of both, and their ratio.
+    """
+    shape = setup.data().input_shape
+    curves: dict[str, list[dict[str, float]]] = {}
+    varied: dict[str, Sequence[Any]] = {
+        "depth": (1, 2, 4, 6, 8, 12),
+        "batch": (8, 16, 32, 64, 128, 256),
+        "objective": ("simclr", "simsiam", "byol", "moco_v3"),
+    }
+    for name, values in varied.items():
+        for value in values:
+            depth, batch = value if name == "depth" else setup.units, value if name == "batch" else setup.batch_size
+            options = {"objective": value} if name == "objective" else {}
+            model = setup.network(setup.data(), 0, depth=depth, predictor_hidden=64 if options else None)
+            pictures = torch.zeros(batch, *shape)
+            row = {
+                s: peak_memory(model, LayerWise(scheme=s, **options), pictures).total
+                for s in ("layer_wise", "end_to_end")
+            }
+            curves.setdefault(name, []).append({name: value, **row, "ratio": row["end_to_end"] / row["layer_wise"]})
+    return curves
+
+
+def dropout_claim() -> Claim:
+    """Row 3: what depth dropout saves, and where."""
+    setup = Setup(stage=1, steps=1, batch_size=16)
+    data = setup.data()
+    model, rule = setup.network(data, 0), LayerWise(drop=0.5)
+    last = rule.schedule.stage(setup.units - 1, setup.units)
+    batch, mask = torch.zeros(setup.batch_size, *data.input_shape), [False, True, False, True, False, True]
+    plain, dropped = (training_memory(model, rule, last, batch, kept) for kept in (None, mask))
+    ratios = counted_flops(setup.network(data, 0, **NO_HEADS), torch.zeros(8, *data.input_shape))
+    measured: dict[str, float] = {
+        f"FLOPs at rate {rate:g}, relative to the closed form": ratios[f"drop {rate:g}"]
+        / relative_flops(LayerWise(drop=rate), setup.units)
+        for rate in RATES
+    }
+    measured["kept for backward, relative to no dropout"] = dropped.kept / plain.kept
+    down = {}
+    for name in ("none", *MASKS):
+        drop = {} if name == "none" else {"drop": 0.5, "mask": name}
+        run, rounds = federation(setup, 0, 1e-3, scheme="layer_wise", stateful=False, **drop)
+        down[name] = run.run(rounds).history[-1].total.bytes_down
+    for name in MASKS:
+        measured[f"download of a stateless client, mask by {name}, relative to no dropout"] = down[name] / down["none"]
+    names = list(measured)
+    limits = [*[Range(0.97, 1.03)] * 3, Range(1, 1), Range(1, 1), Range(high=0.95), Range(high=0.95)]
+    return Claim(
+        id="layerwise.dropout",
+        text="Digits, ViT with 6 blocks: depth dropout cuts FLOPs by the closed form (without heads), nothing of what "
+        "is kept for backward, and downloads only if the mask is drawn before them",
+        source=f"{PROXY}, table 6: FLOPs 0.80, memory 0.95, traffic 1.00 of plain layer-wise training",
+        size="quick",
+        expected=dict(zip(names, limits, strict=True)),
+        measured=measured,
+        seeds=(0,),
+    )
+
+
+def frozen_claim() -> Claim:
+    """Row 5: frozen blocks are bit-identical from the end of their stage on."""
+    setup = Setup(stage=2, steps=2)
+    equal = moved = count = 0
+    for optimiser in ("adamw", "sgd"):
+        run, rounds = federation(setup, 0, 1e-3, scheme="layer_wise", optimiser_name=optimiser, drop=0.3)
+        run = run.fork("with decay and momentum", weight_decay=0.1, momentum=0.9).run(rounds)
+        for unit, names in enumerate(run.model.parts()["units"]):
+            for later in range(2 * unit + 3, rounds + 1):
+                states = [run.state_at(2 * unit + 2), run.state_at(later)]
+                equal += all(torch.equal(states[0][n], states[1][n]) for n in names)
+                count += 1
+            before = run.state_at(2 * unit)
+            moved += any(not torch.equal(before[n], run.state_at(2 * unit + 2)[n]) for n in names)
+    return Claim(
+        id="layerwise.frozen",
+        text="Digits, 6 stages, AdamW and SGD with momentum, both with weight decay 0.1: frozen blocks keep their bits",
+        source="ours",
+        size="quick",
+        expected={
+            "equal, of all block-rounds": Range(count, count),
+            "blocks that their own stage changed": Range(12, 12),
+        },
+        measured={"equal, of all block-rounds": equal, "blocks that their own stage changed": moved},
+        seeds=(0,),
+    )
+
+
+def gaps(data: Mapping[str, Any], measure: str) -> dict[str, float | None]:
+    """Layer-wise minus end-to-end training at equal rounds, FLOPs and bytes: the mean over seeds at the smaller of the
+    two budgets, each run at its last evaluation within it."""
+    runs = data["runs"]
+    found: dict[str, float | None] = {}
+    for axis, layered in (
+        ("round", "layer-wise"),
+        ("flops", "layer-wise, 3 x longer"),
+        ("bytes", "layer-wise, 3 x longer"),
+        ("bytes_stateless", "layer-wise, 3 x longer"),
+    ):
+        differences = []
+        for a, b in zip(runs[layered], runs["end-to-end"], strict=True):
+            budget = min(a[axis][-1], b[axis][-1])
+            pair = [at_budget(one, axis, budget, measure) for one in (a, b)]
+            if None not in pair:
+                differences.append(pair[0] - pair[1])
+        found[axis] = mean(differences) if differences else None
+    return found
+
+
+def accuracy_claim(data: Mapping[str, Any] | None = None) -> Claim:
+    """Row 4: accuracy of the frozen features on three budgets, from the recorded runs."""
+    data = recorded("layerwise_digits") if data is None else data
+    names = {"round": "rounds", "flops": "FLOPs", "bytes": "bytes", "bytes_stateless": "bytes, stateless"}
+    measured: dict[str, float | None] = {f"minus end-to-end at equal {label}": None for label in names.values()}
+    measured["minus random frozen features"] = measured["minus end-to-end of equal memory"] = None
+    seeds: Sequence[int] = ()
+    if data:
+        found, runs, seeds = gaps(data, "knn"), data["runs"], data["seeds"]
+        last = {name: mean(one["knn"][-1] for one in kind) for name, kind in runs.items()}
+        measured = {f"minus end-to-end at equal {label}": found[axis] for axis, label in names.items()}
+        measured["minus random frozen features"] = last["layer-wise"] - mean(
+            one["knn"][0] for one in runs["end-to-end"]
+        )
+        measured["minus end-to-end of equal memory"] = last["layer-wise"] - last["end-to-end, small"]
+        for label, kind in (("few-label probe", "few"), ("linear probe", "probe")):
+            measured |= {f"{label}: at equal {names[a]}": gap for a, gap in gaps(data, kind).items()}
+        measured |= {f"nearest neighbours: {name}": value for name, value in last.items()}
+        measured["supervised"] = mean(data["supervised"])
+    low = Range(low=-COMPARABLE)
+    return Claim(
+        id="layerwise.accuracy",
+        text="Digits, ViT with 6 blocks, 4 clients, SimCLR: nearest-neighbour accuracy of layer-wise training is "
+        f"comparable (within {COMPARABLE:g} or better) to end-to-end training, and better than the controls",
+        source=f'{PAPER}, abstract: "comparable"; {PROXY}, table 2: -0.5 points on CIFAR-10, -6.3 on Caltech-101',
+        size="standard",
+        expected={f"minus end-to-end at equal {label}": low for label in names.values()}
+        | {"minus random frozen features": Range(low=0.02), "minus end-to-end of equal memory": low},
+        measured=measured,
+        seeds=seeds,
+    )
+
+
+def dropout_accuracy_claim(data: Mapping[str, Any] | None = None) -> Claim:
+    """Row 3, second half: accuracy over dropout rates, from the recorded runs."""
+    data = recorded("layerwise_dropout") if data is None else data
+    measured: dict[str, float | None] = {f"rate {rate:g} minus none": None for rate in RATES}
+    if data:
+        runs = data["runs"]
+        last = {name: mean(one["knn"][-1] for one in kind) for name, kind in runs.items()}
+        measured = {f"rate {rate:g} minus none": last[f"{rate:g}"] - last["0"] for rate in RATES}
+        first = {name: kind[0]["knn"][-1] - runs["0"][0]["knn"][-1] for name, kind in runs.items() if "mask" in name}
+        measured |= {f"rate {name}, seed 0, minus none": gap for name, gap in first.items()}
+        for rate in RATES:
+            few = mean(b["few"][-1] - a["few"][-1] for a, b in zip(runs["0"], runs[f"{rate:g}"], strict=True))
+            measured[f"few-label probe: rate {rate:g} minus none"] = few
+    return Claim(
+        id="layerwise.dropout_accuracy",
+        text="Digits, ViT with 6 blocks, mask per client and round: depth dropout costs at most 0.02 of "
+        "nearest-neighbour accuracy",
+        source=f"{PROXY}, table 6: +0.1 points on the mean of four data sets, rate not given",
+        size="standard",
+        expected={f"rate {rate:g} minus none": Range(low=-COMPARABLE) for rate in RATES},
+        measured=measured,
+        seeds=data["seeds"] if data else (),
+    )
+
+
+def photographs_claim(name: str) -> Claim:
+    """Row 4 on photographs, from a recorded run if there is one."""
+    claim = accuracy_claim(recorded(f"layerwise_{name}") or {})
+    return replace(
+        claim,
+        id=f"layerwise.{name}",
+        text=f"{name}: nearest-neighbour accuracy of layer-wise training is comparable to end-to-end training",
+    )
+
+
+CLAIMS: dict[str, Callable[[], Claim]] = {
+    "layerwise.oracles": oracles_claim,
+    "layerwise.memory": memory_claim,
+    "layerwise.dropout": dropout_claim,
+    "layerwise.dropout_accuracy": dropout_accuracy_claim,
+    "layerwise.accuracy": accuracy_claim,
+    "layerwise.cifar10": lambda: photographs_claim("cifar10"),
+    "layerwise.caltech101": lambda: photographs_claim("caltech101"),
+    "layerwise.frozen": frozen_claim,
+}

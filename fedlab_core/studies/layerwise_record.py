@@ -1,0 +1,100 @@
+"""Records the long runs of the layer-wise study: `python -m fedlab_core.studies.layerwise_record NAME ...`.
+
+Each name writes a picture and its data, figures/layerwise_NAME.png and .json. Finished runs are kept in `runs/`, so
+that a killed recording goes on where it was.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedlab_core import plots, plots_layerwise
+from fedlab_core.layerwise import LayerWise, deepest, peak_memory
+from fedlab_core.studies.layerwise_runs import COMPARED, Setup, kept_run, supervised, tuned
+from fedlab_core.studies.record import FIGURES, RUNS, once
+
+SEEDS = (0, 1, 2)
+GRIDS = {"layer_wise": (1e-3, 2e-3, 4e-3), "progressive": (1e-3, 2e-3), "end_to_end": (5e-4, 1e-3, 2e-3)}
+"""Learning rates tried with seed 0; of the best one all seeds are run."""
+RATES = (0.25, 0.5, 0.75)
+SETUPS = {"digits": Setup(), "dropout": Setup()}
+
+
+def comparison(setup: Setup, folder: Path | None) -> dict[str, Any]:
+    """All runs of `COMPARED` with the learning rate tuned per scheme, the small end-to-end network, and the ceiling."""
+    rates = {scheme: tuned(setup, {"scheme": scheme}, grid, folder) for scheme, grid in GRIDS.items()}
+    small = equal_memory(setup)
+    compared = {**COMPARED, "end-to-end, small": {"scheme": "end_to_end", "depth": small}}
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for seed in SEEDS:
+        for name, options in compared.items():
+            if name == "centralised" and seed:
+                continue  # a reference, not a competitor: one seed
+            began = time.perf_counter()
+            one = kept_run(folder, setup, seed, rates[options["scheme"]], **options)
+            runs.setdefault(name, []).append(one)
+            print(f"{name:20} seed {seed} {one['knn'][-1]:.3f} {time.perf_counter() - began:6.1f} s", flush=True)
+    ceiling = []
+    for seed in SEEDS:
+        key = f"layerwise-{setup.dataset}-supervised-seed{seed}"
+        ceiling.append(once(key, lambda seed=seed: {"accuracy": supervised(setup, seed, 2e-3)}, folder)["accuracy"])
+    return {"lr": rates, "grids": GRIDS, "seeds": SEEDS, "small_depth": small, "runs": runs, "supervised": ceiling}
+
+
+def dropout(setup: Setup, folder: Path | None) -> dict[str, Any]:
+    """Layer-wise runs over dropout rates (mask per client and round), and at 0.5 with the other two masks."""
+    lr = tuned(setup, {"scheme": "layer_wise"}, GRIDS["layer_wise"], folder)
+    kinds: dict[str, dict[str, Any]] = {"0": {}}
+    kinds |= {f"{rate:g}": {"drop": rate} for rate in RATES}
+    kinds |= {f"0.5, mask by {mask}": {"drop": 0.5, "mask": mask} for mask in ("step", "server")}
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for seed in SEEDS:
+        for name, options in kinds.items():
+            if "mask" in options and seed:
+                continue  # who draws the mask changes the costs; one seed shows the accuracy
+            began = time.perf_counter()
+            runs.setdefault(name, []).append(kept_run(folder, setup, seed, lr, scheme="layer_wise", **options))
+            print(f"dropout {name:20} seed {seed} {time.perf_counter() - began:6.1f} s", flush=True)
+    return {"lr": lr, "seeds": SEEDS, "runs": runs}
+
+
+def equal_memory(setup: Setup) -> int:
+    """Units of the deepest end-to-end network that needs no more memory than layer-wise training of the whole one."""
+    data = setup.data()
+    batch = torch.zeros(setup.batch_size, *data.input_shape)
+    budget = peak_memory(setup.network(data, 0), LayerWise(), batch).total
+    return deepest(budget, lambda units: setup.network(data, 0, depth=units), LayerWise(scheme="end_to_end"), batch)
+
+
+def record(name: str, folder: Path | None = RUNS, out: Path = FIGURES) -> dict[str, Any]:
+    """Runs one study and writes its picture and its data.
+
+    Raises:
+        ValueError: an unknown name.
+    """
+    if name not in SETUPS:
+        raise ValueError(f"name={name!r} is unknown, accepted: {list(SETUPS)}")
+    make, draw = comparison, plots_layerwise.three_budgets
+    if name == "dropout":
+        make, draw = dropout, plots_layerwise.dropout_rates
+    data = make(SETUPS[name], folder)
+    plots.save(draw(data), out / f"layerwise_{name}", data)
+    return data
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="+", choices=list(SETUPS), help="what to record")
+    torch.set_num_threads(1)
+    for name in parser.parse_args(arguments).names:
+        record(name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
