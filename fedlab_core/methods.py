@@ -146,8 +146,8 @@ class FedAvg:
 
     @property
     def own_loss(self) -> bool:
-        """Whether `loss` or `optimiser` is the method's own; engines that stack clients cannot run such a method."""
-        return type(self).loss is not FedAvg.loss or type(self).optimiser is not FedAvg.optimiser
+        """Whether `loss` is the method's own; engines that stack clients cannot run such a method."""
+        return type(self).loss is not FedAvg.loss
 
 
 @dataclass(frozen=True)
