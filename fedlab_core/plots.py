@@ -240,10 +240,9 @@ def curves(
         highest.append((ys[0], max(ys)))
         if line.start and part[0].round == line.start:
             ax.plot(xs[0], ys[0], marker="D", markersize=9, markerfacecolor="none", color=line.style["color"])
-        here = [r for r in part if r.round == at and line.index is not None]
-        ring = {"markersize": 9, "markerfacecolor": "white", "markeredgewidth": 2, "zorder": 5}
-        for r in here:
-            ax.plot(measured(r, x), measured(r, y), marker="o", color=line.style["color"], **ring)
+        ring = {"color": line.style["color"], "markersize": 9, "markerfacecolor": "white", "markeredgewidth": 2}
+        for r in (r for r in part if r.round == at and line.index is not None):
+            ax.plot(measured(r, x), measured(r, y), marker="o", zorder=5, **ring)
     ax.set_xlabel(AXES.get(x, x))
     ax.set_ylabel(AXES.get(y, y))
     if y.endswith("accuracy"):
@@ -268,12 +267,10 @@ def client_band(ax: Axes, line: Line, y: str) -> Axes:
 def client_dots(ax: Axes, record: Record, key: str, line: Line, reference: float | None = None) -> Axes:
     """One round's sampled clients, a row each: a dot at their value, and the global model's as a vertical line."""
     rows = [row for row in record.clients if key in row]
-    positions = np.arange(len(rows))
-    values = [row[key] for row in rows]
+    positions, values = np.arange(len(rows)), [row[key] for row in rows]
     known = reference is not None and np.isfinite(reference)
     if known:
         ax.axvline(reference, color="0.35", linestyle=(0, (4, 2)), linewidth=1.5, label="global model")
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16))
     ax.hlines(positions, reference if known else 0, values, color="0.85", linewidth=1.5, zorder=1)
     ax.plot(values, positions, **line.style | {"linestyle": "", "markersize": 6})
     ax.set_xlabel(AXES.get(key, key))

@@ -1,4 +1,4 @@
-"""The workbench: one panel over one round loop, for every notebook."""
+"""The workbench: one panel over one round loop, for every notebook. Its thread only sets traits of widgets."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,8 +25,7 @@ class Workbench:
         bench.run(10, block=True)    # the same as pressing Run
         bench.report()               # a picture and a table that stay
 
-    Run goes on with the run shown if the settings are its own, else it begins a new one; Fork branches off. Rounds run
-    in one thread at a time, which only sets traits of widgets.
+    Run goes on with the run shown if the settings are its own, else it begins a new one; Fork branches off it.
 
     Args:
         experiment: the first settings.
@@ -133,7 +132,8 @@ class Workbench:
             Busy: work is under way; this one is refused, not queued.
         """
         count = self.panel.rounds.value if rounds is None else rounds
-        self._worker.start(lambda: self._train(count, name), block)
+        experiment = self.experiment
+        self._worker.start(lambda: self._train(experiment, count, name), block)
 
     def stop(self) -> None:
         """Asks the run to stop before its next client; finished rounds stay."""
@@ -144,11 +144,7 @@ class Workbench:
             self.panel.say("", "Nothing is running.")
 
     def wait(self, timeout: float | None = None) -> None:
-        """Waits for the end of the work, and raises what it raised.
-
-        Raises:
-            TimeoutError: it has not ended after `timeout` seconds.
-        """
+        """Waits for the end of the work, and raises what it raised; TimeoutError after `timeout` seconds."""
         self._worker.wait(timeout)
 
     def rewind(self, round: int | None = None, *, block: bool = True) -> None:
@@ -173,10 +169,9 @@ class Workbench:
         run, point = self._shown(), self.panel.round.value if at is None else at
         if values and not self.busy:
             self.set(**values)
+        experiment = self.experiment
 
         def work() -> tuple[str, str]:
-            self._room()
-            experiment = self.experiment
             given = self._name(name, f"{describe(experiment, run.experiment)}, from {point}")
             self._add(run.fork(given, point, experiment))
             return "done", f"{given} branches off {run.name} after round {point}. Run trains it."
@@ -213,10 +208,9 @@ class Workbench:
         run = self._display.current
         return Report(None if run is None else curves_view(run), self.runs)
 
-    def _train(self, count: int, name: str | None) -> tuple[str, str]:
-        experiment, run = self.experiment, self._display.current
+    def _train(self, experiment: Experiment, count: int, name: str | None) -> tuple[str, str]:
+        run = self._display.current
         if run is None or changes(run.experiment, experiment):
-            self._room()
             given = self._name(name, describe(experiment, self.runs[0].experiment if self.runs else None))
             run = begin(experiment, self.root, given, self.memory_mib / self.most_runs)
             self._add(run)
@@ -235,13 +229,12 @@ class Workbench:
         self._compare()
         if self.controls.source in self._loaded:
             self._check()
-            return
-        try:
-            self._worker.start(self._check)
+        elif self.busy:
+            self._unchecked = True  # looked at when the rounds under way are done
+        else:
             self._noted = True
             self.panel.say("busy", f"Loading {self.controls.dataset.value} …")
-        except Busy:
-            self._unchecked = True  # looked at when the rounds under way are done
+            self._worker.start(self._check)
 
     def _check(self) -> None:
         """Shows who holds what under the controls' settings, or says what is wrong with them."""
@@ -274,29 +267,33 @@ class Workbench:
         for run in self.runs:
             run.reference_shown = change["new"]
         run = self._display.current
-        if run is None or self.busy:
-            return
-        self._worker.start(lambda: run.advance_reference(self._worker.stop) if change["new"] else None)
+
+        def work() -> tuple[str, str]:
+            if change["new"]:
+                self.panel.say("busy", "Training the centralised reference …")
+                run.advance_reference(self._worker.stop)
+            return "done", f"{run.name} stands at round {run.round}."
+
+        if run is not None and not self.busy:
+            self._worker.start(work)
 
     def _shown(self) -> Run:
         if self._display.current is None:
             raise ValueError("There is no run yet: press Run first.")
         return self._display.current
 
-    def _room(self) -> None:
+    def _add(self, run: Run) -> None:
         if len(self.runs) >= self.most_runs:
             raise ValueError(
                 f"{len(self.runs)} runs are shown and more could not be told apart: press Reset, "
                 f"or make the panel with Workbench(most_runs={2 * self.most_runs})"
             )
+        run.index, run.overlaid = len(self.runs), self.runs
+        self.runs.append(run)
+        self._display.choose(run, draw=False)
+        self._compare()
 
     def _name(self, given: str | None, automatic: str) -> str:
         name = given or self.panel.name.value.strip() or automatic
         self.panel.name.value = ""
         return unique(name, (run.name for run in self.runs))
-
-    def _add(self, run: Run) -> None:
-        run.index, run.overlaid = len(self.runs), self.runs
-        self.runs.append(run)
-        self._display.choose(run, draw=False)
-        self._compare()

@@ -40,7 +40,7 @@ CSS = """<style>
 .fedlab-status.warning, .fedlab-shown.stale { border-color: var(--jp-warn-color1); }
 .fedlab-status.busy { border-color: var(--jp-brand-color1); }
 .fedlab-status.done { border-color: var(--jp-success-color1); }
-.fedlab-stage { width: 100%; aspect-ratio: 680 / 370; overflow: hidden; background: white; border-radius: 4px;
+.fedlab-stage { width: 100%; aspect-ratio: 680 / 410; overflow: hidden; background: white; border-radius: 4px;
   border: 1px solid var(--jp-border-color2); box-sizing: border-box; }
 .fedlab-stage > img { width: 100%; height: 100%; object-fit: contain; margin: 0; }
 .fedlab-stage.fedlab-dim > img { opacity: .4; filter: grayscale(.5); }

@@ -12,7 +12,7 @@ from fedlab_core.partition import Partition, label_counts
 from fedlab_core.plots import Line
 from fedlab_core.workbench.runs import Run
 
-SIZE = (6.8, 3.7)  # inches; the same for every view, so that nothing jumps
+SIZE = (6.8, 4.1)  # inches; the same for every view, so that nothing jumps
 
 
 @dataclass(frozen=True)
@@ -47,20 +47,21 @@ def clients_view(run: Run, round: int) -> Figure:
     record = run.at(round)
     sampled = {int(row["client"]) for row in record.clients} if record else set()
     draw_holdings(held, run.federation.dataset, run.federation.partition, sampled)
-    held.set_title("who holds what" + (" (▸ sampled)" if sampled else ""))
+    held.set_title("who holds what")
     if not sampled:
         for ax in (score, moved):
             ax.set_axis_off()
         score.text(0, 0.5, "Round 0: before any training,\nno client has taken part yet.", fontsize=9)
-        return fig
-    measured = "test_accuracy" in record.clients[0]
-    key, title = ("test_accuracy", "own models after training") if measured else ("loss", "local training loss")
-    plots.client_dots(score, record, key, run.line, record.metrics.get("test_accuracy") if measured else None)
-    if measured:
-        score.set_xlim(0, 1.02)
-    score.set_title(f"round {record.round}: {title}")
-    plots.client_dots(moved, record, "drift", run.line)
-    moved.set(title="how far each model moved", ylabel="", xlim=(0, None), xlabel=r"$\Vert w_k - w_t \Vert$")
+    else:
+        measured = "test_accuracy" in record.clients[0]
+        key, title = ("test_accuracy", "own models") if measured else ("loss", "local loss")
+        plots.client_dots(score, record, key, run.line, record.metrics.get("test_accuracy") if measured else None)
+        if measured:
+            score.set_xlim(0, 1.02)
+        score.set_title(f"round {record.round}: {title}")
+        plots.client_dots(moved, record, "drift", run.line)
+        moved.set(title=r"drift $\Vert w_k - w_t \Vert$", ylabel="", xlim=(0, None), xlabel="drift")
+    _legend(fig, held, score)
     return fig
 
 
@@ -125,8 +126,8 @@ def draw_holdings(ax: Axes, dataset: Dataset, partition: Partition, sampled: set
     if ax.get_legend() is not None:
         ax.get_legend().remove()
     if sampled and len(partition) <= 50:
-        chosen = sorted(sampled)
-        ax.set_yticks(chosen, [f"▸ {client}" for client in chosen], fontweight="bold")
+        ax.set_yticks(sorted(sampled), [f"▸ {client}" for client in sorted(sampled)], fontweight="bold")
+        ax.set_ylabel("client (▸ sampled)")
     return ax
 
 
@@ -155,9 +156,10 @@ def _rounds_axis(ax: Axes, run: Run) -> None:
     ax.xaxis.get_major_locator().set_params(integer=True)
 
 
-def _legend(fig: Figure, ax: Axes) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    if handles:
-        short = [label if len(label) <= 46 else f"{label[:45]}…" for label in labels]
-        columns = max(1, min(len(short), int(100 / (8 + max(map(len, short))))))
-        fig.legend(handles, short, loc="outside lower center", ncols=columns)
+def _legend(fig: Figure, *axes: Axes) -> None:
+    """One legend under the axes, in as many columns as fit; more than 16 entries would need an atlas."""
+    found = [pair for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
+    if 0 < len(found) <= 16:
+        short = [label if len(label) <= 46 else f"{label[:45]}…" for _, label in found]
+        columns = max(1, min(len(short), int(100 / (6 + max(map(len, short)))))) if len(axes) == 1 else 11
+        fig.legend([h for h, _ in found], short, loc="outside lower center", ncols=columns, columnspacing=1.2)
