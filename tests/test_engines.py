@@ -1,15 +1,29 @@
 """Every engine gives what `loop` gives: `threads` to the bit, `stacked` within rounding."""
 
+import functools
 import threading
+import time
 
 import pytest
 import torch
-from small import equal, small_data, small_federation, split
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small import equal, gap, small_data, small_federation, split
+from torch import nn
 
-from fedlab_core.engines import get_engine
+from fedlab_core.client_methods import FedDyn, Moon
+from fedlab_core.data import Dataset
+from fedlab_core.engines import Task, get_engine
+from fedlab_core.engines.loop import own_gradients
+from fedlab_core.engines.stacked import StackedEngine, plan
+from fedlab_core.engines.stacked.modules import obstacle
 from fedlab_core.engines.threads import ThreadsEngine, cores, in_order
 from fedlab_core.federation import Federation
-from fedlab_core.methods import FedAvg, FedProx, Scaffold
+from fedlab_core.methods import FedAvg, FedProx, FedSGD, LocalOnly, Scaffold
+from fedlab_core.models import NORMS, build_model
+from fedlab_core.randomness import generator
+from fedlab_core.settings import Settings
+from fedlab_core.state import BATCH_NORM_POLICIES
 
 
 def run(engine: object, *sizes: int, method: FedAvg | None = None, rounds: int = 3, **options: object) -> Federation:
@@ -52,6 +66,7 @@ def test_what_a_client_raises_arrives_and_later_clients_are_not_begun() -> None:
         begun.append(number)
         if number == 0:
             raise ValueError("client 0")
+        time.sleep(0.01)
 
     with pytest.raises(ValueError, match="client 0"):
         list(in_order(work, range(1000), 2))
@@ -82,8 +97,141 @@ def test_a_stopped_round_is_given_up_and_run_again() -> None:
     assert equal(federation.run(2).state, small_federation(split(*[5] * 8), batch_size=2).run(2).state)
 
 
+def test_gradients_that_share_memory_are_corrected_once() -> None:
+    a, b = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(2))
+    rows = torch.cat([a, torch.ones(1)])[None] + b[None, None].expand(-1, 1, -1).flatten(0, 1)
+    rows.square().sum().backward()
+    assert a.grad.data_ptr() == b.grad.data_ptr()
+    for grad in own_gradients({"a": a, "b": b}).values():
+        grad.add_(1)
+    assert a.grad.tolist() == [5] and b.grad.tolist() == [5, 5]
+
+
 def test_cores_are_limited_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     assert cores() == 1
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert cores() >= 1
+
+
+MODELS = {
+    "2nn": ("none", {}),
+    "mlp": (NORMS, {"hidden": (6, 4)}),
+    "cnn": ("none", {}),
+    "small_cnn": (NORMS, {"channels": (4, 6)}),
+    "resnet8": (("none", "batch", "group", "weight"), {"channels": (4, 4, 8)}),
+    "vit": ("none", {"dim": 8, "heads": 2, "depth": 2}),
+    "lstm": ("none", {"hidden": 5, "embedding": 3}),
+}
+
+
+@functools.lru_cache
+def drawn_data(kind: str, n: int) -> Dataset:
+    """2x8x8 images, or text of 5 characters, some of them without a target."""
+    draws = generator(n, "data of the engines' tests")
+    if kind == "image":
+        y = torch.randint(3, (n,), generator=draws)
+        x = (torch.randint(0, 100, (n, 2, 8, 8), generator=draws) + 50 * y[:, None, None, None]).to(torch.uint8)
+        return Dataset("drawn", "image", x, y, x[:9], y[:9], ("a", "b", "c"), (0.4, 0.4), (0.2, 0.2))
+    x = torch.randint(7, (n, 5), generator=draws)
+    y = x.roll(-1, 1)
+    y[:, -1] = -100
+    y[::3, 3] = -100
+    return Dataset("drawn", "text", x, y, x[:9], y[:9], tuple("abcdefg"))
+
+
+@st.composite
+def federations(draw: st.DrawFn) -> Federation:
+    """Any model with any norm, unequal clients, any local work, some methods; float64."""
+    name = draw(st.sampled_from(sorted(MODELS)))
+    norms, options = MODELS[name]
+    norm = draw(st.sampled_from(norms)) if isinstance(norms, tuple) else norms
+    sizes = draw(st.lists(st.integers(2, 11), min_size=2, max_size=6))
+    batch = draw(st.sampled_from([None, 3, 4]))
+    if norm == "batch":  # a batch of one example has no variance
+        sizes = [size + (batch is not None and size % batch == 1) for size in sizes]
+    method = draw(st.sampled_from([FedAvg(), FedProx(0.3), Scaffold(), FedDyn(), FedSGD(), LocalOnly()]))
+    scaffold = isinstance(method, Scaffold)
+    work = draw(st.sampled_from([{"epochs": 1}, {"epochs": 2}, {"steps": 3}]))
+    settings = Settings(fraction=draw(st.sampled_from([0.5, 1.0])), batch_size=batch, lr=0.05, double=True).replace(
+        momentum=0.0 if scaffold else draw(st.sampled_from([0.0, 0.9])),
+        weight_decay=0.0 if scaffold else draw(st.sampled_from([0.0, 0.1])),
+        batch_norm=draw(st.sampled_from(sorted(BATCH_NORM_POLICIES))) if norm == "batch" else None,
+        evaluate_clients=draw(st.booleans()),
+        **work,
+    )
+    data = drawn_data("text" if name == "lstm" else "image", sum(sizes))
+    model = build_model(name, data.input_shape, data.num_classes, generator(0, "initial weights"), norm=norm, **options)
+    return Federation(data, split(*sizes), model, settings, method)
+
+
+@settings(max_examples=40, deadline=None)
+@given(federations(), st.sampled_from([(1, None), (1, 2), (2, 3)]))
+def test_stacked_gives_what_loop_gives_within_rounding(loop: Federation, limits: tuple[int, int | None]) -> None:
+    stacked = loop.fork("stacked", at=0)
+    stacked.engine = StackedEngine(*limits)
+    loop.run(2)
+    stacked.run(2)
+    assert gap(stacked.state, loop.state) < 1e-9
+    for ours, theirs in zip(stacked.history, loop.history, strict=True):
+        assert ours.metrics == pytest.approx(theirs.metrics, rel=1e-7, abs=1e-9)
+        assert ours.costs == theirs.costs
+        for mine, other in zip(ours.clients, theirs.clients, strict=True):
+            assert mine == pytest.approx(other, rel=1e-7, abs=1e-9)
+
+
+def test_stacked_float32_training_is_as_close_as_rounding_allows() -> None:
+    loop, stacked = (run(e, 10, 4, 19, 30, 6, lr=0.05) for e in (get_engine("loop"), get_engine("stacked")))
+    assert 0 < gap(stacked.state, loop.state) < 1e-5 or equal(stacked.state, loop.state)
+
+
+def test_stacked_evaluates_many_states_as_one_by_one() -> None:
+    loop = run(get_engine("loop"), 1500, data=small_data(1500), batch_size=50, double=True, rounds=4)
+    states = [loop.state_at(round) for round in range(5)] * 5
+    stacked = loop.fork("stacked")
+    stacked.engine = StackedEngine(2)
+    for split_name in ("train", "test"):
+        for ours, theirs in zip(
+            stacked.evaluate_states(states, split_name), loop.evaluate_states(states, split_name), strict=True
+        ):
+            assert ours == pytest.approx(theirs, rel=1e-12)
+
+
+def test_stacked_stops_between_steps() -> None:
+    federation = small_federation(split(6, 6, 6), batch_size=1)
+    work, asked = federation._work(federation.segments[0], {}, 1), []
+    tasks = [federation._task(client, federation._now, federation.segments[0]) for client in range(3)]
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) > 4
+
+    assert list(StackedEngine(1).train(work, tasks, stop)) == [] and len(asked) == 5
+
+
+def test_plan_puts_alike_clients_together_and_everyone_once() -> None:
+    federation = small_federation(split(*[10] * 7, *[40] * 6, 3), batch_size=None)
+    work = federation._work(federation.segments[0], {}, 1)
+    kept = {"control": torch.zeros(1)}
+    tasks = [Task(client, federation.state, kept if client == 0 else {}) for client in range(14)]
+    stacks = plan(work, tasks, workers=2, largest=4)
+    assert sorted(k for chosen in stacks for k in chosen) == list(range(14))
+    assert [0] in stacks and [13] in stacks  # other memories, other batch size
+    assert max(map(len, stacks)) <= 4
+    assert all(len({len(work.partition[k]) for k in chosen}) == 1 for chosen in stacks)
+
+
+def test_what_cannot_be_stacked_is_refused_with_a_reason() -> None:
+    class Scale(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.ones(1))
+
+    assert obstacle(nn.Sequential(nn.Linear(2, 2), Scale())) == "1 (Scale) holds weights of an unknown kind"
+    assert "random" in obstacle(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.1)))
+    assert "options" in obstacle(nn.LSTM(2, 2))
+    twice = nn.Linear(2, 2)
+    assert "shared" in obstacle(nn.Sequential(twice, twice))
+    federation = small_federation(split(10, 10), Moon(), engine="stacked")
+    with pytest.raises(ValueError, match="MOON has a loss of its own, accepted: 'threads'"):
+        federation.run(1)

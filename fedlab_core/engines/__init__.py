@@ -61,9 +61,10 @@ class Engine(Protocol):
 def get_engine(name: str) -> Engine:
     """The engine called `name`."""
     from fedlab_core.engines.loop import LoopEngine
+    from fedlab_core.engines.stacked import StackedEngine
     from fedlab_core.engines.threads import ThreadsEngine
 
-    engines = {"loop": LoopEngine, "threads": ThreadsEngine}
+    engines = {"loop": LoopEngine, "threads": ThreadsEngine, "stacked": StackedEngine}
     if name not in engines:
         raise ValueError(f"engine={name!r} is unknown, accepted: {sorted(engines)}")
     return engines[name]()

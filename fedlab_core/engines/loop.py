@@ -38,7 +38,7 @@ def client_data(work: Work, client: int) -> tuple[Tensor, Tensor]:
     x = work.dataset.x[indices]
     if work.partition.transform is not None:
         x = work.partition.transform.apply(x, client)
-    return _to(work, work.dataset.prepare(x)), work.dataset.y[indices].to(work.settings.device)
+    return as_input(work, work.dataset.prepare(x)), work.dataset.y[indices].to(work.settings.device)
 
 
 def train_client(model: nn.Module, work: Work, task: Task) -> Update:
@@ -63,13 +63,24 @@ def train_client(model: nn.Module, work: Work, task: Task) -> Update:
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if method.corrects:
-            grads = {name: p.grad for name, p in parameters.items() if p.grad is not None}
-            method.correct(grads, parameters, task.state, work.received, task.memory)
+            method.correct(own_gradients(parameters), parameters, task.state, work.received, task.memory)
         optimiser.step()
         total, steps, seen = total + loss.detach(), steps + 1, seen + len(batch)
     end = get_state(model)
     extra, memory = method.finish(task.state, end, work.received, task.memory, steps, lr)
     return Update(task.client, len(x), steps, seen, end, memory, extra, total.item() / steps)
+
+
+def own_gradients(parameters: dict[str, nn.Parameter]) -> State:
+    """The gradients by name, each with memory of its own, so that they can be changed in place.
+
+    Autograd may hand out several views of one tensor, for instance to two parameters that are added to a batch of one.
+    """
+    grads = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+    if len({grad.untyped_storage().data_ptr() for grad in grads.values()}) < len(grads):
+        for name in grads:
+            grads[name] = parameters[name].grad = grads[name].clone()
+    return grads
 
 
 def evaluate(model: nn.Module, work: Work, state: State, split: str = "test") -> dict[str, float]:
@@ -90,7 +101,7 @@ def batch_sums(model: nn.Module, work: Work, x: Tensor, y: Tensor) -> Tensor:
     """(3,) float64: summed loss, right answers and targets of one batch, the model in evaluation mode."""
     model.eval()
     y = y.to(work.settings.device)
-    logits = model(_to(work, work.dataset.prepare(x)))
+    logits = model(as_input(work, work.dataset.prepare(x)))
     sums = task_loss(logits, y, "sum"), (logits.argmax(-1) == y).sum(), (y != -100).sum()
     return torch.stack([value.double() for value in sums])
 
@@ -108,7 +119,8 @@ def worker_copy(work: Work) -> nn.Module:
     return model.to(work.settings.device, torch.float64 if work.settings.double else torch.float32)
 
 
-def _to(work: Work, x: Tensor) -> Tensor:
+def as_input(work: Work, x: Tensor) -> Tensor:
+    """Prepared examples on the run's device and, if they are no symbols, in its precision."""
     if not x.is_floating_point():
         return x.to(work.settings.device)
     return x.to(work.settings.device, torch.float64 if work.settings.double else torch.float32)

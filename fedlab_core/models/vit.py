@@ -69,7 +69,11 @@ class ViT(nn.Module):
         """Images (B, C, H, W) -> (B, 1 + patches, dim): class token, then the patches row by row, plus positions."""
         p = self.patch
         patches = x.unflatten(3, (-1, p)).unflatten(2, (-1, p)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        return torch.cat([self.class_token.expand(len(x), -1, -1), self.embed(patches)], 1) + self.position
+        return self.with_class_token(self.embed(patches))
+
+    def with_class_token(self, patches: Tensor) -> Tensor:
+        """(B, patches, dim) -> (B, 1 + patches, dim), positions added."""
+        return torch.cat([self.class_token.expand(len(patches), -1, -1), patches], 1) + self.position
 
     def features(self, x: Tensor) -> Tensor:
         x = self.tokens(x)

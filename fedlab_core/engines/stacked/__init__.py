@@ -1,0 +1,135 @@
+"""Many clients as one network: their layers' products are batched, so that small models are not bound by overhead.
+
+The sampled clients are split into stacks, one per core, and every stack is trained in a thread of its own. Results
+differ from those of `loop` by rounding only.
+"""
+
+import contextlib
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+
+from torch import Tensor, nn
+
+from fedlab_core.engines import Task, Work
+from fedlab_core.engines.loop import evaluation_batches, summary, worker_copy
+from fedlab_core.engines.stacked.evaluation import evaluate_together
+from fedlab_core.engines.stacked.modules import Fold, is_dense, stack
+from fedlab_core.engines.stacked.training import stack_states, train_together
+from fedlab_core.engines.threads import ThreadsEngine, cores, in_order
+from fedlab_core.methods import FedAvg, Update
+from fedlab_core.state import State
+
+LARGEST = {"cpu": 10, "cuda": 128}  # clients in a stack: more would not fit the processor's cache
+SPREAD = 2  # the largest batch of a stack over its smallest
+EVALUATED = 16  # states evaluated together
+
+
+class StackedEngine:
+    """Stacks of clients.
+
+    Args:
+        workers: threads, one stack each at a time; by default one per core, and one on a GPU.
+        largest: clients in a stack at most.
+    """
+
+    def __init__(self, workers: int | None = None, largest: int | None = None) -> None:
+        self.workers, self.largest = workers, largest
+        self._networks: queue.SimpleQueue[tuple[nn.Module, Fold]] = queue.SimpleQueue()
+
+    @contextlib.contextmanager
+    def _network(self, work: Work) -> Iterator[tuple[nn.Module, Fold]]:
+        """A stacked network that no other thread uses meanwhile."""
+        try:
+            network = self._networks.get_nowait()
+        except queue.Empty:
+            network = stack(worker_copy(work))
+        yield network
+        self._networks.put(network)
+
+    def _limits(self, work: Work) -> tuple[int, int]:
+        device = work.settings.device.split(":")[0]
+        return self.workers or (cores() if device == "cpu" else 1), self.largest or LARGEST.get(device, LARGEST["cpu"])
+
+    def train(self, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Update]:
+        """See `fedlab_core.engines.Engine`; here `stop` is asked before every step.
+
+        Raises:
+            ValueError: the model or the method cannot be stacked.
+        """
+        if reason := method_obstacle(work.method):
+            raise ValueError(f"engine='stacked': {reason}, accepted: 'threads', 'loop' or 'auto'")
+        workers, largest = self._limits(work)
+        stacks = plan(work, tasks, workers, largest)
+
+        def together(chosen: list[int]) -> list[Update] | None:
+            if stop():
+                return None
+            with self._network(work) as (network, fold):
+                return train_together(network, fold, work, [tasks[k] for k in chosen], stop)
+
+        finished: dict[int, Update] = {}
+        following = 0
+        with contextlib.closing(in_order(together, stacks, workers)) as results:
+            for chosen, updates in zip(stacks, results, strict=True):
+                if updates is None:
+                    return
+                finished |= zip(chosen, updates, strict=True)
+                while following in finished:
+                    yield finished.pop(following)
+                    following += 1
+
+    def evaluate(self, work: Work, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
+        """See `fedlab_core.engines.Engine`: many states in one pass over the data."""
+        workers, _ = self._limits(work)
+        together = EVALUATED if work.settings.device != "cpu" or is_dense(work.model) else 1
+        if together == 1 or len(states) == 1:
+            return ThreadsEngine(workers).evaluate(work, states, split)
+        batches, results = evaluation_batches(work, split), []
+        cuts = [len(batches) * part // workers for part in range(workers + 1)]
+        parts = [batches[a:b] for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
+        for first in range(0, len(states), together):
+            stacked = stack_states(states[first : first + together])
+
+            def evaluate_part(part: list[tuple[Tensor, Tensor]], stacked: State = stacked) -> Tensor:
+                with self._network(work) as (network, fold):
+                    return evaluate_together(network, fold, work, stacked, part)
+
+            results += [summary([sums]) for sums in sum(in_order(evaluate_part, parts, workers))]
+        return results
+
+
+def method_obstacle(method: FedAvg) -> str | None:
+    """What keeps a method's clients from being stacked, in words; None if nothing does."""
+    if method.own_loss:
+        return f"{method.name} has a loss of its own"
+    if type(method).prepare is not FedAvg.prepare or type(method).optimiser is not FedAvg.optimiser:
+        return f"{method.name} prepares its clients in its own way"
+    return None
+
+
+def plan(work: Work, tasks: Sequence[Task], workers: int, largest: int) -> list[list[int]]:
+    """Which tasks are trained together: clients alike in batch size, number of steps and names of their memories.
+
+    Returns:
+        positions in `tasks`, each in one stack; the costliest stacks first.
+    """
+    sizes = [len(work.partition[task.client]) for task in tasks]
+    batch = [min(size, work.settings.batch_size or size) for size in sizes]
+    costs = [work.settings.local_steps(size) * b for size, b in zip(sizes, batch, strict=True)]
+    names = [sorted(task.memory) for task in tasks]
+    order = sorted(range(len(tasks)), key=lambda k: (names[k], -batch[k], -costs[k], k))
+    share = sum(costs) / (workers * -(-len(tasks) // (workers * largest)))  # of one of equal stacks
+    stacks = []
+    for _, alike in groupby(order, key=lambda k: names[k]):
+        chosen: list[int] = []
+        for k in alike:
+            cost = sum(costs[i] for i in chosen)
+            if chosen and (
+                cost + costs[k] / 2 > share or len(chosen) == largest or batch[chosen[0]] > SPREAD * batch[k]
+            ):
+                stacks.append(chosen)
+                chosen = []
+            chosen.append(k)
+        stacks.append(chosen)
+    return sorted(stacks, key=lambda chosen: -sum(costs[k] for k in chosen))

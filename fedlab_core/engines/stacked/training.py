@@ -1,0 +1,166 @@
+"""Local training of several clients as one network of stacked layers."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedlab_core.engines import Task, Work
+from fedlab_core.engines.loop import batches, client_data, own_gradients
+from fedlab_core.engines.stacked.functions import Descent
+from fedlab_core.engines.stacked.modules import Fold
+from fedlab_core.methods import Update
+from fedlab_core.randomness import generator
+from fedlab_core.state import State
+
+IGNORED = -100
+
+
+def train_together(
+    network: nn.Module, fold: Fold, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]
+) -> list[Update] | None:
+    """The local training of clients whose memories have the same names; None if stopped before its end.
+
+    Every client takes the batches that it would take alone. One that has finished drops out; a batch that is smaller
+    than others of its step is filled up with rows that count nowhere.
+
+    Args:
+        network, fold: from `modules.stack`.
+        stop: asked before every step.
+    """
+    settings, method = work.settings, work.method
+    data = [client_data(work, task.client) for task in tasks]
+    draws = [generator(settings.seed, "batches", work.round, task.client) for task in tasks]
+    drawn = [list(batches(len(y), settings, g, method.full_batches)) for (_, y), g in zip(data, draws, strict=True)]
+    order = sorted(range(len(tasks)), key=lambda k: -len(drawn[k]))  # those who finish first stand last
+    tasks, data, drawn = ([items[k] for k in order] for items in (tasks, data, drawn))
+    rows, sizes = _rows(drawn, [len(y) for _, y in data])
+    x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
+    rows = rows.to(x.device)
+
+    start, memory = stack_states([task.state for task in tasks]), stack_states([task.memory for task in tasks])
+    end = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in start.items()}
+    lr = settings.lr_at(work.round)
+    plain = not settings.momentum and not method.corrects
+    fold.examples, fold.descent = 0, Descent(lr, settings.weight_decay) if plain else None
+    network.train()
+    if settings.batch_norm == "frozen":
+        for module in network.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+    normalised = any(isinstance(module, _BatchNorm) and module.training for module in network.modules())
+    trained = {name for name, parameter in work.model.named_parameters() if parameter.requires_grad}
+    velocity = {name: torch.zeros_like(end[name]) for name in trained} if settings.momentum else {}
+
+    total, active = torch.zeros(len(tasks), device=x.device, dtype=torch.float64), 0
+    for step, size in enumerate(sizes):
+        if stop():
+            return None
+        if active != len(size):
+            active = len(size)
+            parameters = load(network, {name: tensor[:active] for name, tensor in end.items()}, trained)
+            inside = [{n: t[:active] for n, t in state.items()} for state in (start, memory, velocity)]
+        width = max(size)
+        batch = rows[step, :active, :width]
+        filled = min(size) < width
+        inputs, targets = x.index_select(0, batch.flatten()), y.index_select(0, batch.flatten())
+        fold.real = None
+        if filled:
+            real = torch.arange(width) < torch.tensor(size)[:, None]
+            targets[(~real).flatten().to(x.device)] = IGNORED
+            fold.real = real.to(x.device) if normalised else None
+        losses = client_losses(network(inputs), targets, active)
+        losses.sum().backward()
+        total[:active] += losses.detach()
+        if method.corrects:
+            method.correct(own_gradients(parameters), parameters, inside[0], work.received, inside[1])
+        _step(parameters, inside[2], lr, settings.momentum, settings.weight_decay)
+
+    updates: list[Update | None] = [None] * len(tasks)
+    for k, (task, own, loss) in enumerate(zip(tasks, drawn, total.tolist(), strict=True)):
+        state = {name: tensor[k] for name, tensor in end.items()}
+        extra, kept = method.finish(task.state, state, work.received, task.memory, len(own), lr)
+        seen = sum(len(batch) for batch in own)
+        updates[order[k]] = Update(task.client, len(data[k][1]), len(own), seen, state, kept, extra, loss / len(own))
+    return updates
+
+
+def stack_states(states: Sequence[State]) -> State:
+    """States of the same names with a leading client dimension; tensors that all have in common are not copied."""
+    return {
+        name: tensor.expand(len(states), *tensor.shape)
+        if all(state[name] is tensor for state in states)
+        else torch.stack([state[name] for state in states])
+        for name, tensor in states[0].items()
+    }
+
+
+def load(network: nn.Module, state: State, trained: set[str] = frozenset()) -> dict[str, nn.Parameter]:
+    """Makes the network compute with the tensors of a stacked state themselves, not with copies.
+
+    Returns:
+        the trained parameters by name, as new leaves.
+    """
+    leaves = {}
+    for prefix, module in network.named_modules():
+        for kind in (module._parameters, module._buffers):
+            for name, old in kind.items():
+                if old is None:
+                    continue
+                full = f"{prefix}.{name}" if prefix else name
+                kind[name] = state[full]
+                if kind is module._parameters:
+                    kind[name] = nn.Parameter(state[full], requires_grad=full in trained)
+                    if full in trained:
+                        leaves[full] = kind[name]
+    return leaves
+
+
+def client_losses(logits: Tensor, targets: Tensor, clients: int) -> Tensor:
+    """(clients,) each client's mean cross-entropy over its targets; those of -100 count nowhere.
+
+    Args:
+        logits: (clients * B, ..., classes).
+        targets: (clients * B, ...).
+    """
+    losses = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    return losses.view(clients, -1).sum(1) / (targets != IGNORED).view(clients, -1).sum(1)
+
+
+def _rows(drawn: Sequence[Sequence[Tensor]], examples: Sequence[int]) -> tuple[Tensor, list[list[int]]]:
+    """Where each row of each batch stands in the clients' data one after the other.
+
+    Returns:
+        (steps, clients, B) positions, filled up with the client's first example; and the batch sizes of the clients
+        that take part in each step, a leading part of them.
+    """
+    steps, width = len(drawn[0]), max(len(batch) for own in drawn for batch in own)
+    rows, first = torch.empty(steps, len(drawn), width, dtype=torch.int64), 0
+    for k, (own, count) in enumerate(zip(drawn, examples, strict=True)):
+        rows[:, k] = first
+        for step, batch in enumerate(own):
+            rows[step, k, : len(batch)] += batch
+        first += count
+    return rows, [[len(own[step]) for own in drawn if len(own) > step] for step in range(steps)]
+
+
+def _step(parameters: dict[str, nn.Parameter], velocity: State, lr: float, momentum: float, decay: float) -> None:
+    """`torch.optim.SGD`'s step of the parameters that have a gradient, which they lose."""
+    names = [name for name, parameter in parameters.items() if parameter.grad is not None]
+    if not names:
+        return
+    weights = [parameters[name] for name in names]
+    grads = [weight.grad for weight in weights]
+    with torch.no_grad():
+        if decay:
+            grads = torch._foreach_add(grads, weights, alpha=decay)
+        if momentum:
+            moving = [velocity[name] for name in names]
+            torch._foreach_mul_(moving, momentum)
+            torch._foreach_add_(moving, grads)
+            grads = moving
+        torch._foreach_add_(weights, grads, alpha=-lr)
+    for weight in weights:
+        weight.grad = None
