@@ -76,9 +76,9 @@ def collect(only: str = "") -> Iterator[Claim]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: prints the table row by row and writes it, if complete, as JSON."""
+    """Command line: prints the table row by row and writes it as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="", help="only claims whose id begins so; nothing is written")
+    parser.add_argument("--only", default="", help="only claims whose id begins so; the file keeps its other rows")
     parser.add_argument("--out", type=Path, default=FIGURES / "claims.json", help="file to write")
     options = parser.parse_args(arguments)
     rows = []
@@ -87,9 +87,11 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(_text(rows[-1])), flush=True)
     counts = ", ".join(f"{sum(row['verdict'] == verdict for row in rows)} {verdict}" for verdict in VERDICTS)
     print(f"{len(rows)} claims: {counts}")
-    if not options.only:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    new = {row["id"]: row for row in rows}
+    kept = (recorded("claims", options.out.parent) or []) if options.only and options.out.name == "claims.json" else []
+    rows = [new.pop(row["id"], row) for row in kept] + list(new.values())
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,14 +86,31 @@ def test_every_claim_has_an_id_of_its_study() -> None:
 def test_the_command_prints_rows_and_writes_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
-    monkeypatch.setattr(claims, "collect", lambda only: iter([claim({"x": 2.0}), claim({})]))
+    monkeypatch.setattr(claims, "collect", lambda only: iter([claim({"x": 2.0}), replace(claim({}), id="study.none")]))
     file = tmp_path / "new" / "claims.json"
     assert claims.main(["--out", str(file)]) == 0
     assert [row["verdict"] for row in json.loads(file.read_text())] == ["shown", "not run"]
     said = capsys.readouterr().out
     assert said.endswith("2 claims: 1 shown, 0 partly, 0 not shown, 1 not run\n") and "study.name: a < b & c" in said
-    file.unlink()
-    assert claims.main(["--only", "study", "--out", str(file)]) == 0 and not file.exists()
+
+
+def test_some_rows_are_replaced_and_the_others_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "claims.json"
+    file.write_text(json.dumps([{"id": "other.a"}, {"id": "study.name", "verdict": "old"}, {"id": "other.b"}]))
+    monkeypatch.setattr(claims, "collect", lambda only: iter([claim({"x": 2.0})]))
+    assert claims.main(["--only", "study", "--out", str(file)]) == 0
+    rows = json.loads(file.read_text())
+    assert [row["id"] for row in rows] == ["other.a", "study.name", "other.b"] and rows[1]["verdict"] == "shown"
+    monkeypatch.setattr(claims, "collect", lambda only: iter([claim({"x": 0.0})]))
+    assert claims.main(["--out", str(file)]) == 0
+    assert [row["verdict"] for row in json.loads(file.read_text())] == ["not shown"]
+
+
+def test_recorded_rows_are_shown_or_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "recorded", lambda name: [claim({"x": 2.0}).row()])
+    assert claims.recorded_table("study.name").rows[0]["verdict"] == "shown"
+    with pytest.raises(ValueError, match="study.other"):
+        claims.recorded_table("study.other")
 
 
 def test_an_unknown_claim_is_refused() -> None:
