@@ -277,6 +277,22 @@ def test_a_client_needs_nothing_but_what_it_fetched(scheme: str, mask: str) -> N
     assert bool(missing) == (mask != "step")
 
 
+def test_what_the_weights_lack_falls_to_the_old_model() -> None:
+    run = federation(LayerWise(), sizes=(8, 8, 16), fraction=0.4, weighting="printed_v3").run(1)
+    inside = run.inside(1)
+    assert len(inside.updates) == 1 and sum(inside.weights) < 1
+    update, weight = inside.updates[0], inside.weights[0]
+    name = "encoder.blocks.0.fc1.weight"
+    mixed = weight * update.state[name] + (1 - weight) * inside.start[name]
+    assert torch.allclose(run.state[name], mixed, atol=1e-7)
+
+
+@pytest.mark.parametrize("policy", ["local", "local_statistics", "total_variance"])
+def test_batch_norm_policies_that_would_touch_frozen_tensors_are_refused(policy: str) -> None:
+    with pytest.raises(ValueError, match=f"batch_norm='{policy}', accepted by layer-wise"):
+        federation(LayerWise(), resnet(), batch_norm=policy)
+
+
 def test_new_units_are_copies_or_fresh() -> None:
     model = vit()
     for choice in ("copy", "fresh"):

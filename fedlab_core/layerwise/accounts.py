@@ -12,7 +12,7 @@ from fedlab_core.federation import Federation
 from fedlab_core.layerwise.method import OPTIMISERS, LayerWise, staged_loss
 from fedlab_core.layerwise.network import StagedModel
 from fedlab_core.layerwise.stages import Stage, payload
-from fedlab_core.state import local_names, state_bytes
+from fedlab_core.state import state_bytes
 
 MIB = 2**20
 
@@ -147,8 +147,7 @@ def traffic(federation: Federation, stateful: bool) -> Iterator[tuple[int, int]]
 
     For the run's own setting these are the bytes in its records.
     """
-    model, rule, policy = federation.model, federation.method, federation.settings.batch_norm
-    stays = local_names(model, policy)
+    model, rule = federation.model, federation.method
     held: dict[int, frozenset[int]] = {}
     for record in federation.history[1:]:
         state = federation.state_at(record.round - 1)
@@ -157,8 +156,8 @@ def traffic(federation: Federation, stateful: bool) -> Iterator[tuple[int, int]]
         for client in (row["client"] for row in record.clients):
             kept = rule.schedule.masked_download(stage, federation.settings.seed, record.round, client)
             names = payload(model, stage, kept, held.get(client, frozenset()), state)
-            down += state_bytes({n: state[n] for n in names.fetched - stays})
-            up += state_bytes({n: state[n] for n in names.sent - stays})
+            down += state_bytes({n: state[n] for n in names.fetched})
+            up += state_bytes({n: state[n] for n in names.sent})
             if stateful:
                 held[client] = names.held
         yield down, up

@@ -21,7 +21,7 @@ from fedlab_core.selfsupervised import (
     nt_xent,
     simsiam_loss,
 )
-from fedlab_core.state import State, get_state, local_names, mean_state, set_state
+from fedlab_core.state import State, get_state, mean_state, set_state
 
 if TYPE_CHECKING:
     from fedlab_core.engines import Engine, Task, Work
@@ -94,12 +94,18 @@ class LayerWise(FedAvg):
             raise ValueError(f"momentum={self.momentum!r}, accepted: a number in [0, 1]")
         if self.warm_up < 0:
             raise ValueError(f"warm_up={self.warm_up!r}, accepted: a whole number >= 0")
-        assert self.schedule
+        _ = self.schedule  # raises where its part does not fit
 
     @property
     def schedule(self) -> Schedule:
         """The part that decides about units."""
         return Schedule(self.scheme, self.rounds_per_stage, self.units_per_stage, self.drop, self.mask)
+
+    def local_settings(self, settings: "Settings") -> "Settings":
+        """Refuses batch-norm policies under which the server would have to change or to guess frozen tensors."""
+        if settings.batch_norm not in (None, "average", "frozen"):
+            raise ValueError(f"batch_norm={settings.batch_norm!r}, accepted by {self.name}: 'average', 'frozen'")
+        return settings
 
     def warm_up_factor(self, rounds: int, stage: Stage) -> float:
         """Share of the learning rate in the round of a stage that follows `rounds` finished ones."""
@@ -111,7 +117,6 @@ class LayerWise(FedAvg):
         model, settings, state = _staged(work.model), work.settings, tasks[0].state
         rounds = int(state["rounds"])
         stage = self.schedule.stage(rounds, len(model.units))
-        stays = local_names(model, settings.batch_norm)
         payloads = []
         for task in tasks:
             held = frozenset(task.memory[HELD].tolist()) if self.stateful and HELD in task.memory else frozenset()
@@ -123,7 +128,7 @@ class LayerWise(FedAvg):
         updates = engine.train(replace(work, settings=settings, method=local), named, stop)
         for update, p in zip(updates, payloads, strict=False):  # fewer updates than tasks if stopped
             memory = {HELD: torch.tensor(sorted(p.held))} if self.stateful and p.held else {}
-            yield replace(update, memory=memory, sent=p.sent - stays, fetched=p.fetched - stays)
+            yield replace(update, memory=memory, sent=p.sent, fetched=p.fetched)
 
     def evaluate(self, engine: "Engine", work: "Work", states: Sequence[State], split: str) -> list[dict[str, float]]:
         """Accuracy of a nearest-neighbour classifier on the frozen features, all units trained so far present."""
@@ -148,13 +153,13 @@ class LayerWise(FedAvg):
 
         At the end of a stage the next one's units become copies of the last one, if asked to.
         """
-        state = dict(start)
+        state, rest = dict(start), 1.0 - sum(weights)
         for name in start:
-            senders = [i for i, u in enumerate(updates) if name in (u.sent or ())]
-            if senders:
-                total = sum(weights[i] for i in senders)
-                pieces = [{name: updates[i].state[name]} for i in senders]
-                state |= mean_state(pieces, [weights[i] / total for i in senders])
+            pairs = [(u.state[name], w) for u, w in zip(updates, weights, strict=True) if name in (u.sent or ())]
+            if pairs:
+                pairs += [(start[name], rest)] if rest > 1e-9 else []
+                total = sum(w for _, w in pairs)
+                state |= mean_state([{name: tensor} for tensor, _ in pairs], [w / total for _, w in pairs])
         state["rounds"] = start["rounds"] + 1
         units = unit_names(state)
         after = self.schedule.stage(int(state["rounds"]), len(units))
