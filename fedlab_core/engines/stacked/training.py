@@ -1,11 +1,13 @@
 """Local training of several clients as one network of stacked layers."""
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.rnn import pad_sequence
 
 from fedlab_core.engines import Task, Work
 from fedlab_core.engines.loop import batches, client_data, own_gradients
@@ -36,9 +38,10 @@ def train_together(
     drawn = [list(batches(len(y), settings, g, method.full_batches)) for (_, y), g in zip(data, draws, strict=True)]
     order = sorted(range(len(tasks)), key=lambda k: -len(drawn[k]))  # those who finish first stand last
     tasks, data, drawn = ([items[k] for k in order] for items in (tasks, data, drawn))
-    rows, sizes = _rows(drawn, [len(y) for _, y in data])
+    lengths = [[len(batch) for batch in own] for own in drawn]
     x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
-    rows = rows.to(x.device)
+    rows = _rows(drawn, lengths, [len(y) for _, y in data]).to(x.device)
+    simple = y.ndim == 1 and work.dataset.kind == "image"  # every example has one target
 
     start, memory = stack_states([task.state for task in tasks]), stack_states([task.memory for task in tasks])
     end = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in start.items()}
@@ -55,7 +58,8 @@ def train_together(
     velocity = {name: torch.zeros_like(end[name]) for name in trained} if settings.momentum else {}
 
     total, active = torch.zeros(len(tasks), device=x.device, dtype=torch.float64), 0
-    for step, size in enumerate(sizes):
+    for step, size in enumerate(zip_longest(*lengths)):
+        size = [count for count in size if count is not None]
         if stop():
             return None
         if active != len(size):
@@ -71,19 +75,20 @@ def train_together(
             real = torch.arange(width) < torch.tensor(size)[:, None]
             targets[(~real).flatten().to(x.device)] = IGNORED
             fold.real = real.to(x.device) if normalised else None
-        losses = client_losses(network(inputs), targets, active)
-        losses.sum().backward()
+        losses = client_losses(network(inputs), targets, active, width if simple and not filled else None)
+        losses.backward(torch.ones_like(losses))
         total[:active] += losses.detach()
         if method.corrects:
             method.correct(own_gradients(parameters), parameters, inside[0], work.received, inside[1])
         _step(parameters, inside[2], lr, settings.momentum, settings.weight_decay)
 
     updates: list[Update | None] = [None] * len(tasks)
-    for k, (task, own, loss) in enumerate(zip(tasks, drawn, total.tolist(), strict=True)):
+    for k, (task, own, loss) in enumerate(zip(tasks, lengths, total.tolist(), strict=True)):
         state = {name: tensor[k] for name, tensor in end.items()}
         extra, kept = method.finish(task.state, state, work.received, task.memory, len(own), lr)
-        seen = sum(len(batch) for batch in own)
-        updates[order[k]] = Update(task.client, len(data[k][1]), len(own), seen, state, kept, extra, loss / len(own))
+        updates[order[k]] = Update(
+            task.client, len(data[k][1]), len(own), sum(own), state, kept, extra, loss / len(own)
+        )
     return updates
 
 
@@ -118,32 +123,27 @@ def load(network: nn.Module, state: State, trained: set[str] = frozenset()) -> d
     return leaves
 
 
-def client_losses(logits: Tensor, targets: Tensor, clients: int) -> Tensor:
+def client_losses(logits: Tensor, targets: Tensor, clients: int, count: int | None = None) -> Tensor:
     """(clients,) each client's mean cross-entropy over its targets; those of -100 count nowhere.
 
     Args:
         logits: (clients * B, ..., classes).
         targets: (clients * B, ...).
+        count: each client's number of targets, where it is known.
     """
     losses = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="none")
-    return losses.view(clients, -1).sum(1) / (targets != IGNORED).view(clients, -1).sum(1)
+    total = losses.view(clients, -1).sum(1)
+    return total / (count or (targets != IGNORED).view(clients, -1).sum(1))
 
 
-def _rows(drawn: Sequence[Sequence[Tensor]], examples: Sequence[int]) -> tuple[Tensor, list[list[int]]]:
-    """Where each row of each batch stands in the clients' data one after the other.
-
-    Returns:
-        (steps, clients, B) positions, filled up with the client's first example; and the batch sizes of the clients
-        that take part in each step, a leading part of them.
-    """
-    steps, width = len(drawn[0]), max(len(batch) for own in drawn for batch in own)
-    rows, first = torch.empty(steps, len(drawn), width, dtype=torch.int64), 0
-    for k, (own, count) in enumerate(zip(drawn, examples, strict=True)):
-        rows[:, k] = first
-        for step, batch in enumerate(own):
-            rows[step, k, : len(batch)] += batch
-        first += count
-    return rows, [[len(own[step]) for own in drawn if len(own) > step] for step in range(steps)]
+def _rows(drawn: Sequence[Sequence[Tensor]], lengths: Sequence[Sequence[int]], examples: Sequence[int]) -> Tensor:
+    """(steps, clients, B) where each row of each batch stands in the clients' data one after the other; filled up
+    with the client's first example."""
+    rows = torch.zeros(len(drawn[0]), len(drawn), max(map(max, lengths)), dtype=torch.int64)
+    for k, own in enumerate(drawn):
+        padded = pad_sequence(own, batch_first=True)
+        rows[: padded.shape[0], k, : padded.shape[1]] = padded
+    return rows + torch.tensor([0, *examples[:-1]]).cumsum(0)[:, None]
 
 
 def _step(parameters: dict[str, nn.Parameter], velocity: State, lr: float, momentum: float, decay: float) -> None:
