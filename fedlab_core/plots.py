@@ -242,7 +242,7 @@ def curves(
             ax.plot(xs[0], ys[0], marker="D", markersize=9, markerfacecolor="none", color=line.style["color"])
         ring = {"color": line.style["color"], "markersize": 9, "markerfacecolor": "white", "markeredgewidth": 2}
         for r in (r for r in part if r.round == at and line.index is not None):
-            ax.plot(measured(r, x), measured(r, y), marker="o", zorder=5, **ring)
+            ax.plot(measured(r, x), measured(r, y), marker="o", zorder=5, clip_on=False, **ring)
     ax.set_xlabel(AXES.get(x, x))
     ax.set_ylabel(AXES.get(y, y))
     if y.endswith("accuracy"):
@@ -260,7 +260,7 @@ def client_band(ax: Axes, line: Line, y: str) -> Axes:
     spans = [(round, min(values), max(values)) for round, values in rows if values]
     if spans:
         style = {"color": line.style["color"], "alpha": 0.18, "linewidth": 0}
-        ax.fill_between(*zip(*spans, strict=True), label="its clients, worst to best", **style)
+        ax.fill_between(*zip(*spans, strict=True), label="clients' own models, worst to best", **style)
     return ax
 
 
