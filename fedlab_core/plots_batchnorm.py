@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import NullFormatter
 from numpy.typing import ArrayLike
 
 from fedlab_core.plots import LINE_COLORS, OKABE_ITO, Line
@@ -113,7 +112,9 @@ def deviation_over_skew(ax: Axes, rows: Sequence[Mapping[str, Any]], source: str
     ax.set(xlabel="label skew (0: IID, 1: two classes per client)", yscale="log")
     ax.set_ylabel(r"$\Vert D \Vert \,/\, \Vert \nabla F \Vert$")
     ax.axhline(1, color="0.75", linewidth=1, zorder=0)
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if ax.get_ylim()[0] <= tick <= ax.get_ylim()[1]]
+    ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+    ax.minorticks_off()
     ax.grid(axis="y", color="0.92")
     ax.legend()
     return ax
@@ -199,6 +200,8 @@ def accuracy_against(ax: Axes, results: Mapping[str, Mapping[str, Any]], x: str 
         ax.plot(xs[start:], ys[start:], label=name, markevery=max(1, len(xs) // 8), **style)
     if x == "exchanges":
         ax.set_xscale("log")
+    else:
+        ax.xaxis.get_major_locator().set_params(integer=True)
     labels = {"round": "round", "exchanges": "exchanges with the server", "megabytes": "megabytes, both ways"}
     ax.set(xlabel=labels[x], ylabel="test accuracy", ylim=(0, 1.02))
     ax.grid(axis="y", color="0.92")

@@ -21,8 +21,8 @@ def mismatch_view(run: Run, round: int) -> Figure:
     batches, model = fixed_batches(federation, 64, clients), in_training(federation, federation.state_at(round))
     found = mismatch(model, batches, clients)
     fig, ((mean, variance),) = plots.figure(1, 2, SIZE)
-    plots_batchnorm.mismatch_map(mean, found.mean, found.layers, found.clients)
-    plots_batchnorm.mismatch_map(variance, found.variance, found.layers, found.clients, most=2.0)
+    plots_batchnorm.mismatch_map(mean, found.mean, found.layers, found.clients, most=0.5)
+    plots_batchnorm.mismatch_map(variance, found.variance, found.layers, found.clients, most=1.5)
     mean.set_title(f"round {round}: mean mismatch")
     variance.set(title="variance mismatch", ylabel="")
     return fig
@@ -61,8 +61,8 @@ def statistics_view(run: Run, round: int) -> Figure:
     gaps = [running_gap(federation.model, update.state, reference) for update in updates]
     layers, clients = list(gaps[0]), [update.client for update in updates]
     values = [[[gap[layer][part] for gap in gaps] for layer in layers] for part in (0, 1)]
-    plots_batchnorm.mismatch_map(mean, values[0], layers, clients)
-    plots_batchnorm.mismatch_map(variance, values[1], layers, clients, most=2.0)
+    plots_batchnorm.mismatch_map(mean, values[0], layers, clients, most=0.5)
+    plots_batchnorm.mismatch_map(variance, values[1], layers, clients, most=1.5)
     mean.set_title(f"round {round}: running means, distance to the global ones")
     variance.set(title="running variances", ylabel="")
     return fig

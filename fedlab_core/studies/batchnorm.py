@@ -1,5 +1,6 @@
 """The claims about batch normalisation in a federation: what notebook 02 and the recorded runs show."""
 
+import statistics
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from fedlab_core.studies.claim import Claim, Range
 from fedlab_core.studies.record import recorded
 
 PAPER = "Wang, Shi and Chang, arXiv 2301.02982"
-DIGITS = Setup("digits", rounds=60, evaluate_every=5)
+DIGITS = Setup("digits", rounds=40, evaluate_every=5)
 QUICK_LRS, SEEDS = (0.1,), (0, 1, 2)
 Results = Mapping[str, Mapping[str, Any]]
 
@@ -99,10 +100,11 @@ def _gaps(results: Results) -> dict[str, float]:
 
 def digits_claim(results: Results | None = None) -> Claim:
     """Row 3 at quick size: the order of the methods on digits."""
-    results = results or digits(("centralised BN", "FedTAN", "FedAvg+BN", "GroupNorm", "LayerNorm"))
+    names = ("centralised BN", "FedTAN", "FedAvg+BN", "GroupNorm", "LayerNorm")
+    results = results or digits(names)
     return Claim(
         id="batchnorm.digits",
-        text="digits, MLP with BN, 2 classes per client, one local step, 60 rounds: the damage and its repair",
+        text="digits, MLP with BN, 2 classes per client, one local step, 40 rounds: the damage and its repair",
         source=f"{PAPER}, abstract; set-up is ours",
         size="quick",
         expected={
@@ -111,7 +113,7 @@ def digits_claim(results: Results | None = None) -> Claim:
             "GroupNorm below centralised": Range(-0.03, 0.03),
             "LayerNorm below centralised": Range(-0.03, 0.03),
         },
-        measured=_gaps(results),
+        measured=_gaps({name: results[name] for name in names}),
         seeds=SEEDS,
     )
 
@@ -174,8 +176,8 @@ def no_noise_claim(runs: list[dict[str, Any]] | None = None) -> Claim:
     """Row 4 at quick size: the bias is there without any sampling noise."""
     if runs is None:
         data = load_dataset("digits")
-        runs = [full_batch(name, 150, 0.2, 1.0, data, points=5) for name in ("FedAvg+BN", "FedTAN", "centralised BN")]
-    return _no_noise("batchnorm.no_noise", "digits", 150, "quick", {run["variant"]: run for run in runs})
+        runs = [full_batch(name, 100, 0.2, 1.0, data, points=5) for name in ("FedAvg+BN", "FedTAN", "centralised BN")]
+    return _no_noise("batchnorm.no_noise", "digits", 100, "quick", {run["variant"]: run for run in runs})
 
 
 def no_noise_mnist_claim() -> Claim:
@@ -185,14 +187,24 @@ def no_noise_mnist_claim() -> Claim:
     return _no_noise("batchnorm.no_noise_mnist", "MNIST (14x14)", 3000, "standard", {r["variant"]: r for r in runs})
 
 
+AGREE = "FedTAN's F - centralised F, largest in the first 1,000 rounds"
+"""Later the constant rate makes both oscillate, which magnifies rounding until they part (MNIST: round 1,600)."""
+
+
+def _late(values: list[float]) -> float:
+    """Median over the last third: a constant learning rate makes single rounds jump."""
+    return statistics.median(values[-(-2 * len(values) // 3) :])
+
+
 def _no_noise(id: str, data: str, rounds: int, size: str, runs: Mapping[str, Mapping[str, Any]]) -> Claim:
     measured: dict[str, float | None] = {}
     if runs:
         plain, tan, central = (runs[name] for name in ("FedAvg+BN", "FedTAN", "centralised BN"))
+        early = [i for i, number in enumerate(tan["round"]) if number <= 1000]
         measured = {
-            "F of FedAvg+BN / F of FedTAN": plain["objective"][-1] / tan["objective"][-1],
-            "gradient norm of FedAvg+BN / of FedTAN": plain["gradient"][-1] / tan["gradient"][-1],
-            "difference of FedTAN's and centralised F": abs(tan["objective"][-1] - central["objective"][-1]),
+            "F of FedAvg+BN / F of FedTAN": _late(plain["objective"]) / _late(tan["objective"]),
+            "gradient norm of FedAvg+BN / of FedTAN": _late(plain["gradient"]) / _late(tan["gradient"]),
+            AGREE: max(abs(tan["objective"][i] - central["objective"][i]) for i in early),
         }
     return Claim(
         id=id,
@@ -202,7 +214,7 @@ def _no_noise(id: str, data: str, rounds: int, size: str, runs: Mapping[str, Map
         expected={
             "F of FedAvg+BN / F of FedTAN": Range(low=1.5),
             "gradient norm of FedAvg+BN / of FedTAN": Range(low=5),
-            "difference of FedTAN's and centralised F": Range(high=1e-3),
+            AGREE: Range(high=1e-5),
         },
         measured=measured,
         seeds=(0,) if runs else (),

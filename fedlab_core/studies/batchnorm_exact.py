@@ -1,5 +1,6 @@
 """Exact looks at batch normalisation in a federation: the identity, the deviation over skew, training without noise."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,7 +126,7 @@ def full_batch(
     setup = Setup(data.name, options={"hidden": (32, 32)}, batch=None, rounds=rounds, evaluate_every=rounds)
     decay = {"lr_schedule": "exponential", "lr_decay": lr_decay} if lr_decay < 1 else {}
     federation = setup.build(VARIANTS[name], 0, lr, data, double=True, weight_decay=0.01, **decay)
-    everything = fixed_batches(federation, None)
+    everything, began = fixed_batches(federation, None), time.perf_counter()
     result: dict[str, Any] = {
         "variant": name,
         "lr": lr,
@@ -140,7 +141,7 @@ def full_batch(
         result["round"].append(number)
         result["objective"].append(round(value, 6))
         result["gradient"].append(round(norm, 6))
-    return result
+    return result | {"seconds": round(time.perf_counter() - began, 1)}
 
 
 def objective(federation: Federation, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:

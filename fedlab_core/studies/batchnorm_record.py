@@ -6,7 +6,6 @@ that a killed recording goes on where it was.
 
 import argparse
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -67,7 +66,6 @@ def record(name: str, folder: Path | None = RUNS, out: Path = FIGURES) -> dict[s
         folder: where finished runs are kept.
         out: where the picture and its data go.
     """
-    began = time.perf_counter()
     if name == "no_noise":
         runs = [
             once(f"batchnorm-full-{v}-{lr:g}-{d:g}", lambda v=v, lr=lr, d=d: full_batch(v, 3000, lr, d), folder)
@@ -89,7 +87,8 @@ def record(name: str, folder: Path | None = RUNS, out: Path = FIGURES) -> dict[s
         plots_batchnorm.accuracy_against(axes[0, 1], shown)
         plots_batchnorm.accuracy_against(axes[0, 2], shown, "exchanges")
         fig.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=8)
-    data |= {"name": name, "minutes": round((time.perf_counter() - began) / 60, 1), "machine": "CPU, 1 thread"}
+    seconds = sum(part.get("seconds", 0) for part in (*data.get("runs", []), *data.get("results", {}).values()))
+    data |= {"name": name, "minutes": round(seconds / 60, 1), "machine": "CPU, 1 thread"}
     plots.save(fig, out / f"batchnorm_{name}", data)
     return data
 

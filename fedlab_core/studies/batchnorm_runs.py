@@ -214,7 +214,8 @@ def compare(
         folder: where finished runs are kept; None keeps nothing.
 
     Returns:
-        By variant: "lr", "mean" and "spread" (largest less smallest) of the final accuracy, "by_lr", and the "runs" at
+        By variant: "lr", "mean" and "spread" (largest less smallest) of the final accuracy, "by_lr", "seconds" of
+        all its runs, and the "runs" at
         the best rate (see `summary`).
     """
     data, result = setup.load(), {}
@@ -233,6 +234,7 @@ def compare(
             "lr": best,
             "mean": means[best],
             "spread": max(finals) - min(finals),
+            "seconds": round(sum(run["seconds"] for runs in tried.values() for run in runs), 1),
             "by_lr": {f"{lr:g}": round(mean, 4) for lr, mean in means.items()},
             "runs": tried[best],
         }
