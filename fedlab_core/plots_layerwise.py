@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from fedlab_core.layerwise import MIB, Memory, Stage
 from fedlab_core.plots import LINE_COLORS, figure
@@ -136,6 +137,9 @@ def budgets(
         ax.set_axisbelow(True)
         if axis != "round":
             ax.set_xscale("log")
+            ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            ax.xaxis.set_minor_locator(NullLocator())
     axes[0].set_ylabel(MEASURES[measure])
     return axes
 

@@ -56,9 +56,11 @@ def test_a_run_adds_up_what_it_costs(runs: dict[str, dict]) -> None:
     assert longer["bytes"][-1] < longer["bytes_stateless"][-1]
 
 
-def test_at_a_budget_the_last_evaluation_within_it_counts() -> None:
-    one = {"flops": [0, 10, 20, 30], "knn": [0.1, 0.2, 0.3, 0.4]}
-    assert [at_budget(one, "flops", budget, "knn") for budget in (30, 29, 10, 5)] == [0.4, 0.3, 0.2, None]
+def test_at_a_budget_two_evaluations_are_interpolated() -> None:
+    one = {"flops": [0, 10, 20, 40], "knn": [0.9, 0.2, 0.3, 0.5]}
+    found = [at_budget(one, "flops", budget, "knn") for budget in (10, 15, 20, 30, 40)]
+    assert found == pytest.approx([0.2, 0.25, 0.3, 0.4, 0.5])
+    assert at_budget(one, "flops", 5, "knn") is at_budget(one, "flops", 41, "knn") is None
 
 
 def test_gaps_are_layer_wise_minus_end_to_end(runs: dict[str, dict]) -> None:

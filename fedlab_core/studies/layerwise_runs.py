@@ -211,9 +211,16 @@ def tuned(
 
 
 def at_budget(one: Mapping[str, Any], axis: str, budget: float, measure: str) -> float | None:
-    """The measure at the last evaluation within a budget of rounds, flops, bytes or bytes_stateless."""
-    inside = [value for spent, value in zip(one[axis], one[measure], strict=True) if 0 < spent <= budget]
-    return inside[-1] if inside else None
+    """The measure when a budget of rounds, flops, bytes or bytes_stateless is spent, interpolated linearly between two
+    evaluations; None outside of what was evaluated during training."""
+    spent, values = one[axis][1:], one[measure][1:]
+    if not spent[0] <= budget <= spent[-1]:
+        return None
+    after = next(i for i, amount in enumerate(spent) if amount >= budget)
+    if spent[after] == budget:
+        return values[after]
+    share = (budget - spent[after - 1]) / (spent[after] - spent[after - 1])
+    return values[after - 1] + share * (values[after] - values[after - 1])
 
 
 def _split(setup: Setup, data: Dataset, seed: int) -> Partition:
