@@ -23,6 +23,7 @@ STUDIES = (
     "fedavg",
     "batchnorm",
     "layerwise",
+    "pretraining",
 )  # modules of fedlab_core.studies; each has CLAIMS, a dict from id to a function that makes the row
 WIDTH, INDENT = 118, " " * 13
 _MARKS = {"shown": "+", "partly": "~", "not shown": "-", "not run": "."}

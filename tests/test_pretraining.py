@@ -232,7 +232,7 @@ def test_a_start_changes_all_but_the_head_and_is_kept_with_its_recipe(name, tmp_
 
 def test_decentralised_steps_count_their_rounds_and_bytes() -> None:
     start = make_start(TINY, CHAINS["fractals, decentralised"], keep=False)
-    model = Siamese(TINY.make_model(TINY.load_data()), 8, generator(0, "heads"))
+    model = Siamese(TINY.make_model(TINY.load_data()), 8, generator(0, "heads"), norm="layer")
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     assert start.rounds == 2 and start.bytes == 2 * 2 * 3 * size  # rounds, ways, clients
 

@@ -39,9 +39,7 @@ class _Features(nn.Module):
         return self.head(self.features(x))
 
 
-def torchvision_resnet(
-    name: str, input_shape: tuple[int, ...], num_classes: int, draws: torch.Generator
-) -> nn.Module:
+def torchvision_resnet(name: str, input_shape: tuple[int, ...], num_classes: int, draws: torch.Generator) -> nn.Module:
     """A torchvision ResNet for any image size and number of channels, drawn from the generator, with batch norm.
 
     Raises:

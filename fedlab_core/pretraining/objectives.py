@@ -99,9 +99,7 @@ class SelfSupervised(FedAvg):
         (z1, p1), (z2, p2) = model(first), model(second)
         return nt_xent(z1, z2, self.temperature) if self.objective == "simclr" else simsiam_loss(p1, p2, z1, z2)
 
-    def evaluate(
-        self, engine: "Engine", work: "Work", states: Sequence[State], split: str
-    ) -> list[dict[str, float]]:
+    def evaluate(self, engine: "Engine", work: "Work", states: Sequence[State], split: str) -> list[dict[str, float]]:
         """The objective on the split's first batch, always with the same views, in evaluation mode."""
         model, data = worker_copy(work).eval(), work.dataset
         x = (data.test_x if split == "test" else data.x)[:EVALUATION_BATCH]
@@ -130,9 +128,7 @@ class MultiLabel(FedAvg):
         logits = model(x)
         return F.binary_cross_entropy_with_logits(logits, held(y, logits.shape[1]).to(logits.dtype))
 
-    def evaluate(
-        self, engine: "Engine", work: "Work", states: Sequence[State], split: str
-    ) -> list[dict[str, float]]:
+    def evaluate(self, engine: "Engine", work: "Work", states: Sequence[State], split: str) -> list[dict[str, float]]:
         """Loss, and the F1 score of "logit above 0" over all images and codes."""
         model, data = worker_copy(work).eval(), work.dataset
         x, y = (data.test_x, data.test_y) if split == "test" else (data.x, data.y)

@@ -67,7 +67,8 @@ class Fractals:
 class Decentralised:
     """Self-supervised federated averaging on the clients' own images, without their labels; its rounds and bytes count.
 
-    Every client takes part in every round, with batch normalisation only in the heads that are thrown away.
+    Every client takes part in every round. The heads, which are thrown away, have layer normalisation by default: a
+    client may hold a single image, which has no batch statistics.
     """
 
     rounds: int = 10
@@ -77,6 +78,7 @@ class Decentralised:
     momentum: float = 0.9
     objective: str = "simclr"
     views: str = "characters"
+    norm: str = "layer"
 
 
 Step = Supervised | Fractals | Decentralised
@@ -232,7 +234,8 @@ def _pretrain(
     )
     transfer(state, model)
     if isinstance(method, SelfSupervised):
-        model = Siamese(model, _width(model), draws, method.objective)
+        norm = step.norm if isinstance(step, Decentralised) else "batch"
+        model = Siamese(model, _width(model), draws, method.objective, norm=norm)
     local = isinstance(step, Decentralised)
     settings = Settings(
         fraction=1.0,
@@ -245,7 +248,7 @@ def _pretrain(
         batch_norm="average",
         seed=seed,
         evaluate_every=10**6,
-        engine=experiment.settings.engine,
+        engine="threads" if local and experiment.settings.engine == "threads" else "loop",
     )
     partition = experiment.make_partition(data) if local else pooled(len(source.x))
     return Federation(source, partition, model, settings, method, memory_mib=1)

@@ -177,7 +177,8 @@ def scan(
     if len(held) < 2:
         raise ValueError("around=(): at least two points to hold are needed")
     low, high = held.min(0), held.max(0)
-    room = np.maximum(high - low, 0.1 * (high - low).max()) * margin
+    extent = high - low
+    room = np.maximum(extent * margin, (0.6 * (1 + 2 * margin) * extent.max() - extent) / 2)  # no narrow strips
     x, y = (np.linspace(low[i] - room[i], high[i] + room[i], size) for i in (0, 1))
     loss, accuracy = np.full((size, size), np.nan), np.full((size, size), np.nan)
     stride = 1

@@ -158,7 +158,15 @@ def chosen_lr(rows: Sequence[Mapping[str, Any]], **where: Any) -> float:
 
 
 def trained(
-    name: str, skew: str, seed: int, lr: float, rounds: int = ROUNDS, *, weights: int | None = None, order: int = 0
+    name: str,
+    skew: str,
+    seed: int,
+    lr: float,
+    rounds: int = ROUNDS,
+    *,
+    weights: int | None = None,
+    order: int = 0,
+    engine: str = "loop",
 ) -> Federation:
     """One of the runs again, with everything a probe needs.
 
@@ -167,7 +175,7 @@ def trained(
         order: other values give another order of the batches and nothing else.
     """
     data = hold_out(DIGITS.load_data())[0]
-    one = DIGITS.replace(seed=seed, lr=lr, **SKEWS[skew])
+    one = DIGITS.replace(seed=seed, lr=lr, engine=engine, **SKEWS[skew])
     start = make_start(one, STARTS[name], name=name, data=data)
     federation = begin(one, start, data=data)
     model = federation.model
@@ -239,12 +247,17 @@ def everything(folder: Path | None = None) -> dict[str, Any]:
         "rounds": ROUNDS,
         "grid": list(GRID),
         "seeds": list(SEEDS),
-        "rows": rows,
-        "longer": longer,
+        "rows": [_kept(row) for row in rows],
+        "longer": [_kept(row) for row in longer],
         "rates": {f"{name}, {skew}": lr for (name, skew), lr in rates.items()},
         "basins": [basins[seed] for seed in SEEDS],
         "inside": inside,
     }
+
+
+def _kept(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with the accuracy's curve only; the other curves are kept for the runs that are looked into."""
+    return row | {"curves": {"test_accuracy": row["curves"]["test_accuracy"]}}
 
 
 def _short(value: float | None) -> float | None:

@@ -1,0 +1,169 @@
+"""Pictures of weight space: landscapes with the paths of runs, triangles of three models, starts and stability."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from numpy.typing import ArrayLike
+
+from fedlab_core.plots import COLORMAP, LINE_COLORS
+from fedlab_core.probes import Landscape, LossLine
+
+_MARKERS = "os^Dv*PX"
+_DASHES = ("-", "--", "-.", ":")
+
+
+def landscape(ax: Axes, seen: Landscape, levels: int = 12) -> Axes:
+    """The loss on a plane as colour with contours, on a logarithmic scale; gaps of an unfinished scan are filled from
+    their neighbours, and the title says so."""
+    values = np.nan_to_num(seen.filled(), nan=np.inf)
+    finite = values[np.isfinite(values)]
+    low, high = max(finite.min(), 1e-4), min(finite.max(), 100 * max(finite.min(), 1e-4))
+    values = np.clip(values, low, high)
+    edges = np.geomspace(low, max(high, low * 1.01), levels + 1)
+    drawn = ax.contourf(seen.x, seen.y, values, edges, cmap=f"{COLORMAP}_r", norm=LogNorm(edges[0], edges[-1]))
+    ax.contour(seen.x, seen.y, values, edges, colors="white", linewidths=0.4, alpha=0.7)
+    ticks = np.geomspace(edges[0], edges[-1], 5)
+    bar = ax.figure.colorbar(drawn, ax=ax, ticks=ticks, format="%.2g", pad=0.02, shrink=0.7)
+    bar.ax.minorticks_off()
+    bar.set_label("loss (nats)", fontsize=8)
+    ax.set(xlabel="distance along u", ylabel="distance along v", aspect="equal")
+    if seen.done < 1:
+        ax.set_title(f"{seen.done:.0%} of the grid")
+    return ax
+
+
+def paths(ax: Axes, found: Mapping[str, ArrayLike], at: int | None = None) -> Axes:
+    """Paths of runs on a plane: from a small dot to a large marker.
+
+    Args:
+        found: by name, (points, 2 or more) coordinates, as `Plane.path` returns them.
+        at: also ring this point of every path.
+    """
+    for i, (name, points) in enumerate(found.items()):
+        xy, colour = np.asarray(points)[:, :2], LINE_COLORS[(i + 1) % len(LINE_COLORS)]
+        ax.plot(*xy.T, linestyle=_DASHES[i % 4], color="white", linewidth=3.2, zorder=3)
+        ax.plot(*xy.T, linestyle=_DASHES[i % 4], color=colour, linewidth=1.8, zorder=4)
+        ax.plot(*xy[0], marker=".", color=colour, markeredgecolor="white", markersize=9, zorder=5)
+        ax.plot(
+            *xy[-1],
+            marker=_MARKERS[i % 8],
+            color=colour,
+            markeredgecolor="white",
+            markersize=9,
+            linestyle=_DASHES[i % 4],
+            label=name,
+            zorder=5,
+        )
+        if at is not None:
+            ax.plot(
+                *xy[min(at, len(xy) - 1)], marker="o", color="none", markeredgecolor="black", markersize=13, zorder=6
+            )
+    return ax
+
+
+def triangle(
+    ax: Axes, weights: ArrayLike, values: ArrayLike, corners: Sequence[str], point: ArrayLike | None = None
+) -> Axes:
+    """Values on the mixtures of three models, one model per corner.
+
+    Args:
+        weights: (points, 3) rows adding up to 1.
+        values: (points,) the loss, drawn as colour.
+        corners: names of the three models.
+        point: weights of a mixture to mark, such as the global model among three clients.
+    """
+    place = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])
+    xy = np.asarray(weights) @ place
+    values = np.asarray(values)
+    drawn = ax.tricontourf(*xy.T, values, 12, cmap=f"{COLORMAP}_r")
+    ax.tricontour(*xy.T, values, 12, colors="white", linewidths=0.4, alpha=0.7)
+    ax.figure.colorbar(drawn, ax=ax, format="%.2g", pad=0.02, shrink=0.6).set_label("loss (nats)", fontsize=8)
+    for at, name, offset, side in zip(place, corners, (-0.04, -0.04, 0.03), ("right", "left", "center"), strict=True):
+        ax.text(at[0], at[1] + offset, name, ha=side, va="bottom" if offset > 0 else "top", fontsize=8)
+    if point is not None:
+        ax.plot(*(np.asarray(point) @ place), marker="*", markersize=15, color="#D55E00", markeredgecolor="white")
+    ax.set(aspect="equal", xlim=(-0.15, 1.15), ylim=(-0.15, 1.0))
+    ax.set_axis_off()
+    return ax
+
+
+def spread_bars(ax: Axes, found: Mapping[str, Any]) -> Axes:
+    """Accuracy of the families of mixtures of a round, see `probes.stability`: mean, standard deviation and worst."""
+    names = {"dirichlet": "Dirichlet mixtures", "halves": "random halves", "leave_one_out": "all but one"}
+    for i, key in enumerate(names):
+        mean, sd, worst = (found[key][f"accuracy_{part}"] for part in ("mean", "sd", "worst"))
+        ax.errorbar(mean, i, xerr=sd, fmt=_MARKERS[i], color=LINE_COLORS[i], capsize=4)
+        ax.plot(worst, i, "x", color=LINE_COLORS[i])
+    ax.axvline(found["average"]["accuracy"], color="0.3", linewidth=1.2, label="their average")
+    ax.axvline(found["clients"], color="0.3", linewidth=1.2, linestyle=":", label="clients alone")
+    ax.plot([], [], "x", color="0.3", label="the worst")
+    ax.legend(
+        *(part[:3] for part in ax.get_legend_handles_labels()),
+        loc="upper center",
+        bbox_to_anchor=(0.5, 1.16),
+        ncols=3,
+        fontsize=7,
+    )
+    ax.set_yticks(range(len(names)), names.values())
+    ax.set(xlabel="test accuracy", ylim=(-0.6, len(names) - 0.4))
+    return ax
+
+
+def loss_lines(ax: Axes, lines: Mapping[str, LossLine | Mapping[str, Any]]) -> Axes:
+    """Loss along lines between two models each, with their barriers in the legend."""
+    for i, (name, line) in enumerate(lines.items()):
+        theta, loss, barrier = (
+            (line[key] if isinstance(line, Mapping) else getattr(line, key)) for key in ("theta", "loss", "barrier")
+        )
+        ax.plot(
+            theta,
+            loss,
+            _DASHES[i % 4],
+            color=LINE_COLORS[i % 7],
+            marker=_MARKERS[i % 8],
+            markevery=4,
+            markersize=4,
+            label=f"{name}: barrier {barrier:.3f}",
+        )
+    ax.set(xlabel=r"$\theta$ (1: IID, 0: skewed)", ylabel="training loss (nats)")
+    ax.legend()
+    return ax
+
+
+def by_skew(
+    ax: Axes, accuracy: Mapping[str, Mapping[str, Sequence[float]]], pooled: Mapping[str, Sequence[float]]
+) -> Axes:
+    """Accuracy by start and skew: mean and every seed as a dot; centralised training as a line across.
+
+    Args:
+        accuracy: by start and skew, one value per seed.
+        pooled: by start, one value per seed.
+    """
+    skews = list(next(iter(accuracy.values())))
+    for i, (start, by) in enumerate(accuracy.items()):
+        place = np.arange(len(skews)) + 0.12 * (i - (len(accuracy) - 1) / 2)
+        colour, marker = LINE_COLORS[i % 7], _MARKERS[i % 8]
+        ax.plot(place, [np.mean(by[skew]) for skew in skews], _DASHES[i % 4], color=colour, marker=marker, label=start)
+        for x, skew in zip(place, skews, strict=True):
+            ax.plot([x] * len(by[skew]), by[skew], ".", color=colour, markersize=5, alpha=0.6)
+        ax.axhline(np.mean(pooled[start]), color=colour, linewidth=1, linestyle=_DASHES[i % 4], alpha=0.7)
+    ax.set_xticks(range(len(skews)), skews)
+    ax.set(ylabel="test accuracy", xlim=(-0.4, len(skews) - 0.6))
+    ax.legend(title="line across: centralised", title_fontsize=8)
+    return ax
+
+
+def spread_against_drift(ax: Axes, runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> Axes:
+    """Spread of the Dirichlet mixtures' loss against the size of the clients' updates, one dot per round and seed, one
+    series per start: below at equal size means more stable at equal drift."""
+    for i, (name, seeds) in enumerate(runs.items()):
+        points = np.array([(r["size"], r["dirichlet"]["loss_sd"]) for rounds in seeds for r in rounds])
+        ax.plot(*points.T, linestyle="none", marker=_MARKERS[i % 8], color=LINE_COLORS[i % 7], label=name, markersize=5)
+    ax.set(xscale="log", yscale="log", xlabel=r"mean size of the updates $\Vert w_k - w_t \Vert$")
+    ax.set_ylabel("sd of the loss of 20 mixtures")
+    ax.legend()
+    return ax
