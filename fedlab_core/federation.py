@@ -318,4 +318,4 @@ class Federation:
                     metrics[key if personal else f"clients_{key}"] = mean
         lr = segment.settings.lr_at(inside.number)
         total = self.history[-1].total + costs
-        return Record(inside.number, lr, metrics, costs, total, rows, time.perf_counter() - began)
+        return Record(inside.number, lr, metrics, costs, total, rows, time.perf_counter() - began, self.engine.name)

@@ -24,7 +24,7 @@ class Record:
         costs: of this round.
         total: of all rounds up to this one.
         clients: one row per sampled client: client, examples, steps, loss, drift, ...
-        seconds: wall-clock time, left out when records are compared.
+        seconds, engine: wall-clock time, and where the clients ran; left out when records are compared.
     """
 
     round: int
@@ -34,6 +34,7 @@ class Record:
     total: Costs
     clients: list[dict[str, float]]
     seconds: float = field(default=0.0, compare=False)
+    engine: str = field(default="", compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `json` can write; numbers that are not finite become strings."""
@@ -50,6 +51,7 @@ class Record:
             total=Costs(**data["total"]),
             clients=[{n: v if isinstance(v, int) else float(v) for n, v in row.items()} for row in data["clients"]],
             seconds=float(data["seconds"]),
+            engine=data.get("engine", ""),
         )
 
     def row(self) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Every engine gives what `loop` gives: `threads` to the bit, `stacked` within rounding."""
 
+import dataclasses
 import functools
 import threading
 import time
@@ -14,11 +15,13 @@ from torch import nn
 from fedlab_core.client_methods import FedDyn, Moon
 from fedlab_core.data import Dataset
 from fedlab_core.engines import Task, get_engine
+from fedlab_core.engines.auto import choose
 from fedlab_core.engines.loop import own_gradients
 from fedlab_core.engines.stacked import StackedEngine, plan
 from fedlab_core.engines.stacked.modules import obstacle
 from fedlab_core.engines.threads import ThreadsEngine, cores, in_order
 from fedlab_core.federation import Federation
+from fedlab_core.history import Record
 from fedlab_core.methods import FedAvg, FedProx, FedSGD, LocalOnly, Scaffold
 from fedlab_core.models import NORMS, build_model
 from fedlab_core.randomness import generator
@@ -235,3 +238,38 @@ def test_what_cannot_be_stacked_is_refused_with_a_reason() -> None:
     federation = small_federation(split(10, 10), Moon(), engine="stacked")
     with pytest.raises(ValueError, match="MOON has a loss of its own, accepted: 'threads'"):
         federation.run(1)
+
+
+class Foreign(nn.Module):
+    """A model of somebody else's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x.flatten(1) - x.flatten(1).mean(0))
+
+
+def test_auto_says_what_it_picks_by_model_method_and_device() -> None:
+    federation = small_federation(split(20, 20), batch_size=5, engine="auto").run(1)
+    assert federation.history[1].engine == "auto: stacked (dense layers)"
+    assert gap(federation.state, small_federation(split(20, 20), batch_size=5).run(1).state) < 1e-12
+    moon = small_federation(split(20, 20), Moon(), batch_size=5, engine="auto").run(1)
+    assert moon.history[1].engine == "auto: threads (MOON has a loss of its own)"
+    foreign = Federation(small_data(40), split(20, 20), Foreign(), Settings(1.0, engine="auto", batch_size=5)).run(1)
+    assert foreign.history[1].engine == "auto: threads (a forward pass of its own, Foreign)"
+    for name, size, picked in (("small_cnn", 8, "stacked"), ("cnn", 28, "threads")):
+        x, y = torch.zeros(20, 1, size, size).byte(), torch.zeros(20).long()
+        data = Dataset("black", "image", x, y, x, y, ("a", "b"), (0.5,), (0.5,))
+        model = build_model(name, data.input_shape, 2, generator(0, "initial weights"))
+        run = Federation(data, split(10, 10), model, Settings(1.0))
+        work = run._work(run.segments[0], {}, 1)
+        assert choose(work)[0] == picked
+        assert choose(dataclasses.replace(work, settings=Settings(device="cuda")))[0] == "stacked"
+
+
+def test_records_say_where_the_clients_ran() -> None:
+    record = small_federation(split(10, 10), engine="threads").run(1).history[1]
+    assert record.engine == "threads"
+    assert Record.from_json(record.to_json()).engine == "threads"

@@ -1,6 +1,7 @@
 """Where clients run. An engine trains the sampled clients of a round and evaluates models; it decides nothing else."""
 
 import contextlib
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -46,7 +47,13 @@ class Work:
 
 
 class Engine(Protocol):
-    """Trains clients and evaluates models."""
+    """Trains clients and evaluates models.
+
+    Attributes:
+        name: what it is called in records.
+    """
+
+    name: str
 
     def train(self, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Update]:
         """Yields the updates in the order of the tasks; returns early once `stop()` is true, asked before every
@@ -58,16 +65,21 @@ class Engine(Protocol):
         ...
 
 
-def get_engine(name: str) -> Engine:
-    """The engine called `name`."""
-    from fedlab_core.engines.loop import LoopEngine
-    from fedlab_core.engines.stacked import StackedEngine
-    from fedlab_core.engines.threads import ThreadsEngine
+ENGINES = {
+    "loop": "one client after the other; the reference",
+    "threads": "one client per core; the bits of loop",
+    "stacked": "many clients as one network; loop within rounding",
+    "auto": "stacked or threads, by model and device",
+}
+"""What `Settings.engine` may name."""
 
-    engines = {"loop": LoopEngine, "threads": ThreadsEngine, "stacked": StackedEngine}
-    if name not in engines:
-        raise ValueError(f"engine={name!r} is unknown, accepted: {sorted(engines)}")
-    return engines[name]()
+
+def get_engine(name: str) -> Engine:
+    """The engine called `name`, a key of `ENGINES`."""
+    if name not in ENGINES:
+        raise ValueError(f"engine={name!r} is unknown, accepted: {sorted(ENGINES)}")
+    module = importlib.import_module(f"fedlab_core.engines.{name}")
+    return getattr(module, f"{name.capitalize()}Engine")()
 
 
 @contextlib.contextmanager

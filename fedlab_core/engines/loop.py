@@ -129,6 +129,8 @@ def as_input(work: Work, x: Tensor) -> Tensor:
 class LoopEngine:
     """One client after the other. The result every other engine is compared with."""
 
+    name = "loop"
+
     def __init__(self) -> None:
         self._model: nn.Module | None = None
 

@@ -63,6 +63,8 @@ class ThreadsEngine:
         workers: threads; by default one per core, see `cores`.
     """
 
+    name = "threads"
+
     def __init__(self, workers: int | None = None) -> None:
         self.workers = workers or cores()
         self._models: queue.SimpleQueue[nn.Module] = queue.SimpleQueue()

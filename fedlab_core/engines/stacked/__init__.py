@@ -33,6 +33,8 @@ class StackedEngine:
         largest: clients in a stack at most.
     """
 
+    name = "stacked"
+
     def __init__(self, workers: int | None = None, largest: int | None = None) -> None:
         self.workers, self.largest = workers, largest
         self._networks: queue.SimpleQueue[tuple[nn.Module, Fold]] = queue.SimpleQueue()

@@ -1,0 +1,75 @@
+"""The engine for a model and a device, by a stated rule."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fedlab_core.engines import Engine, Task, Work, get_engine
+from fedlab_core.engines.stacked import method_obstacle
+from fedlab_core.engines.stacked.modules import is_dense, obstacle
+from fedlab_core.methods import Update
+from fedlab_core.state import State
+
+KNOWN = ("torch.nn.modules.", "fedlab_core.models.")  # modules that treat the examples of a batch alike
+SMALL = 5e6  # operations of a forward pass of one example, below which overhead decides rather than arithmetic
+
+
+def choose(work: Work) -> tuple[str, str]:
+    """The name of an engine, and why.
+
+    Stacked clients win where single operations are small or the device is wide (`make bench` measures both); a client
+    per core wins where one client's operations fill a core.
+    """
+    model, device = work.model, torch.device(work.settings.device).type
+    reason = method_obstacle(work.method) or obstacle(model)
+    foreign = [type(m) for m in model.modules() if not type(m).__module__.startswith(KNOWN)]
+    if reason is None and foreign:
+        reason = f"a forward pass of its own, {foreign[0].__name__}"
+    if reason is not None:
+        return ("threads" if device == "cpu" else "loop"), reason
+    if device != "cpu":
+        return "stacked", f"on {device}"
+    if is_dense(model):
+        return "stacked", "dense layers"
+    operations = forward_operations(model, work)
+    if operations < SMALL:
+        return "stacked", f"{operations / 1e6:.2g} million operations per example"
+    return "threads", f"{operations / 1e6:.3g} million operations per example"
+
+
+def forward_operations(model: nn.Module, work: Work) -> float:
+    """Multiplications and additions of one example's forward pass, in matrix products and convolutions."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        copy.deepcopy(model).eval()(work.dataset.prepare(work.dataset.test_x[:1]))
+    return counter.get_total_flops()
+
+
+class AutoEngine:
+    """The chosen engine behind the face of any other; `name` says which it is."""
+
+    def __init__(self) -> None:
+        self.name = "auto"
+        self._engines: dict[str, Engine] = {}
+        self._chosen: tuple[tuple, str] | None = None
+
+    def _engine(self, work: Work) -> Engine:
+        key = (id(work.model), type(work.method), work.settings.device)
+        if self._chosen is None or self._chosen[0] != key:
+            chosen, reason = choose(work)
+            self._chosen = key, chosen
+            self.name = f"auto: {chosen} ({reason})"
+        chosen = self._chosen[1]
+        if chosen not in self._engines:
+            self._engines[chosen] = get_engine(chosen)
+        return self._engines[chosen]
+
+    def train(self, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Update]:
+        """See `fedlab_core.engines.Engine`."""
+        yield from self._engine(work).train(work, tasks, stop)
+
+    def evaluate(self, work: Work, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
+        """See `fedlab_core.engines.Engine`."""
+        return self._engine(work).evaluate(work, states, split)
