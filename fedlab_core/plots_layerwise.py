@@ -172,7 +172,8 @@ def dropout_rates(data: Mapping[str, Any]) -> Figure:
         axes[0, 0].plot(x, values.mean(1), label=label, color=LINE_COLORS[i], linestyle=_DASHES[i], marker="os^"[i])
         for column in values.T:
             axes[0, 0].plot(x, column, color=LINE_COLORS[i], linestyle="", marker="os^"[i], markersize=3, alpha=0.6)
-    axes[0, 0].set_ylabel("accuracy")
+    low, high = axes[0, 0].get_ylim()
+    axes[0, 0].set(ylabel="accuracy", ylim=(low - 0.3 * (high - low), high))  # room for the legend
     first = data["runs"][rates[0]][0]
     for i, (axis, label) in enumerate({"flops": "FLOPs", "bytes_stateless": "bytes, clients keep nothing",
                                        "bytes": "bytes, clients keep frozen blocks"}.items()):  # fmt: skip
