@@ -350,6 +350,13 @@ def test_a_run_resumes_rewinds_and_forks(tmp_path) -> None:
     assert equal(run.run(3).state, loaded.state)
 
 
+def test_threads_give_the_same_bits_and_stacking_is_refused() -> None:
+    rule = LayerWise(drop=0.5)
+    assert equal(federation(rule, engine="threads").run(3).state, federation(rule).run(3).state)
+    with pytest.raises(ValueError, match="layer-wise has a loss of its own"):
+        federation(rule, engine="stacked").run(1)
+
+
 @pytest.mark.parametrize("objective", list(OBJECTIVES))
 def test_every_objective_trains_the_active_unit_only(objective: str) -> None:
     model = vit(predictor_hidden=5)

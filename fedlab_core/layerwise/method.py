@@ -189,6 +189,7 @@ class LocalStage(FedAvg):
     round: int = 1
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    name = "layer-wise"
     full_batches = True  # a smaller batch has fewer negatives
 
     def optimiser(self, parameters: Sequence[nn.Parameter], settings: "Settings", lr: float) -> torch.optim.Optimizer:
