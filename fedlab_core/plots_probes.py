@@ -129,8 +129,8 @@ def loss_lines(ax: Axes, lines: Mapping[str, LossLine | Mapping[str, Any]]) -> A
             markersize=4,
             label=f"{name}: barrier {barrier:.3f}",
         )
-    ax.set(xlabel=r"$\theta$ (1: IID, 0: skewed)", ylabel="training loss (nats)")
-    ax.legend()
+    ax.set(xlabel=r"$\theta$ (1: IID, 0: skewed)", ylabel="training loss (nats)", ylim=(0, 1.4 * ax.get_ylim()[1]))
+    ax.legend(loc="upper center")
     return ax
 
 
