@@ -67,19 +67,15 @@ def test_a_fork_is_saved_with_its_past(tmp_path: Path) -> None:
 def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path: Path, straight: Federation) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["fedlab_core.checkpoint", "pytest", "torch._dynamo"])  # a child starts at once
-    lengths = []
-    for name in ("first", "second"):  # the first one also waits for the server to start
-        began = time.perf_counter()
-        unhurt = context.Process(target=run_on, args=(tmp_path / name,))
-        unhurt.start()
-        unhurt.join()
-        lengths.append(time.perf_counter() - began)
     draws, kills = random.Random(0), 0
     for attempt in range(20):
         folder = tmp_path / f"run {attempt}"
         child = context.Process(target=run_on, args=(folder,))
         child.start()
-        child.join(draws.uniform(0, lengths[-1]))
+        last = draws.randrange(ROUNDS - 3)  # once this round is saved, a random moment of the next ones
+        while child.exitcode is None and not list(folder.glob(f"round-{last:06d}-*")):
+            time.sleep(0.001)
+        time.sleep(draws.uniform(0, 0.03))
         if child.exitcode is None:
             os.kill(child.pid, signal.SIGKILL)
             child.join()
