@@ -226,14 +226,14 @@ _ROWS: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], dict[str, float]]
         drift_measures,
         {"equal lr: relative size, ratio": Range(low=0.95), "equal lr: cosine, difference": Range(high=0.02)},
     ),
-    "probes.basin": (
+    "pretraining.basin": (
         "The same: IID and Dir(0.05) models from letters lie in one basin (no barrier beyond that of another batch "
         "order), while those from one random start have a larger barrier",
         PAPER,
         basin_measures,
         {"letters: barrier": Range(high=0.01), "random minus letters": Range(low=0.01)},
     ),
-    "probes.stability": (
+    "pretraining.stability": (
         "The same: from letters, mixtures of the clients' models are better and spread less, also per unit of drift",
         f"{PAPER}; mixtures drawn as in FedBE",
         stability_measures,
