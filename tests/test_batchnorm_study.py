@@ -76,7 +76,7 @@ def test_exact_claims_are_shown(name: str) -> None:
 
 def test_claims_about_recorded_runs_are_not_run_without_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batchnorm, "recorded", lambda name: None)
-    for name in ("mnist", "no_noise_mnist", "cifar"):
+    for name in ("mnist", "no_noise_mnist", "gradients_cnn", "cifar"):
         assert batchnorm.CLAIMS[f"batchnorm.{name}"]().verdict == "not run"
 
 

@@ -30,7 +30,7 @@ COMPARISONS: Mapping[str, tuple[Setup, list[str], tuple[float, ...], tuple[int, 
     "mnist_cnn": (
         CNN,
         ["centralised BN", "FedTAN", "FedAvg+BN", "GroupNorm", "LayerNorm", "weight standardised"],
-        LRS[1:2],
+        LRS[1:],
         SEEDS,
     ),
     "mnist_five_steps": (
@@ -58,13 +58,14 @@ NO_NOISE = (("FedAvg+BN", 0.2, 1.0), ("FedTAN", 0.2, 1.0), ("centralised BN", 0.
 """Variant, learning rate and its factor per round of the runs without sampling noise."""
 
 
-def record(name: str, folder: Path | None = RUNS, out: Path = FIGURES) -> dict[str, Any]:
+def record(name: str, folder: Path | None = RUNS, out: Path = FIGURES, device: str = "cpu") -> dict[str, Any]:
     """Makes one recording and writes it; returns what is written.
 
     Args:
         name: a key of `COMPARISONS`, or "no_noise".
         folder: where finished runs are kept.
         out: where the picture and its data go.
+        device: where the comparisons compute; the runs without noise are float64 on the CPU.
     """
     if name == "no_noise":
         runs = [
@@ -79,7 +80,7 @@ def record(name: str, folder: Path | None = RUNS, out: Path = FIGURES) -> dict[s
         if name not in COMPARISONS:
             raise ValueError(f"name={name!r}, accepted: {[*COMPARISONS, 'no_noise']}")
         setup, names, lrs, seeds = COMPARISONS[name]
-        results = compare(setup, names, seeds, lrs, folder)
+        results = compare(setup, names, seeds, lrs, folder, device)
         data = {"setup": asdict(setup), "data": setup.load().notes, "lrs": lrs, "seeds": seeds, "results": results}
         fig, axes = plots.figure(1, 3, (13, 4))
         plots_batchnorm.finals(axes[0, 0], results)
@@ -88,7 +89,7 @@ def record(name: str, folder: Path | None = RUNS, out: Path = FIGURES) -> dict[s
         plots_batchnorm.accuracy_against(axes[0, 2], shown, "exchanges")
         fig.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=8)
     seconds = sum(part.get("seconds", 0) for part in (*data.get("runs", []), *data.get("results", {}).values()))
-    data |= {"name": name, "minutes": round(seconds / 60, 1), "machine": "CPU, 1 thread"}
+    data |= {"name": name, "minutes": round(seconds / 60, 1), "device": device}
     plots.save(fig, out / f"batchnorm_{name}", data)
     return data
 
@@ -97,8 +98,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="+", choices=[*COMPARISONS, "no_noise"], metavar="NAME", help="what to record")
-    for name in parser.parse_args(arguments).names:
-        data = record(name)
+    parser.add_argument("--device", default="cpu", help="a torch device, such as cuda")
+    options = parser.parse_args(arguments)
+    for name in options.names:
+        data = record(name, device=options.device)
         print(f"{name}: {data['minutes']} min", flush=True)
         for variant, result in data.get("results", {}).items():
             again = [run.get("reestimated") for run in result["runs"]]

@@ -166,11 +166,16 @@ def halved(data: Dataset) -> Dataset:
 
 
 def train(
-    setup: Setup, name: str, seed: int = 0, lr: float = 0.1, data: Dataset | None = None, fixbn_factor: float = 0.3
+    setup: Setup,
+    name: str,
+    seed: int = 0,
+    lr: float = 0.1,
+    data: Dataset | None = None,
+    fixbn_factor: float = 0.3,
+    device: str = "cpu",
 ) -> Federation:
-    """A finished run of one of the `VARIANTS`; FixBN freezes at half of the rounds and lowers the learning rate
-    then."""
-    federation = setup.build(VARIANTS[name], seed, lr, data)
+    """A finished run of one of the `VARIANTS`; FixBN freezes at half of the rounds with a lower learning rate then."""
+    federation = setup.build(VARIANTS[name], seed, lr, data, device=device)
     federation.name = name
     if name == "FixBN":
         return fixbn(federation, setup.rounds, setup.rounds // 2, fixbn_factor * lr)
@@ -178,8 +183,7 @@ def train(
 
 
 def summary(federation: Federation) -> dict[str, Any]:
-    """A run as plain data: accuracy against rounds, exchanges and bytes; for batch norm also with re-estimated
-    statistics."""
+    """A run as plain data: accuracy against rounds, exchanges, bytes; for batch norm also with new statistics."""
     evaluated = [record for record in federation.history if "test_accuracy" in record.metrics]
     result = {
         "variant": federation.name,
@@ -206,6 +210,7 @@ def compare(
     seeds: Sequence[int] = (0, 1, 2),
     lrs: Sequence[float] = LRS,
     folder: Path | None = None,
+    device: str = "cpu",
 ) -> dict[str, dict[str, Any]]:
     """Variants side by side, each at its own best learning rate: the one with the best mean final accuracy over the
     seeds.
@@ -224,7 +229,11 @@ def compare(
         for lr in lrs:
             key = "-".join(["batchnorm", setup.key, name.replace(" ", "_"), f"{lr:g}"])
             tried[lr] = [
-                once(f"{key}-{seed}", lambda n=name, s=seed, r=lr: summary(train(setup, n, s, r, data)), folder)
+                once(
+                    f"{key}-{seed}",
+                    lambda n=name, s=seed, r=lr: summary(train(setup, n, s, r, data, device=device)),
+                    folder,
+                )
                 for seed in seeds
             ]
         means = {lr: sum(run["final"] for run in runs) / len(runs) for lr, runs in tried.items()}
