@@ -132,7 +132,10 @@ class Experiment:
     @property
     def key(self) -> str:
         """A short hash of everything, equal for equal experiments."""
-        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:8]
+        plain = self.to_json()
+        if not self.settings.channels_last:  # a later setting; unused, it leaves the keys of earlier files as they are
+            del plain["settings"]["channels_last"]
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 
 @functools.lru_cache(maxsize=4)

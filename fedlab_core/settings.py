@@ -34,6 +34,8 @@ class Settings:
         evaluate_every: rounds between two evaluations of the global model.
         evaluate_clients: also evaluate every sampled client's model, after its local training, on the global test set.
         double: compute in float64 instead of float32 (for exact identities).
+        channels_last: lay images and convolutions out channel by channel within each pixel, which makes convolutions
+            faster and changes their rounding.
         device: a torch device, "cpu" or "cuda".
         engine: where clients run, see `fedlab_core.engines`.
     """
@@ -54,6 +56,7 @@ class Settings:
     evaluate_every: int = 1
     evaluate_clients: bool = False
     double: bool = False
+    channels_last: bool = False
     device: str = "cpu"
     engine: str = "loop"
 

@@ -257,6 +257,10 @@ def test_auto_says_what_it_picks_by_model_method_and_device() -> None:
     assert gap(federation.state, small_federation(split(20, 20), batch_size=5).run(1).state) < 1e-12
     moon = small_federation(split(20, 20), Moon(), batch_size=5, engine="auto").run(1)
     assert moon.history[1].engine == "auto: threads (MOON has a loss of its own)"
+    text = drawn_data("text", 20)
+    lstm = build_model("lstm", text.input_shape, 7, generator(0, "initial weights"), hidden=5)
+    recurrent = Federation(text, split(10, 10), lstm, Settings(1.0, engine="auto")).run(1)
+    assert recurrent.history[1].engine == "auto: threads (recurrent layers)"
     foreign = Federation(small_data(40), split(20, 20), Foreign(), Settings(1.0, engine="auto", batch_size=5)).run(1)
     assert foreign.history[1].engine == "auto: threads (a forward pass of its own, Foreign)"
     for name, size, picked in (("small_cnn", 8, "stacked"), ("cnn", 28, "threads")):
@@ -267,6 +271,18 @@ def test_auto_says_what_it_picks_by_model_method_and_device() -> None:
         work = run._work(run.segments[0], {}, 1)
         assert choose(work)[0] == picked
         assert choose(dataclasses.replace(work, settings=Settings(device="cuda")))[0] == "stacked"
+
+
+def test_channels_last_changes_rounding_only_and_threads_keep_its_bits() -> None:
+    data = drawn_data("image", 40)
+    model = build_model("small_cnn", data.input_shape, 3, generator(0, "initial weights"), norm="batch")
+    options = Settings(1.0, batch_size=5, batch_norm="average", double=True)
+    runs = []
+    for changes in ({}, {"channels_last": True}, {"channels_last": True, "engine": "threads"}):
+        runs.append(Federation(data, split(20, 20), model, options.replace(**changes)).run(2))
+    plain, loop, threads = runs
+    assert loop.inside(1).updates[0].state["blocks.1.0.weight"].is_contiguous(memory_format=torch.channels_last)
+    assert equal(threads.state, loop.state) and gap(plain.state, loop.state) < 1e-12
 
 
 def test_records_say_where_the_clients_ran() -> None:

@@ -32,6 +32,8 @@ def choose(work: Work) -> tuple[str, str]:
         return ("threads" if device == "cpu" else "loop"), reason
     if device != "cpu":
         return "stacked", f"on {device}"
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+        return "threads", "recurrent layers"  # their weights, used again and again, stay in a core's cache
     if is_dense(model):
         return "stacked", "dense layers"
     operations = forward_operations(model, work)

@@ -114,16 +114,21 @@ def summary(sums: Iterable[Tensor]) -> dict[str, float]:
 
 
 def worker_copy(work: Work) -> nn.Module:
-    """A copy of the run's model for one worker, in the run's precision and on its device."""
-    model = copy.deepcopy(work.model)
-    return model.to(work.settings.device, torch.float64 if work.settings.double else torch.float32)
+    """A copy of the run's model for one worker, in the run's precision and layout and on its device."""
+    model = copy.deepcopy(work.model).to(work.settings.device, _dtype(work))
+    return model.to(memory_format=torch.channels_last) if work.settings.channels_last else model
 
 
 def as_input(work: Work, x: Tensor) -> Tensor:
-    """Prepared examples on the run's device and, if they are no symbols, in its precision."""
+    """Prepared examples on the run's device and, if they are no symbols, in its precision and layout."""
     if not x.is_floating_point():
         return x.to(work.settings.device)
-    return x.to(work.settings.device, torch.float64 if work.settings.double else torch.float32)
+    layout = torch.channels_last if work.settings.channels_last and x.ndim == 4 else torch.preserve_format
+    return x.to(work.settings.device, _dtype(work), memory_format=layout)
+
+
+def _dtype(work: Work) -> torch.dtype:
+    return torch.float64 if work.settings.double else torch.float32
 
 
 class LoopEngine:

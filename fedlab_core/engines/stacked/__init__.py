@@ -87,18 +87,20 @@ class StackedEngine:
         together = EVALUATED if work.settings.device != "cpu" or is_dense(work.model) else 1
         if together == 1 or len(states) == 1:
             return ThreadsEngine(workers).evaluate(work, states, split)
-        batches, results = evaluation_batches(work, split), []
-        cuts = [len(batches) * part // workers for part in range(workers + 1)]
-        parts = [batches[a:b] for a, b in zip(cuts, cuts[1:], strict=False) if a < b]
-        for first in range(0, len(states), together):
-            stacked = stack_states(states[first : first + together])
+        batches = evaluation_batches(work, split)
+        parts = min(workers, len(batches))
+        cuts = [len(batches) * part // parts for part in range(parts + 1)]
+        together = min(together, -(-len(states) * parts // workers))
+        groups = [states[first : first + together] for first in range(0, len(states), together)]
 
-            def evaluate_part(part: list[tuple[Tensor, Tensor]], stacked: State = stacked) -> Tensor:
-                with self._network(work) as (network, fold):
-                    return evaluate_together(network, fold, work, stacked, part)
+        def evaluate_part(item: tuple[Sequence[State], list[tuple[Tensor, Tensor]]]) -> Tensor:
+            with self._network(work) as (network, fold):
+                return evaluate_together(network, fold, work, stack_states(item[0]), item[1])
 
-            results += [summary([sums]) for sums in sum(in_order(evaluate_part, parts, workers))]
-        return results
+        pieces = [(group, batches[a:b]) for group in groups for a, b in zip(cuts, cuts[1:], strict=False)]
+        sums = list(in_order(evaluate_part, pieces, workers))
+        totals = [sum(sums[first : first + parts]) for first in range(0, len(sums), parts)]
+        return [summary([row]) for total in totals for row in total]
 
 
 def method_obstacle(method: FedAvg) -> str | None:
