@@ -204,6 +204,7 @@ CLAIMS: dict[str, Callable[[], Claim]] = {
     "fedavg.rounds": rounds_claim,
     "fedavg.figure_one": figure_one_claim,
     "fedavg.text": fedavg_text.claim,
+    "fedavg.shakespeare": fedavg_text.shakespeare_claim,
     "fedavg.mnist": mnist_claim,
     "fedavg.resume": resume_claim,
     "fedavg.bytes": bytes_claim,
