@@ -8,6 +8,8 @@ from torch import Tensor
 
 from fedlab_core.state import State, flatten
 
+_PIECE = 2**16  # numbers of each client looked at together
+
 
 @dataclass(frozen=True)
 class Drift:
@@ -41,10 +43,13 @@ def drift(start: State, states: Sequence[State], weights: Sequence[float], names
         names: tensors to measure, usually the trainable parameters.
     """
     names, m = list(names), len(states)
-    gram = torch.zeros(m, m, dtype=torch.float64)
-    for name in names:  # tensor by tensor, so that no second copy of all models is needed
-        updates = torch.stack([state[name].flatten() for state in states]) - start[name].flatten()
-        gram += (updates @ updates.T).double().cpu()
+    gram = torch.zeros(m, m, dtype=torch.float64, device=next(iter(start.values())).device)
+    for name in names:  # piece by piece, so that what is computed stays in the processor's cache
+        own = [state[name].flatten().split(_PIECE) for state in states]
+        for origin, *pieces in zip(start[name].flatten().split(_PIECE), *own, strict=True):
+            updates = torch.stack(pieces) - origin
+            gram += (updates @ updates.T).double()
+    gram = gram.cpu()
     sizes = gram.diagonal().clamp_min(0).sqrt()
     p = torch.tensor(weights, dtype=torch.float64)
     mean_size = (p @ gram @ p).clamp_min(0).sqrt()

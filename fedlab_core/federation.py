@@ -72,6 +72,8 @@ class Federation:
         self.engine = get_engine(segment.settings.engine)
 
     def _local_names(self, segment: Segment) -> frozenset[str]:
+        if hasattr(self, "segments") and segment is self.segments[-1]:
+            return self.local_names
         if isinstance(segment.method, LocalOnly):
             return frozenset(self.model.state_dict())
         return local_names(self.model, segment.settings.batch_norm)
