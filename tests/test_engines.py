@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import threading
 import time
+import tracemalloc
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from fedlab_core.federation import Federation
 from fedlab_core.history import Record
 from fedlab_core.methods import FedAvg, FedProx, FedSGD, LocalOnly, Scaffold
 from fedlab_core.models import NORMS, build_model
+from fedlab_core.partition import iid
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 from fedlab_core.state import BATCH_NORM_POLICIES
@@ -289,3 +291,19 @@ def test_records_say_where_the_clients_ran() -> None:
     record = small_federation(split(10, 10), engine="threads").run(1).history[1]
     assert record.engine == "threads"
     assert Record.from_json(record.to_json()).engine == "threads"
+
+
+def test_a_federation_of_a_million_clients_costs_what_is_sampled() -> None:
+    n = 1_000_000
+    x, y = torch.zeros(n, 1, 4, 4, dtype=torch.uint8), torch.arange(n) % 3
+    data = Dataset("black", "image", x, y, x[:9], y[:9], ("a", "b", "c"), (0.5,), (0.5,))
+    partition = iid(n, n, generator(0, "partition"))
+    model = build_model("mlp", data.input_shape, 3, generator(0, "initial weights"), hidden=(6,))
+    small_federation(split(20, 20), engine="threads").run(1)  # whatever is imported late is there from now on
+    tracemalloc.start()
+    run = Federation(data, partition, model, Settings(10 / n, engine="threads")).run(2)
+    python_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [len(record.clients) for record in run.history[1:]] == [10, 10]
+    assert len(run.timeline.at_or_before(2).clients) == 0
+    assert python_bytes < 5 * 2**20  # no object per client

@@ -1,0 +1,117 @@
+"""What is not a round: overhead, a federation of a million clients, many states in one pass, accuracy."""
+
+import multiprocessing
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from benchmarks.tasks import TASKS
+from benchmarks.worker import peak_mib
+from fedlab_core.data import Dataset
+from fedlab_core.engines import Task, Work
+from fedlab_core.experiment import Experiment
+from fedlab_core.federation import Federation
+from fedlab_core.models import build_model
+from fedlab_core.partition import iid
+from fedlab_core.randomness import generator
+from fedlab_core.settings import Settings
+from fedlab_core.state import State, get_state, set_state
+
+
+class _Timed:
+    """An engine that knows how long it was at work."""
+
+    def __init__(self, engine: Any) -> None:
+        self.engine, self.name, self.seconds = engine, engine.name, 0.0
+
+    def train(self, work: Work, tasks: Sequence[Task], stop: Any) -> Any:
+        began = time.perf_counter()
+        updates = list(self.engine.train(work, tasks, stop))
+        self.seconds += time.perf_counter() - began
+        return iter(updates)
+
+    def evaluate(self, work: Work, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
+        return self.engine.evaluate(work, states, split)
+
+
+def overhead(model: str, engine: str, rounds: int) -> float:
+    """Share of a round that is not the clients' forward, backward and step: sampling, averaging, records, costs, and
+    loading and copying the clients' states. The least of some rounds."""
+    federation = TASKS[model].federation(engine)
+    federation.run(1)
+    federation.engine = timed = _Timed(federation.engine)
+    network, shares = TASKS[model].network(), []
+    for _ in range(rounds):
+        began, timed.seconds = time.perf_counter(), 0.0
+        federation.run(1)
+        whole = time.perf_counter() - began
+        began = time.perf_counter()
+        for _ in range(10 if engine == "loop" else 5):  # two cores load and copy side by side
+            set_state(network, federation.state)
+            get_state(network)
+        shares.append((whole - timed.seconds + time.perf_counter() - began) / whole)
+    return min(shares)
+
+
+def million(_: int = 0) -> dict[str, float]:
+    """Seconds until a federation of a million clients stands, memory that it and two rounds need beyond its data."""
+    n = 1_000_000
+    x = torch.zeros(n, 1, 8, 8, dtype=torch.uint8)
+    y = torch.arange(n) % 10
+    data = Dataset("black", "image", x, y, x[:100], y[:100], tuple("0123456789"), (0.5,), (0.5,))
+    model = build_model("2nn", data.input_shape, 10, generator(0, "weights"))
+    x.fill_(1)  # its memory is there from now on
+    before, began = peak_mib(), time.perf_counter()
+    federation = Federation(data, iid(n, n, generator(0, "partition")), model, Settings(10 / n, batch_size=10))
+    ready = time.perf_counter() - began
+    federation.run(2)
+    seconds = federation.history[-1].seconds
+    return {"start_seconds": ready, "round_seconds": seconds, "mib_beyond_data": peak_mib() - before}
+
+
+def many_states(model: str, engine: str, points: int) -> float:
+    """How many times faster a plane's points are evaluated together than one by one, on the 512 test examples."""
+    federation = TASKS[model].quick().federation(engine)
+    federation.run(1)
+    a, b = federation.state_at(0), federation.state
+    states = [{name: torch.lerp(a[name], b[name], i / points) for name in a} for i in range(points)]
+    federation.evaluate_states(states[:2])
+    began = time.perf_counter()
+    for first in range(0, points, 64):
+        federation.evaluate_states(states[first : first + 64])
+    together = time.perf_counter() - began
+    single = federation.fork("loop", engine="loop")
+    began = time.perf_counter()
+    for state in states:
+        single.evaluate(state)
+    return (time.perf_counter() - began) / together
+
+
+def accuracies(seeds: int, rounds: int) -> dict[str, list[float]]:
+    """Test accuracy on the digits after the same rounds with loop, threads and stacked, one per seed."""
+    base = Experiment(clients=20, partition="dirichlet", settings=Settings(0.5, lr=0.1, evaluate_every=rounds))
+    return {
+        engine: [
+            base.replace(engine=engine, seed=seed).build().run(rounds).history[-1].metrics["test_accuracy"]
+            for seed in range(seeds)
+        ]
+        for engine in ("loop", "threads", "stacked")
+    }
+
+
+def measure(quick: bool) -> dict[str, Any]:
+    """All of it; the memory of the million clients in a process of its own."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        many = pool.map(million, [0])[0]
+    points = 125 if quick else 625
+    found: dict[str, Any] = {
+        "million_clients": many,
+        "plane_scan_ratio": {"2nn": many_states("2nn", "stacked", points), "cnn": many_states("cnn", "stacked", 16)},
+        "overhead_share": {"2nn, stacked": overhead("2nn", "stacked", 3 if quick else 10)},
+        "accuracy": accuracies(2 if quick else 5, 10),
+    }
+    if not quick:
+        found["overhead_share"]["cnn, threads"] = overhead("cnn", "threads", 2)
+    return found
