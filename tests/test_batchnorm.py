@@ -93,7 +93,7 @@ def test_the_identity_holds_for_any_clients(sizes: list[int], name: str, seed: i
 
 
 def test_the_paths_of_the_gradient_are_right_by_finite_differences() -> None:
-    """No other implementation is asked: nudging a weight changes the weighted sum of the losses as the gradient says."""
+    """Without another implementation: nudging a weight changes the mean loss as the gradient says."""
     model, batches = make("mlp", hidden=(5,)), skewed_batches(UNEQUAL)
     gradient = mean_gradient(model, batches, FedTAN())["blocks.0.0.weight"]
     weight, step = model.blocks[0][0].weight, 1e-6

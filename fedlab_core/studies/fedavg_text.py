@@ -164,7 +164,7 @@ def standard(engine: str = "loop", folder: Path | None = None) -> dict[str, Any]
     works = {"fedsgd": "FedSGD", "fedavg": "FedAvg"}
     runs = [{"work": works[one["experiment"]["method"]], "partition": "natural", **one} for one in found]
     return {
-        "title": "Character LSTM on Shakespeare, one client per role, C=0.1",
+        "title": "LSTM on the roles of Shakespeare",
         "metric": "test_loss",
         "race": asdict(result) | {"ratio": result.ratio},
         "runs": runs,
