@@ -6,7 +6,7 @@ One round
     state, settings                                         parameters and buffers by name; what a run depends on
     methods, client_methods, server_methods                 what differs between algorithms: hooks around one loop
     engines/                                                where clients run: loop (reference), threads, stacked, auto
-    costs, drift, sampling, history                         bytes and steps, geometry of updates, who takes part, records
+    costs, drift, sampling, history                         bytes and steps, geometry of updates, who takes part
     federation, checkpoint, references, experiment          the loop; saved runs; what to compare with; a run as data
 What the papers add
     batchnorm/, selfsupervised, pretraining/, layerwise/    methods and measures
