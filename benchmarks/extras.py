@@ -30,7 +30,7 @@ class _Timed:
         began = time.perf_counter()
         updates = list(self.engine.train(work, tasks, stop))
         self.seconds += time.perf_counter() - began
-        return iter(updates)
+        yield from updates
 
     def evaluate(self, work: Work, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
         return self.engine.evaluate(work, states, split)

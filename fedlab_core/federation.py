@@ -1,5 +1,6 @@
 """The round loop. There is one: widgets, notebooks, tests and benchmarks all iterate over `Federation.rounds`."""
 
+import contextlib
 import copy
 import threading
 import time
@@ -250,10 +251,12 @@ class Federation:
         updates = []
         with single_threaded():
             work = self._work(segment, received, number)
-            for update in method.train(self.engine, work, tasks, stop.is_set if stop else lambda: False):
-                updates.append(update)
-                if progress is not None:
-                    progress(len(updates), len(tasks))
+            arriving = method.train(self.engine, work, tasks, stop.is_set if stop else lambda: False)
+            with contextlib.closing(arriving):  # whatever interrupts the round, engines leave nothing running
+                for update in arriving:
+                    updates.append(update)
+                    if progress is not None:
+                        progress(len(updates), len(tasks))
             if len(updates) < len(tasks):
                 return None
             weights = aggregation_weights(self.partition.sizes, sampled, settings.weighting)

@@ -56,8 +56,8 @@ class Engine(Protocol):
     name: str
 
     def train(self, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Update]:
-        """Yields the updates in the order of the tasks; returns early once `stop()` is true, asked before every
-        client."""
+        """A generator of the updates in the order of the tasks; it returns early once `stop()` is true, asked before
+        every client, and leaves nothing running when it is closed."""
         ...
 
     def evaluate(self, work: Work, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
@@ -70,16 +70,18 @@ ENGINES = {
     "threads": "one client per core; the bits of loop",
     "stacked": "many clients as one network; loop within rounding",
     "auto": "stacked or threads, by model and device",
+    "ray": "clients on many processes or machines; 'ray:10.0.0.1:6379' is a cluster's address",
 }
 """What `Settings.engine` may name."""
 
 
 def get_engine(name: str) -> Engine:
-    """The engine called `name`, a key of `ENGINES`."""
-    if name not in ENGINES:
+    """The engine called `name`, a key of `ENGINES`; "ray" may be followed by an address."""
+    kind, _, address = name.partition(":")
+    if kind not in ENGINES or (address and kind != "ray"):
         raise ValueError(f"engine={name!r} is unknown, accepted: {sorted(ENGINES)}")
-    module = importlib.import_module(f"fedlab_core.engines.{name}")
-    return getattr(module, f"{name.capitalize()}Engine")()
+    module = importlib.import_module(f"fedlab_core.engines.{kind}")
+    return getattr(module, f"{kind.capitalize()}Engine")(*[address] if address else [])
 
 
 @contextlib.contextmanager

@@ -1,0 +1,168 @@
+"""Clients on many processes or machines, by Ray (an optional extra: pip install "fedlab_core[ray]").
+
+Data, model and partition are placed in Ray's object store once, so that every machine fetches them once; a round's
+global model likewise, once per round. A client's training is a task without a state of its own: when its process or its
+machine dies, Ray runs it again somewhere else, with the same result.
+"""
+
+import atexit
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from fedlab_core.engines import Task, Work
+from fedlab_core.engines.loop import train_client, worker_copy
+from fedlab_core.engines.threads import ThreadsEngine
+from fedlab_core.methods import Update
+from fedlab_core.state import State
+
+RETRIES = 8  # of one client, when the process that trains it dies
+PATIENCE = 0.1  # seconds between two looks at `stop`
+
+
+class RayEngine:
+    """One client per Ray worker with one intra-op thread each: the bits of `loop` on like processors.
+
+    Args:
+        address: of a running cluster, such as "10.0.0.1:6379" or "ray://10.0.0.1:10001"; None takes the one that this
+            process is connected to, or the variable RAY_ADDRESS, or else starts one on this machine; "auto" finds one
+            that runs here. The cluster's machines need this package, in the same version.
+
+    Raises:
+        ValueError: Ray is not installed.
+    """
+
+    name = "ray"
+
+    def __init__(self, address: str | None = None) -> None:
+        try:
+            import ray
+        except ImportError:
+            raise ValueError("engine='ray' needs Ray: pip install 'fedlab_core[ray]'; or take 'threads'") from None
+        self._ray, self.address = ray, address
+        self._placed: tuple[Any, ...] | None = None
+        self._threads = ThreadsEngine()
+
+    def train(self, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Update]:
+        """See `fedlab_core.engines.Engine`. Stopping, or leaving the iterator, ends the clients under way, and a
+        cluster that was started here."""
+        if stop():
+            return
+        connect(self.address)
+        ray = self._ray
+        common = {n: t for n, t in tasks[0].state.items() if all(task.state[n] is t for task in tasks)}
+        place = self._place(work)
+        sent = ray.put((work.settings, work.method, work.round, _arrays(work.received), _arrays(common)))
+        options = {"num_cpus": 1, "max_retries": RETRIES, "num_gpus": int(work.settings.device != "cpu")}
+        train = ray.remote(_train).options(**options)
+        waiting = []
+        for task in tasks:
+            own = _arrays({n: t for n, t in task.state.items() if n not in common})
+            waiting.append(train.remote([place], [sent], task.client, own, _arrays(task.memory)))
+        try:
+            while waiting:
+                if stop():
+                    return
+                ready, _ = ray.wait(waiting[:1], timeout=PATIENCE)
+                if ready:
+                    update = ray.get(waiting[0])
+                    del waiting[0]
+                    yield _mapped(update, lambda state: _tensors(state, work.settings.device, copy=True))
+        finally:
+            if waiting:
+                for client in waiting:
+                    ray.cancel(client, force=True)
+                disconnect()
+
+    def evaluate(self, work: Work, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
+        """See `fedlab_core.engines.Engine`; on this machine."""
+        return self._threads.evaluate(work, states, split)
+
+    def _place(self, work: Work) -> Any:
+        """A reference to what all rounds have in common, put into the object store once per cluster."""
+        job = self._ray.get_runtime_context().get_job_id(), self._ray.get_runtime_context().get_node_id()
+        parts = (work.model, work.dataset, work.partition)
+        if self._placed is None or self._placed[:2] != (job, tuple(map(id, parts))):
+            data, partition = work.dataset, work.partition
+            tensors = {"x": data.x, "y": data.y, "indices": partition.indices, "offsets": partition.offsets}
+            slim = replace(
+                data, x=data.x[:1], y=data.y[:1], test_x=data.x[:1], test_y=data.y[:1], groups=None, test_groups=None
+            )
+            rest = (work.model, slim, replace(partition, indices=partition.indices[:0], offsets=torch.zeros(2).long()))
+            self._placed = job, tuple(map(id, parts)), self._ray.put((_arrays(tensors), rest)), parts
+        return self._placed[2]
+
+
+_started_here = False
+
+
+def connect(address: str | None = None) -> None:
+    """Connects this process to a cluster unless it is connected; starts one on this machine where there is none."""
+    global _started_here
+    import ray
+
+    if ray.is_initialized():
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    found = address or os.environ.get("RAY_ADDRESS")
+    local = {} if found else {"include_dashboard": False}
+    ray.init(found or "local", log_to_driver=False, logging_level="error", **local)
+    _started_here = not found
+
+
+def disconnect() -> None:
+    """Ends the cluster that `connect` started, with all its processes; another one is left alone."""
+    global _started_here
+    if _started_here:
+        import ray
+
+        ray.shutdown()
+        _started_here = False
+
+
+atexit.register(disconnect)
+
+_cache: dict[str, Any] = {}  # in a worker: the work of the federation it works for
+
+
+def _train(place: list[Any], sent: list[Any], client: int, own: dict[str, Any], memory: dict[str, Any]) -> Update:
+    """A client's local training in a worker process."""
+    import ray
+
+    torch.set_num_threads(1)
+    settings, method, number, received, common = ray.get(sent[0])
+    key = f"{place[0].hex()} {settings.device} {settings.double} {settings.channels_last}"
+    if key not in _cache:
+        arrays, (model, dataset, partition) = ray.get(place[0])
+        x, y, indices, offsets = _tensors(arrays).values()
+        dataset, partition = replace(dataset, x=x, y=y), replace(partition, indices=indices, offsets=offsets)
+        work = Work(model, dataset, partition, settings, method, {}, 0)
+        _cache.clear()
+        _cache[key] = work, worker_copy(work)
+    work, model = _cache[key]
+    tensors = [_tensors(arrays, settings.device) for arrays in (common | own, memory, received)]
+    state, kept, sent_down = tensors
+    work = replace(work, settings=settings, method=method, received=sent_down, round=number)
+    ordered = {name: state[name] for name in model.state_dict()}
+    return _mapped(train_client(model, work, Task(client, ordered, kept)), _arrays)
+
+
+def _mapped(update: Update, change: Callable[[Any], Any]) -> Update:
+    """The update with its three states changed."""
+    return replace(update, state=change(update.state), memory=change(update.memory), extra=change(update.extra))
+
+
+def _arrays(state: State) -> dict[str, Any]:
+    """Arrays lie in the object store as they are; every process of a machine reads the same memory."""
+    return {name: tensor.detach().numpy(force=True) for name, tensor in state.items()}
+
+
+def _tensors(arrays: dict[str, Any], device: str = "cpu", copy: bool = False) -> State:
+    """Tensors over the memory of the object store, never to be written to; or copies, which do not keep it occupied."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*not writable.*")
+        return {n: torch.from_numpy(a.copy() if copy else a).to(device) for n, a in arrays.items()}

@@ -1,0 +1,150 @@
+"""The Ray engine on a real cluster of two nodes on this machine."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from small import equal, small_federation, split
+
+from fedlab_core.engines import get_engine
+from fedlab_core.methods import FedAvg, Scaffold
+from fedlab_core.state import State
+
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedlab_core[ray]'")
+
+from ray.cluster_utils import Cluster  # noqa: E402
+
+from fedlab_core.engines.ray import RayEngine, connect, disconnect  # noqa: E402
+
+STORE = 100 * 2**20
+SIZES = (12, 7, 20, 9, 4)
+
+
+@dataclass(frozen=True)
+class Marked(FedAvg):
+    """FedAvg that leaves a file per client and node; one client's process is killed by a signal on its first try.
+
+    Args:
+        folder: where the files go.
+        victim: the client whose process dies, -1 for none.
+        pause: seconds that every client takes longer.
+    """
+
+    folder: str = ""
+    victim: int = -1
+    pause: float = 0.0
+
+    def finish(
+        self, start: State, end: State, received: State, memory: State, steps: int, lr: float
+    ) -> tuple[State, State]:
+        node = ray.get_runtime_context().get_node_id()
+        file = Path(self.folder) / f"{node}-{os.getpid()}-{time.monotonic_ns()}"
+        file.touch()
+        time.sleep(self.pause)
+        killed = Path(self.folder) / "killed"
+        if steps == 2 and self.victim >= 0 and not killed.exists():  # the client with four examples
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {}, memory
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import the tests
+    node = {"num_cpus": 1, "object_store_memory": STORE, "include_dashboard": False}
+    made = Cluster(initialize_head=True, head_node_args=node)
+    made.add_node(num_cpus=1, object_store_memory=STORE)
+    made.wait_for_nodes()
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def test_two_nodes_give_the_bits_of_loop_and_both_work(cluster: Cluster, tmp_path: Path) -> None:
+    options = {"batch_size": 4, "double": False, "norm": "batch", "batch_norm": "local", "evaluate_clients": True}
+    sizes = (12, 7, 20, 10, 6)
+    loop = small_federation(split(*sizes), FedAvg(), **options).run(2)
+    run = small_federation(split(*sizes), Marked(str(tmp_path), pause=0.3), engine=f"ray:{cluster.address}", **options)
+    run.run(2)
+    assert run.history == loop.history and equal(run.state, loop.state)
+    assert equal(run.client_state(2), loop.client_state(2))
+    assert run.history[1].engine == "ray"
+    nodes = {file.name.split("-")[0] for file in tmp_path.iterdir()}
+    assert len(nodes) == 2 and len(list(tmp_path.iterdir())) == 10
+
+
+def test_a_worker_killed_by_a_signal_changes_nothing(cluster: Cluster, tmp_path: Path) -> None:
+    loop = small_federation(split(*SIZES), Scaffold(), batch_size=2).run(2)
+    run = small_federation(split(*SIZES), MarkedScaffold(str(tmp_path), victim=4), batch_size=2)
+    run.engine = RayEngine(cluster.address)
+    run.run(2)
+    assert (tmp_path / "killed").exists()
+    assert run.history == loop.history and equal(run.state, loop.state)
+
+
+@dataclass(frozen=True)
+class MarkedScaffold(Scaffold):
+    """The same for SCAFFOLD, which has memories on server and clients."""
+
+    folder: str = ""
+    victim: int = -1
+
+    def finish(
+        self, start: State, end: State, received: State, memory: State, steps: int, lr: float
+    ) -> tuple[State, State]:
+        Marked(self.folder, self.victim).finish(start, end, received, memory, steps, lr)
+        return super().finish(start, end, received, memory, steps, lr)
+
+
+def test_data_and_model_are_placed_once(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, puts, put = small_federation(split(*SIZES), batch_size=4), [], ray.put
+    run.engine = RayEngine(cluster.address)
+    monkeypatch.setattr(ray, "put", lambda value: puts.append(value) or put(value))
+    run.run(3)
+    assert len(puts) == 1 + 3  # what stays, and one broadcast a round
+
+
+@pytest.mark.parametrize("by", ["stop", "Ctrl-C"])
+def test_leaving_a_round_leaves_no_process_and_the_next_is_as_ever(cluster: Cluster, tmp_path: Path, by: str) -> None:
+    ray.shutdown()  # from the two nodes: now on a cluster of its own
+    stop = threading.Event()
+    run = small_federation(split(*SIZES), Marked(str(tmp_path), pause=0.5), batch_size=4)
+    run.engine = RayEngine()
+    others = {process.pid for process in psutil.process_iter()}
+
+    def leave(done: int, of: int) -> None:
+        if by == "stop":
+            stop.set()
+        else:
+            raise KeyboardInterrupt
+
+    try:
+        assert list(run.rounds(2, stop=stop, progress=leave)) == [] and by == "stop"
+    except KeyboardInterrupt:
+        assert by == "Ctrl-C" and not ray.is_initialized()  # while a traceback still holds the frames, as in a notebook
+    assert run.round == 0 and not ray.is_initialized()
+    deadline = time.monotonic() + 20
+    while left := [p for p in psutil.Process().children(recursive=True) if p.pid not in others and p.is_running()]:
+        left = [p for p in left if p.status() != psutil.STATUS_ZOMBIE]
+        if not left or time.monotonic() > deadline:
+            break
+        time.sleep(0.1)
+    assert left == []
+    if by == "stop":
+        assert equal(run.run(1).state, small_federation(split(*SIZES), batch_size=4).run(1).state)
+        disconnect()
+
+
+def test_an_engine_that_was_not_asked_to_start_a_cluster_does_not_end_it(cluster: Cluster) -> None:
+    connect(cluster.address)
+    disconnect()
+    assert ray.is_initialized()
+    with pytest.raises(ValueError, match="engine='loop:x' is unknown"):
+        get_engine("loop:x")
