@@ -34,11 +34,17 @@ def batches(examples: int, settings: Settings, draws: torch.Generator, full: boo
 
 def client_data(work: Work, client: int) -> tuple[Tensor, Tensor]:
     """A client's inputs, seen through its own transform if the partition has one, then normalised; and its targets."""
+    x, y = stored_data(work, client)
+    return as_input(work, work.dataset.prepare(x)), y.to(work.settings.device)
+
+
+def stored_data(work: Work, client: int) -> tuple[Tensor, Tensor]:
+    """The same as it is stored, not yet normalised."""
     indices = work.partition[client]
     x = work.dataset.x[indices]
     if work.partition.transform is not None:
         x = work.partition.transform.apply(x, client)
-    return as_input(work, work.dataset.prepare(x)), work.dataset.y[indices].to(work.settings.device)
+    return x, work.dataset.y[indices]
 
 
 def train_client(model: nn.Module, work: Work, task: Task) -> Update:

@@ -97,7 +97,7 @@ def build_model(
         options["norm"] = norm
     with torch.device("meta"):
         model = info.make(tuple(input_shape), num_classes, **options)
-    model.to_empty(device="cpu")
+    model._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))  # to_empty would import sympy: 60 MiB and a second
     initialise(model, generator, weights="kaiming" if isinstance(model, ResNet) else "uniform", gamma=gamma)
     return model
 

@@ -38,7 +38,7 @@ class _Affine(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, descent: Descent | None) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.weight, ctx.descent = weight, descent
+        ctx.weight, ctx.bias, ctx.descent = weight, bias, descent
         transposed = weight.transpose(1, 2)
         return torch.bmm(x, transposed) if bias is None else torch.baddbmm(bias[:, None], x, transposed)
 
@@ -47,6 +47,12 @@ class _Affine(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         inputs = torch.bmm(g, ctx.weight) if ctx.needs_input_grad[0] else None
         bias = g.sum(1) if ctx.needs_input_grad[2] else None
+        if bias is not None and ctx.bias.is_leaf and ctx.descent is not None:
+            with torch.no_grad():
+                if ctx.descent.decay:
+                    ctx.bias.mul_(1 - ctx.descent.lr * ctx.descent.decay)
+                ctx.bias.sub_(bias, alpha=ctx.descent.lr)
+            bias = None
         if ctx.needs_input_grad[1]:
             _descend(ctx.weight, g, x, ctx.descent)
         return inputs, None, bias, None
@@ -58,7 +64,7 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor | None, descent: Descent | No
     Args:
         x: (clients, rows, in).
         weight: (clients, out, in), a leaf; the backward pass steps it or sets its `grad`.
-        bias: (clients, out) or None.
+        bias: (clients, out) or None; a leaf is stepped as well.
         descent: the step of the weights; None leaves their gradients.
 
     Returns:

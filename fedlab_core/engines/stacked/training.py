@@ -5,12 +5,11 @@ from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.rnn import pad_sequence
 
 from fedlab_core.engines import Task, Work
-from fedlab_core.engines.loop import batches, client_data, own_gradients
+from fedlab_core.engines.loop import as_input, batches, own_gradients, stored_data
 from fedlab_core.engines.stacked.functions import Descent
 from fedlab_core.engines.stacked.modules import Fold
 from fedlab_core.methods import Update
@@ -33,13 +32,13 @@ def train_together(
         stop: asked before every step.
     """
     settings, method = work.settings, work.method
-    data = [client_data(work, task.client) for task in tasks]
+    data = [stored_data(work, task.client) for task in tasks]
     draws = [generator(settings.seed, "batches", work.round, task.client) for task in tasks]
     drawn = [list(batches(len(y), settings, g, method.full_batches)) for (_, y), g in zip(data, draws, strict=True)]
     order = sorted(range(len(tasks)), key=lambda k: -len(drawn[k]))  # those who finish first stand last
     tasks, data, drawn = ([items[k] for k in order] for items in (tasks, data, drawn))
-    lengths = [[len(batch) for batch in own] for own in drawn]
-    x, y = (torch.cat(parts) for parts in zip(*data, strict=True))
+    lengths = [[batch.shape[0] for batch in own] for own in drawn]  # of a tensor, len() takes ten times as long
+    x, y = (torch.cat(parts).to(settings.device) for parts in zip(*data, strict=True))
     rows = _rows(drawn, lengths, [len(y) for _, y in data]).to(x.device)
     simple = y.ndim == 1 and work.dataset.kind == "image"  # every example has one target
 
@@ -69,15 +68,17 @@ def train_together(
         width = max(size)
         batch = rows[step, :active, :width]
         filled = min(size) < width
-        inputs, targets = x.index_select(0, batch.flatten()), y.index_select(0, batch.flatten())
+        inputs = as_input(work, work.dataset.prepare(x.index_select(0, batch.flatten())))
+        targets = y.index_select(0, batch.flatten())
         fold.real = None
         if filled:
             real = torch.arange(width) < torch.tensor(size)[:, None]
             targets[(~real).flatten().to(x.device)] = IGNORED
             fold.real = real.to(x.device) if normalised else None
-        losses = client_losses(network(inputs), targets, active, width if simple and not filled else None)
-        losses.backward(torch.ones_like(losses))
-        total[:active] += losses.detach()
+        logits = network(inputs)
+        losses, gradient = client_losses(logits.detach(), targets, active, width if simple and not filled else None)
+        logits.backward(gradient)
+        total[:active] += losses
         if method.corrects:
             method.correct(own_gradients(parameters), parameters, inside[0], work.received, inside[1])
         _step(parameters, inside[2], lr, settings.momentum, settings.weight_decay)
@@ -123,17 +124,31 @@ def load(network: nn.Module, state: State, trained: set[str] = frozenset()) -> d
     return leaves
 
 
-def client_losses(logits: Tensor, targets: Tensor, clients: int, count: int | None = None) -> Tensor:
-    """(clients,) each client's mean cross-entropy over its targets; those of -100 count nowhere.
+def client_losses(logits: Tensor, targets: Tensor, clients: int, count: int | None = None) -> tuple[Tensor, Tensor]:
+    """Each client's mean cross-entropy over its targets, and the gradient of their sum; targets of -100 count nowhere.
 
     Args:
         logits: (clients * B, ..., classes).
         targets: (clients * B, ...).
-        count: each client's number of targets, where it is known.
+        count: each client's number of targets, where all are known to count.
+
+    Returns:
+        (clients,) losses, and the gradient with respect to the logits, (clients * B, ..., classes).
     """
-    losses = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="none")
-    total = losses.view(clients, -1).sum(1)
-    return total / (count or (targets != IGNORED).view(clients, -1).sum(1))
+    log = logits.log_softmax(-1)
+    gradient = log.exp()
+    if count is None:
+        real = targets != IGNORED
+        count = real.view(clients, -1).sum(1)
+        index, weight = torch.where(real, targets, 0).unsqueeze(-1), real.to(log.dtype)
+        losses = log.gather(-1, index).squeeze(-1) * weight
+        share = (weight.view(clients, -1) / count[:, None].clamp_min(1)).view(*targets.shape, 1)
+        gradient = gradient.scatter_add_(-1, index, torch.full_like(share, -1)).mul_(share)
+    else:
+        index = targets.unsqueeze(-1)
+        losses = log.gather(-1, index)
+        gradient = gradient.scatter_add_(-1, index, torch.full_like(losses, -1)).div_(count)
+    return losses.view(clients, -1).sum(1).neg_() / count, gradient
 
 
 def _rows(drawn: Sequence[Sequence[Tensor]], lengths: Sequence[Sequence[int]], examples: Sequence[int]) -> Tensor:
