@@ -4,7 +4,7 @@ Ground floor
     randomness, data/, partition, feature_skew, models/     addressed draws; who holds what; networks
 One round
     state, settings                                         parameters and buffers by name; what a run depends on
-    methods, client_methods, server_methods                 what differs between algorithms: hooks around one loop
+    methods/                                                what differs between algorithms: hooks around one loop
     engines/                                                where clients run: loop (reference), threads, stacked, auto
     costs, drift, sampling, history                         bytes and steps, geometry of updates, who takes part
     federation, checkpoint, references, experiment          the loop; saved runs; what to compare with; a run as data
@@ -13,5 +13,5 @@ What the papers add
     probes/                                                 lines, planes, mixtures, gradients, curvature
 Faces: nothing above imports them
     studies/, claims                                        the experiments of each notebook, and their verdicts
-    plots*, views_*, browse, workbench/                     figures, tabs, and the panel
+    plots/, views/, browse, workbench/                      figures, tabs, and the panel
 """

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 import fedlab_core.batchnorm  # noqa: F401  (makes its methods known by name)
-import fedlab_core.client_methods  # noqa: F401
 from fedlab_core import partition as partitions
 from fedlab_core.data import Dataset, load_dataset
 from fedlab_core.federation import Federation

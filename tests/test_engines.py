@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from small import equal, gap, small_data, small_federation, split
 from torch import nn
 
-from fedlab_core.client_methods import FedDyn, Moon
 from fedlab_core.data import Dataset
 from fedlab_core.engines import Task, get_engine
 from fedlab_core.engines.auto import choose
@@ -24,6 +23,7 @@ from fedlab_core.engines.threads import ThreadsEngine, cores, in_order
 from fedlab_core.federation import Federation
 from fedlab_core.history import Record
 from fedlab_core.methods import FedAvg, FedProx, FedSGD, LocalOnly, Scaffold
+from fedlab_core.methods.client import FedDyn, Moon
 from fedlab_core.models import NORMS, build_model
 from fedlab_core.partition import iid
 from fedlab_core.randomness import generator

@@ -8,13 +8,13 @@ import torch
 from small import equal, gap, small_data, small_federation, split
 
 from fedlab_core import checkpoint
-from fedlab_core.client_methods import FedDyn, Moon
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.methods import METHODS, FedAvg, build_method
+from fedlab_core.methods.client import FedDyn, Moon
+from fedlab_core.methods.server import FedAdam, FedAvgM, FedNova, FedYogi, learnt
 from fedlab_core.models import build_model
 from fedlab_core.randomness import generator
-from fedlab_core.server_methods import FedAdam, FedAvgM, FedNova, FedYogi, learnt
 from fedlab_core.settings import Settings
 from fedlab_core.state import State
 

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from fedlab_core import plots, plots_probes, probes
+from fedlab_core import plots, probes
 from fedlab_core.experiment import Experiment
+from fedlab_core.plots import probes as plots_probes
 from fedlab_core.settings import Settings
 from fedlab_core.studies import pretraining as study
 from fedlab_core.studies import pretraining_runs as runs
-from fedlab_core.views_probes import VIEWS
+from fedlab_core.views.probes import VIEWS
 from fedlab_core.workbench import Workbench
 
 

@@ -11,7 +11,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fedlab_core import plots, plots_batchnorm
+from fedlab_core import plots
+from fedlab_core.plots import batchnorm as plots_batchnorm
 from fedlab_core.studies.batchnorm_exact import full_batch
 from fedlab_core.studies.batchnorm_runs import CIFAR, CNN, LRS, MNIST, VARIANTS, Setup, compare
 from fedlab_core.studies.record import FIGURES, RUNS, once

@@ -11,8 +11,8 @@ from functools import cache
 from itertools import product
 from typing import Any
 
-from fedlab_core import plots_probes
 from fedlab_core.plots import figure, save
+from fedlab_core.plots import probes as plots_probes
 from fedlab_core.studies.claim import Claim, Range
 from fedlab_core.studies.pretraining_runs import SKEWS, SSL_ROUNDS, best
 from fedlab_core.studies.record import FIGURES, RUNS, recorded

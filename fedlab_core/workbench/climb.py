@@ -7,8 +7,9 @@ import ipywidgets as widgets
 import torch
 from matplotlib.figure import Figure
 
-from fedlab_core import plots, plots_layerwise
+from fedlab_core import plots
 from fedlab_core.layerwise import LayerWise, Memory, Stage, StagedModel, peak_memory, relative_flops, training_memory
+from fedlab_core.plots import layerwise as plots_layerwise
 from fedlab_core.workbench.panel import png
 
 SEED = 0  # of the masks shown

@@ -1,11 +1,11 @@
 """A real JupyterLab in a real browser: `lab` is the server, `page` a browser page, `Notebook` drives one notebook.
 
-    def test_panel(lab, page):
-        notebook = lab.open(page, lab.copy("00_start_here.ipynb"))
-        notebook.run_all()
-        notebook.press("Run")
-        notebook.wait_text("round 5")
-        notebook.screenshot("panel")
+def test_panel(lab, page):
+    notebook = lab.open(page, lab.copy("00_start_here.ipynb"))
+    notebook.run_all()
+    notebook.press("Run")
+    notebook.wait_text("round 5")
+    notebook.screenshot("panel")
 """
 
 import json

@@ -1,17 +1,96 @@
-"""Methods that change the clients' local objective and keep something on the client: FedDyn and MOON."""
+"""Methods that differ at the clients: a corrected gradient or an objective of their own."""
 
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedlab_core.methods import METHODS, FedAvg, Update, task_loss
-from fedlab_core.server_methods import learnt, uniform_mean
-from fedlab_core.state import State, set_state
+from fedlab_core.methods.fedavg import FedAvg, Update, task_loss
+from fedlab_core.methods.server import learnt, uniform_mean
+from fedlab_core.state import State, mean_state, set_state
+
+if TYPE_CHECKING:
+    from fedlab_core.settings import Settings
+
+
+@dataclass(frozen=True)
+class FedProx(FedAvg):
+    """FedAvg with a proximal term mu/2 ||w - w_t||^2 in the local objective (Li et al. 2020, MLSys, equation 2).
+
+    Args:
+        mu: strength of the pull towards the received model; 0 is FedAvg.
+    """
+
+    mu: float = 0.01
+    name = "FedProx"
+
+    def __post_init__(self) -> None:
+        if not self.mu >= 0:
+            raise ValueError(f"mu={self.mu!r}, accepted: a number >= 0")
+
+    def correct(self, grads: State, weights: State, start: State, received: State, memory: State) -> None:
+        if self.mu:
+            for name, grad in grads.items():
+                grad.add_(weights[name].detach() - start[name], alpha=self.mu)
+
+
+@dataclass(frozen=True)
+class Scaffold(FedAvg):
+    """SCAFFOLD: control variates take the expected drift out of every local step (Karimireddy et al. 2020, option II).
+
+    Each step follows g - c_k + c. Afterwards c_k+ = c_k - c + (w_t - w_k) / (steps * lr); the server's c moves by the
+    mean
+    change over the sampled clients times (sampled / existing). The formula presumes plain SGD: no momentum, no weight
+    decay.
+    """
+
+    name = "SCAFFOLD"
+
+    def local_settings(self, settings: "Settings") -> "Settings":
+        if settings.momentum or settings.weight_decay:
+            raise ValueError(
+                f"momentum={settings.momentum}, weight_decay={settings.weight_decay}: SCAFFOLD's controls presume "
+                "plain SGD, accepted: 0 for both"
+            )
+        return settings
+
+    def server_memory(self, state: State) -> State:
+        return {
+            f"control.{name}": torch.zeros_like(tensor) for name, tensor in state.items() if tensor.is_floating_point()
+        }
+
+    def broadcast(self, server: State) -> State:
+        return server
+
+    def correct(self, grads: State, weights: State, start: State, received: State, memory: State) -> None:
+        for name, grad in grads.items():
+            key = f"control.{name}"
+            grad.add_(received[key])
+            if key in memory:
+                grad.sub_(memory[key])
+
+    def finish(
+        self, start: State, end: State, received: State, memory: State, steps: int, lr: float
+    ) -> tuple[State, State]:
+        sent, kept = {}, dict(memory)
+        for key, control in received.items():
+            name = key.removeprefix("control.")
+            old: Tensor | float = memory.get(key, 0.0)
+            kept[key] = old - control + (start[name] - end[name]) / (steps * lr)
+            sent[key] = kept[key] - old
+        return sent, kept
+
+    def aggregate(
+        self, start: State, updates: Sequence[Update], weights: Sequence[float], server: State, clients: int
+    ) -> tuple[State, State]:
+        state, _ = super().aggregate(start, updates, weights, server, clients)
+        share = [1.0 / clients] * len(updates)
+        change = mean_state([update.extra for update in updates], share)
+        return state, {key: server[key] + change[key] for key in server}
 
 
 @dataclass(frozen=True)
@@ -111,6 +190,3 @@ class Moon(FedAvg):
         self, start: State, end: State, received: State, memory: State, steps: int, lr: float
     ) -> tuple[State, State]:
         return {}, {f"previous.{name}": tensor for name, tensor in end.items()}
-
-
-METHODS |= {"feddyn": FedDyn, "moon": Moon}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fedlab_core.methods import METHODS, FedAvg, Update
+from fedlab_core.methods.fedavg import FedAvg, Update
 from fedlab_core.state import State, mean_state
 
 if TYPE_CHECKING:
@@ -152,6 +152,3 @@ def _check(method: FedAvg, **limits: tuple[float, float | None]) -> None:
         if not fits:
             accepted = f"a number > {low}" if high is None else f"a number in [{low}, {high})"
             raise ValueError(f"{name}={value!r}, accepted: {accepted}")
-
-
-METHODS |= {"fednova": FedNova, "fedavgm": FedAvgM, "fedadam": FedAdam, "fedyogi": FedYogi}

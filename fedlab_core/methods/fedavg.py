@@ -81,9 +81,7 @@ class FedAvg:
         """The clients' local training. A method whose clients talk to the server meanwhile overrides it."""
         return engine.train(work, tasks, stop)
 
-    def evaluate(
-        self, engine: "Engine", work: "Work", states: Sequence[State], split: str
-    ) -> list[dict[str, float]]:
+    def evaluate(self, engine: "Engine", work: "Work", states: Sequence[State], split: str) -> list[dict[str, float]]:
         """Measures of each state on a split: loss and accuracy, unless the model does not answer with logits."""
         return engine.evaluate(work, states, split)
 
@@ -168,101 +166,6 @@ class LocalOnly(FedAvg):
     name = "local only"
 
 
-@dataclass(frozen=True)
-class FedProx(FedAvg):
-    """FedAvg with a proximal term mu/2 ||w - w_t||^2 in the local objective (Li et al. 2020, MLSys, equation 2).
-
-    Args:
-        mu: strength of the pull towards the received model; 0 is FedAvg.
-    """
-
-    mu: float = 0.01
-    name = "FedProx"
-
-    def __post_init__(self) -> None:
-        if not self.mu >= 0:
-            raise ValueError(f"mu={self.mu!r}, accepted: a number >= 0")
-
-    def correct(self, grads: State, weights: State, start: State, received: State, memory: State) -> None:
-        if self.mu:
-            for name, grad in grads.items():
-                grad.add_(weights[name].detach() - start[name], alpha=self.mu)
-
-
-@dataclass(frozen=True)
-class Scaffold(FedAvg):
-    """SCAFFOLD: control variates take the expected drift out of every local step (Karimireddy et al. 2020, option II).
-
-    Each step follows g - c_k + c. Afterwards c_k+ = c_k - c + (w_t - w_k) / (steps * lr); the server's c moves by the
-    mean
-    change over the sampled clients times (sampled / existing). The formula presumes plain SGD: no momentum, no weight
-    decay.
-    """
-
-    name = "SCAFFOLD"
-
-    def local_settings(self, settings: "Settings") -> "Settings":
-        if settings.momentum or settings.weight_decay:
-            raise ValueError(
-                f"momentum={settings.momentum}, weight_decay={settings.weight_decay}: SCAFFOLD's controls presume "
-                "plain SGD, accepted: 0 for both"
-            )
-        return settings
-
-    def server_memory(self, state: State) -> State:
-        return {
-            f"control.{name}": torch.zeros_like(tensor) for name, tensor in state.items() if tensor.is_floating_point()
-        }
-
-    def broadcast(self, server: State) -> State:
-        return server
-
-    def correct(self, grads: State, weights: State, start: State, received: State, memory: State) -> None:
-        for name, grad in grads.items():
-            key = f"control.{name}"
-            grad.add_(received[key])
-            if key in memory:
-                grad.sub_(memory[key])
-
-    def finish(
-        self, start: State, end: State, received: State, memory: State, steps: int, lr: float
-    ) -> tuple[State, State]:
-        sent, kept = {}, dict(memory)
-        for key, control in received.items():
-            name = key.removeprefix("control.")
-            old: Tensor | float = memory.get(key, 0.0)
-            kept[key] = old - control + (start[name] - end[name]) / (steps * lr)
-            sent[key] = kept[key] - old
-        return sent, kept
-
-    def aggregate(
-        self, start: State, updates: Sequence[Update], weights: Sequence[float], server: State, clients: int
-    ) -> tuple[State, State]:
-        state, _ = super().aggregate(start, updates, weights, server, clients)
-        share = [1.0 / clients] * len(updates)
-        change = mean_state([update.extra for update in updates], share)
-        return state, {key: server[key] + change[key] for key in server}
-
-
-METHODS: dict[str, type[FedAvg]] = {
-    "fedavg": FedAvg,
-    "fedsgd": FedSGD,
-    "fedprox": FedProx,
-    "scaffold": Scaffold,
-    "local_only": LocalOnly,
-}
-
-
 def task_loss(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
     """Cross-entropy of logits (..., classes) and targets (...); targets of -100 are padding and count nowhere."""
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-100, reduction=reduction)
-
-
-def build_method(name: str, **options: float) -> FedAvg:
-    """The method called `name` (a key of `METHODS`) with its own options, such as `mu` of FedProx."""
-    if name not in METHODS:
-        raise ValueError(f"method={name!r} is unknown, accepted: {sorted(METHODS)}")
-    try:
-        return METHODS[name](**options)
-    except TypeError as error:
-        raise ValueError(f"method {name!r} does not take these options: {options} ({error})") from None

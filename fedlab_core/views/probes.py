@@ -2,7 +2,8 @@
 
 from matplotlib.figure import Figure
 
-from fedlab_core import plots, plots_probes, probes
+from fedlab_core import plots, probes
+from fedlab_core.plots import probes as plots_probes
 from fedlab_core.workbench import Run, View
 from fedlab_core.workbench.views import SIZE
 
