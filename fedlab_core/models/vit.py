@@ -6,35 +6,41 @@ from torch.nn import functional as F
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with q, k, v and proj as Linears of their own."""
+    """Multi-head self-attention with q, k, v and proj as Linears of their own; `causal` hides later tokens."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, causal: bool = False) -> None:
         super().__init__()
         self.q, self.k, self.v = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.proj = nn.Linear(dim, dim)
-        self.heads = heads
+        self.heads, self.causal = heads, causal
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (layer(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
 class TransformerBlock(nn.Module):
-    """Pre-norm block: x + attention(norm1(x)), then x + fc2(gelu(fc1(norm2(x))))."""
+    """Pre-norm block: x + attention(norm1(x)), then x + fc2(gelu(fc1(norm2(x)))); `activation` is the gelu."""
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: int) -> None:
+    activation = staticmethod(F.gelu)
+
+    def __init__(self, dim: int, heads: int, mlp_ratio: int, causal: bool = False) -> None:
         super().__init__()
-        self.norm1, self.attention = nn.LayerNorm(dim), Attention(dim, heads)
+        self.norm1, self.attention = nn.LayerNorm(dim), Attention(dim, heads, causal)
         self.norm2 = nn.LayerNorm(dim)
         self.fc1, self.fc2 = nn.Linear(dim, mlp_ratio * dim), nn.Linear(mlp_ratio * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attention(self.norm1(x))
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+        return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
 
 
 class ViT(nn.Module):
-    """A small pre-norm vision transformer (Dosovitskiy et al. 2021) with a class token and learnt positions."""
+    """A pre-norm vision transformer (Dosovitskiy et al. 2021) with a class token and learnt positions.
+
+    `pre_norm`, on what the first block reads, does nothing here; CLIP's image tower has a LayerNorm there.
+    """
 
     def __init__(
         self,
@@ -56,6 +62,7 @@ class ViT(nn.Module):
         self.embed = nn.Linear(channels * patch * patch, dim)
         self.class_token = nn.Parameter(torch.empty(1, 1, dim))
         self.position = nn.Parameter(torch.empty(1, 1 + (height // patch) * (width // patch), dim))
+        self.pre_norm = nn.Identity()
         self.blocks = nn.ModuleList(TransformerBlock(dim, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes)
@@ -69,7 +76,7 @@ class ViT(nn.Module):
         """Images (B, C, H, W) -> (B, 1 + patches, dim): class token, then the patches row by row, plus positions."""
         p = self.patch
         patches = x.unflatten(3, (-1, p)).unflatten(2, (-1, p)).permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
-        return self.with_class_token(self.embed(patches))
+        return self.pre_norm(self.with_class_token(self.embed(patches)))
 
     def with_class_token(self, patches: Tensor) -> Tensor:
         """(B, patches, dim) -> (B, 1 + patches, dim), positions added."""
