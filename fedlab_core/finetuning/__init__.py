@@ -1,0 +1,46 @@
+"""How to fine-tune a pre-trained Transformer in federated learning (the question of FedTune, arXiv 2211.08025).
+
+    vit = with_head(backbone, num_classes, generator(seed, "head"))
+    model = tune(vit, "bias", generator(seed, "tuning"))
+    federation = Federation(dataset, partition, model, settings)
+
+sends the biases and the classifier, and nothing else.
+"""
+
+from fedlab_core.finetuning.classifiers import (
+    HEADS,
+    TEMPLATES,
+    CosineClassifier,
+    TextPrompted,
+    Tokenizer,
+    class_means,
+    cosine_classifier,
+    with_head,
+    zero_shot_weights,
+)
+from fedlab_core.finetuning.modules import Adapted, Bottleneck, Gated, LoRA, Prompted
+from fedlab_core.finetuning.shots import few_shot, few_shot_clients
+from fedlab_core.finetuning.tuning import FAMILIES, TUNINGS, Tuning, tune
+
+__all__ = [
+    "FAMILIES",
+    "HEADS",
+    "TEMPLATES",
+    "TUNINGS",
+    "Adapted",
+    "Bottleneck",
+    "CosineClassifier",
+    "Gated",
+    "LoRA",
+    "Prompted",
+    "TextPrompted",
+    "Tokenizer",
+    "Tuning",
+    "class_means",
+    "cosine_classifier",
+    "few_shot",
+    "few_shot_clients",
+    "tune",
+    "with_head",
+    "zero_shot_weights",
+]
