@@ -85,11 +85,16 @@ def get_engine(name: str) -> Engine:
 
 
 @contextlib.contextmanager
-def single_threaded() -> Iterator[None]:
-    """One intra-op thread inside the block, so that results do not depend on the number of cores."""
+def intra_op_threads(count: int) -> Iterator[None]:
+    """That many cores for each operation of this thread inside the block."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def single_threaded() -> contextlib.AbstractContextManager[None]:
+    """One intra-op thread inside the block, so that results do not depend on the number of cores."""
+    return intra_op_threads(1)

@@ -11,7 +11,7 @@ from fedlab_core.engines import Task, Work
 from fedlab_core.methods import Update, task_loss
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
-from fedlab_core.state import State, get_state, set_state
+from fedlab_core.state import State, frozen_names, set_state
 
 EVALUATION_BATCH = 512
 
@@ -72,9 +72,11 @@ def train_client(model: nn.Module, work: Work, task: Task) -> Update:
             method.correct(own_gradients(parameters), parameters, task.state, work.received, task.memory)
         optimiser.step()
         total, steps, seen = total + loss.detach(), steps + 1, seen + len(batch)
-    end = get_state(model)
-    extra, memory = method.finish(task.state, end, work.received, task.memory, steps, lr)
-    return Update(task.client, len(x), steps, seen, end, memory, extra, total.item() / steps)
+    frozen = frozen_names(model)
+    end = {name: t.detach().clone() for name, t in model.state_dict().items() if name not in frozen}
+    start = {name: task.state[name] for name in end}
+    extra, memory = method.finish(start, end, work.received, task.memory, steps, lr)
+    return Update(task.client, len(x), steps, seen, task.state | end, memory, extra, total.item() / steps)
 
 
 def own_gradients(parameters: dict[str, nn.Parameter]) -> State:

@@ -18,7 +18,7 @@ from fedlab_core.engines import Task, Work
 from fedlab_core.engines.loop import train_client, worker_copy
 from fedlab_core.engines.threads import ThreadsEngine
 from fedlab_core.methods import Update
-from fedlab_core.state import State
+from fedlab_core.state import State, frozen_names
 
 RETRIES = 8  # of one client, when the process that trains it dies
 PATIENCE = 0.1  # seconds between two looks at `stop`
@@ -70,8 +70,10 @@ class RayEngine:
                 ready, _ = ray.wait(waiting[:1], timeout=PATIENCE)
                 if ready:
                     update = ray.get(waiting[0])
+                    update = _mapped(update, lambda state: _tensors(state, work.settings.device, copy=True))
+                    task = tasks[len(tasks) - len(waiting)]
                     del waiting[0]
-                    yield _mapped(update, lambda state: _tensors(state, work.settings.device, copy=True))
+                    yield replace(update, state=task.state | update.state)
         finally:
             if waiting:
                 for client in waiting:
@@ -148,7 +150,8 @@ def _train(place: list[Any], sent: list[Any], client: int, own: dict[str, Any], 
     state, kept, sent_down = tensors
     work = replace(work, settings=settings, method=method, received=sent_down, round=number)
     ordered = {name: state[name] for name in model.state_dict()}
-    return _mapped(train_client(model, work, Task(client, ordered, kept)), _arrays)
+    update, frozen = train_client(model, work, Task(client, ordered, kept)), frozen_names(model)
+    return _mapped(replace(update, state={n: t for n, t in update.state.items() if n not in frozen}), _arrays)
 
 
 def _mapped(update: Update, change: Callable[[Any], Any]) -> Update:

@@ -1,7 +1,8 @@
 """Many clients as one network: their layers' products are batched, so that small models are not bound by overhead.
 
-The sampled clients are split into stacks, one per core, and every stack is trained in a thread of its own. Results
-differ from those of `loop` by rounding only.
+On a CPU one stack is trained after the other, each operation on all cores: threads of Python that share out many
+short operations wait for each other longer than they work. Transformers and recurrent networks, whose products are
+larger or in sequence, are split into one stack per core. Results differ from those of `loop` by rounding only.
 """
 
 import contextlib
@@ -11,13 +12,14 @@ from itertools import groupby
 
 from torch import Tensor, nn
 
-from fedlab_core.engines import Task, Work
+from fedlab_core.engines import Task, Work, intra_op_threads
 from fedlab_core.engines.loop import evaluation_batches, summary, worker_copy
 from fedlab_core.engines.stacked.evaluation import evaluate_together
 from fedlab_core.engines.stacked.modules import Fold, is_dense, stack
 from fedlab_core.engines.stacked.training import stack_states, train_together
 from fedlab_core.engines.threads import ThreadsEngine, cores, in_order
 from fedlab_core.methods import FedAvg, Update
+from fedlab_core.models.vit import ViT
 from fedlab_core.state import State
 
 LARGEST = {"cpu": 10, "cuda": 128}  # clients in a stack: more would not fit the processor's cache
@@ -29,7 +31,7 @@ class StackedEngine:
     """Stacks of clients.
 
     Args:
-        workers: threads, one stack each at a time; by default one per core, and one on a GPU.
+        workers: threads, one stack each at a time; by default as said above, and one on a GPU.
         largest: clients in a stack at most.
     """
 
@@ -50,8 +52,10 @@ class StackedEngine:
         self._networks.put(network)
 
     def _limits(self, work: Work) -> tuple[int, int]:
+        """Stacks at a time, and clients in each at most."""
         device = work.settings.device.split(":")[0]
-        return self.workers or (cores() if device == "cpu" else 1), self.largest or LARGEST.get(device, LARGEST["cpu"])
+        split = device == "cpu" and any(isinstance(m, nn.RNNBase | ViT) for m in work.model.modules())
+        return self.workers or (cores() if split else 1), self.largest or LARGEST.get(device, LARGEST["cpu"])
 
     def train(self, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Update]:
         """See `fedlab_core.engines.Engine`; here `stop` is asked before every step.
@@ -67,7 +71,7 @@ class StackedEngine:
         def together(chosen: list[int]) -> list[Update] | None:
             if stop():
                 return None
-            with self._network(work) as (network, fold):
+            with self._network(work) as (network, fold), intra_op_threads(cores() if workers == 1 else 1):
                 return train_together(network, fold, work, [tasks[k] for k in chosen], stop)
 
         finished: dict[int, Update] = {}
@@ -83,7 +87,7 @@ class StackedEngine:
 
     def evaluate(self, work: Work, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
         """See `fedlab_core.engines.Engine`: many states in one pass over the data."""
-        workers, _ = self._limits(work)
+        workers = self.workers or (cores() if work.settings.device == "cpu" else 1)
         together = EVALUATED if work.settings.device != "cpu" or is_dense(work.model) else 1
         if together == 1 or len(states) == 1:
             return ThreadsEngine(workers).evaluate(work, states, split)

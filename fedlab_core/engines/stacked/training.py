@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from fedlab_core.engines import Task, Work
 from fedlab_core.engines.loop import as_input, batches, own_gradients, stored_data
+from fedlab_core.engines.stacked.dense import DenseStack, dense_layers
 from fedlab_core.engines.stacked.functions import Descent
 from fedlab_core.engines.stacked.modules import Fold
 from fedlab_core.methods import Update
@@ -32,14 +33,14 @@ def train_together(
         stop: asked before every step.
     """
     settings, method = work.settings, work.method
-    data = [stored_data(work, task.client) for task in tasks]
+    sizes = [len(work.partition[task.client]) for task in tasks]
     draws = [generator(settings.seed, "batches", work.round, task.client) for task in tasks]
-    drawn = [list(batches(len(y), settings, g, method.full_batches)) for (_, y), g in zip(data, draws, strict=True)]
+    drawn = [list(batches(size, settings, g, method.full_batches)) for size, g in zip(sizes, draws, strict=True)]
     order = sorted(range(len(tasks)), key=lambda k: -len(drawn[k]))  # those who finish first stand last
-    tasks, data, drawn = ([items[k] for k in order] for items in (tasks, data, drawn))
+    tasks, sizes, drawn = ([items[k] for k in order] for items in (tasks, sizes, drawn))
     lengths = [[batch.shape[0] for batch in own] for own in drawn]  # of a tensor, len() takes ten times as long
-    x, y = (torch.cat(parts).to(settings.device) for parts in zip(*data, strict=True))
-    rows = _rows(drawn, lengths, [len(y) for _, y in data]).to(x.device)
+    x, y, positions = gather(work, [task.client for task in tasks])
+    rows = _rows(drawn, lengths, positions).to(x.device)
     simple = y.ndim == 1 and work.dataset.kind == "image"  # every example has one target
 
     start, memory = stack_states([task.state for task in tasks]), stack_states([task.memory for task in tasks])
@@ -47,6 +48,7 @@ def train_together(
     lr = settings.lr_at(work.round)
     plain = not settings.momentum and not method.corrects
     fold.examples, fold.descent = 0, Descent(lr, settings.weight_decay) if plain else None
+    layers = dense_layers(work.model) if plain else None
     network.train()
     if settings.batch_norm == "frozen":
         for module in network.modules():
@@ -63,8 +65,11 @@ def train_together(
             return None
         if active != len(size):
             active = len(size)
-            parameters = load(network, {name: tensor[:active] for name, tensor in end.items()}, trained)
-            inside = [{n: t[:active] for n, t in state.items()} for state in (start, memory, velocity)]
+            weights, *inside = ({n: t[:active] for n, t in state.items()} for state in (end, start, memory, velocity))
+            if layers is None:
+                parameters = load(network, weights, trained)
+            else:
+                dense = DenseStack(weights, layers, fold.descent)
         width = max(size)
         batch = rows[step, :active, :width]
         filled = min(size) < width
@@ -75,10 +80,14 @@ def train_together(
             real = torch.arange(width) < torch.tensor(size)[:, None]
             targets[(~real).flatten().to(x.device)] = IGNORED
             fold.real = real.to(x.device) if normalised else None
-        logits = network(inputs)
-        losses, gradient = client_losses(logits.detach(), targets, active, width if simple and not filled else None)
-        logits.backward(gradient)
+        values = [network(inputs)] if layers is None else dense.forward(inputs)
+        logits = values[-1].detach().view(*targets.shape, -1)
+        losses, gradient = client_losses(logits, targets, active, width if simple and not filled else None)
         total[:active] += losses
+        if layers is not None:
+            dense.backward(values, gradient)
+            continue
+        values[-1].backward(gradient)
         if method.corrects:
             method.correct(own_gradients(parameters), parameters, inside[0], work.received, inside[1])
         _step(parameters, inside[2], lr, settings.momentum, settings.weight_decay)
@@ -87,9 +96,7 @@ def train_together(
     for k, (task, own, loss) in enumerate(zip(tasks, lengths, total.tolist(), strict=True)):
         state = {name: tensor[k] for name, tensor in end.items()}
         extra, kept = method.finish(task.state, state, work.received, task.memory, len(own), lr)
-        updates[order[k]] = Update(
-            task.client, len(data[k][1]), len(own), sum(own), state, kept, extra, loss / len(own)
-        )
+        updates[order[k]] = Update(task.client, sizes[k], len(own), sum(own), state, kept, extra, loss / len(own))
     return updates
 
 
@@ -151,14 +158,28 @@ def client_losses(logits: Tensor, targets: Tensor, clients: int, count: int | No
     return losses.view(clients, -1).sum(1).neg_() / count, gradient
 
 
-def _rows(drawn: Sequence[Sequence[Tensor]], lengths: Sequence[Sequence[int]], examples: Sequence[int]) -> Tensor:
-    """(steps, clients, B) where each row of each batch stands in the clients' data one after the other; filled up
-    with the client's first example."""
+def gather(work: Work, clients: Sequence[int]) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Where some clients' examples lie.
+
+    Returns:
+        inputs and targets as they are stored, on the run's device, and each client's positions in them: the whole
+        training set where it is there already and clients see it as it is, otherwise a copy of their examples.
+    """
+    if work.partition.transform is None and work.settings.device == "cpu":
+        return work.dataset.x, work.dataset.y, [work.partition[client] for client in clients]
+    x, y = (torch.cat(parts) for parts in zip(*(stored_data(work, client) for client in clients), strict=True))
+    positions = torch.arange(len(y)).split([len(work.partition[client]) for client in clients])
+    return x.to(work.settings.device), y.to(work.settings.device), list(positions)
+
+
+def _rows(drawn: Sequence[Sequence[Tensor]], lengths: Sequence[Sequence[int]], positions: Sequence[Tensor]) -> Tensor:
+    """(steps, clients, B) where each row of each batch lies; filled up with the client's first example."""
     rows = torch.zeros(len(drawn[0]), len(drawn), max(map(max, lengths)), dtype=torch.int64)
-    for k, own in enumerate(drawn):
-        padded = pad_sequence(own, batch_first=True)
+    for k, (own, position) in enumerate(zip(drawn, positions, strict=True)):
+        padded = position[pad_sequence(own, batch_first=True)]
+        rows[:, k] = position[0]
         rows[: padded.shape[0], k, : padded.shape[1]] = padded
-    return rows + torch.tensor([0, *examples[:-1]]).cumsum(0)[:, None]
+    return rows
 
 
 def _step(parameters: dict[str, nn.Parameter], velocity: State, lr: float, momentum: float, decay: float) -> None:
