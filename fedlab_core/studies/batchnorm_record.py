@@ -49,7 +49,7 @@ COMPARISONS: Mapping[str, tuple[Setup, list[str], tuple[float, ...], tuple[int, 
         LRS[1:],
         SEEDS,
     ),
-    "cifar": (CIFAR, ["FedTAN", "FedAvg+BN", "GroupNorm", "FixBN", "FedBN"], LRS[1:2], SEEDS),
+    "cifar": (CIFAR, ["FedTAN", "FedAvg+BN", "GroupNorm", "FixBN", "FedBN"], LRS[1:], SEEDS),
 }
 """By name: setup, variants, learning rates tried for each of them, seeds."""
 UNDRAWN = ("FedAvg+BN, total variance", "SiloBN", "LayerNorm", "weight standardised")

@@ -26,6 +26,8 @@ from fedlab_core.studies.record import once
 
 LRS = (0.03, 0.1, 0.3)
 """Learning rates tried for every variant; each is judged at its best one."""
+CIFAR_TEST = 2000
+"""Test images of "cifar10" that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,13 @@ class Setup:
             return halved(first_of_each_class(load_dataset("mnist", download=False), 1000))
         if self.data == "cifar10":
             data = load_dataset("cifar10", download=False)
-            return first_of_each_class(data, self.examples // data.num_classes)
+            chosen = first_of_each_class(data, self.examples // data.num_classes)
+            return dataclasses.replace(
+                chosen,
+                test_x=data.test_x[:CIFAR_TEST],
+                test_y=data.test_y[:CIFAR_TEST],
+                notes=f"{chosen.notes}; the first {CIFAR_TEST} test images",
+            )
         return load_dataset(self.data)
 
     def build(
@@ -117,13 +125,14 @@ class Setup:
             batch_norm=variant.policy,
             seed=seed,
             evaluate_every=self.evaluate_every,
+            channels_last=self.model.startswith("resnet"),
         )
         return Federation(data, partition, model, settings.replace(**changes), variant.method, memory_mib=64)
 
 
 MNIST = Setup("mnist", rounds=200)
 CNN = MNIST.replace(model="small_cnn")
-CIFAR = Setup("cifar10", examples=5000, model="resnet8", rounds=300, evaluate_every=25)
+CIFAR = Setup("cifar10", examples=5000, model="resnet8", rounds=100, evaluate_every=20)
 
 
 def label_blocks(labels: torch.Tensor, clients: int, skew: float, draws: torch.Generator) -> Partition:
