@@ -1,14 +1,15 @@
 """Saving and loading runs: safetensors and JSON, nothing pickled, so that loading never runs code.
 
 A run is a folder: `run.json` (settings, methods, records, checksums) and one `round-000012.safetensors` per kept
-snapshot. Every file
-is written under a temporary name and renamed, snapshots before the `run.json` that names them: a process killed at any
-moment leaves the last complete run behind.
+snapshot; parameters that are never trained are in the first one only. Every file is written under a temporary name and
+renamed, snapshots before the `run.json` that names them: a process killed at any moment leaves the last complete run
+behind.
 """
 
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from fedlab_core.history import Record, Snapshot
 from fedlab_core.methods import METHODS, FedAvg, build_method
 from fedlab_core.partition import Partition
 from fedlab_core.settings import Settings
-from fedlab_core.state import State
+from fedlab_core.state import State, frozen_names
 
 FORMAT = 1
 _CHECKSUMS: WeakKeyDictionary[Snapshot, str] = WeakKeyDictionary()  # snapshots never change, so each is hashed once
@@ -36,15 +37,15 @@ def save(federation: Federation, folder: str | Path) -> None:
     """Writes a run into a folder; snapshots that are there already are not written again."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    snapshots = {}
+    snapshots, first = {}, federation.timeline.at_or_before(0)
     for snapshot in federation.timeline:
         checksum, content = _CHECKSUMS.get(snapshot), None
         if checksum is None:
-            content = safetensors.torch.save(_to_tensors(snapshot))
+            content = safetensors.torch.save(_to_tensors(snapshot, first))
             checksum = _CHECKSUMS[snapshot] = hashlib.sha256(content).hexdigest()
         file = folder / f"round-{snapshot.round:06d}-{checksum[:8]}.safetensors"
         if not file.exists():
-            _write(file, content or safetensors.torch.save(_to_tensors(snapshot)))
+            _write(file, content or safetensors.torch.save(_to_tensors(snapshot, first)))
         snapshots[str(snapshot.round)] = {"file": file.name, "sha256": checksum}
     run = {
         "format": FORMAT,
@@ -104,7 +105,8 @@ def load(folder: str | Path, dataset: Dataset, partition: Partition, model: nn.M
     starts = {segment.start for segment in segments}
     for round, entry in entries:
         tensors = _read_tensors(folder / entry["file"], entry["sha256"], federation.settings.device)
-        snapshot = _from_tensors(round, tensors, list(federation.state))
+        first = federation.timeline.at_or_before(0) if round else None
+        snapshot = _from_tensors(round, tensors, federation.state, first)
         _CHECKSUMS[snapshot] = entry["sha256"]
         federation.timeline.add(snapshot, pin=round in starts)
     federation._now = federation.timeline.at_or_before(run["round"])
@@ -120,21 +122,23 @@ def method_to_json(method: FedAvg) -> dict[str, Any]:
 
 def _fingerprints(dataset: Dataset, partition: Partition, model: nn.Module) -> dict[str, str]:
     shapes = repr([(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()])
+    frozen = sorted(frozen_names(model))
     return {
         "dataset": dataset.fingerprint,
         "partition": partition.fingerprint,
-        "model": hashlib.sha256(shapes.encode()).hexdigest()[:16],
+        "model": hashlib.sha256((shapes + (repr(frozen) if frozen else "")).encode()).hexdigest()[:16],
     }
 
 
-def _to_tensors(snapshot: Snapshot) -> State:
-    parts = {"state": snapshot.state, "server": snapshot.server}
+def _to_tensors(snapshot: Snapshot, first: Snapshot) -> State:
+    known = {} if snapshot is first else first.state
+    parts = {"state": {n: t for n, t in snapshot.state.items() if known.get(n) is not t}, "server": snapshot.server}
     parts |= {f"client-{client}": memory for client, memory in snapshot.clients.items()}
     return {f"{part}/{n}": t.cpu().clone() for part, tensors in parts.items() for n, t in tensors.items()}
 
 
-def _from_tensors(round: int, tensors: State, order: list[str]) -> Snapshot:
-    state: State = {}
+def _from_tensors(round: int, tensors: State, order: Iterable[str], first: Snapshot | None) -> Snapshot:
+    state: State = dict(first.state) if first else {}
     server: State = {}
     clients: dict[int, State] = {}
     for key, tensor in tensors.items():

@@ -70,17 +70,16 @@ def count_flops(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> int:
 
 
 def kept_for_backward(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> int:
-    """Bytes that autograd keeps between forward and backward: each storage once, parameters and buffers excluded."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    """Bytes that autograd keeps between forward and backward: each storage once, parameters and buffers excluded.
+
+    On the meta device too, where nothing is computed."""
+    own = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, tuple[int, Tensor]] = {}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = (
-                storage.nbytes(),
-                tensor,
-            )  # holding the tensor keeps its address from being reused
+        if storage._cdata not in own:  # its address; holding the tensor keeps it from being used again
+            kept[storage._cdata] = storage.nbytes(), tensor
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):

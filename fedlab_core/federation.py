@@ -5,6 +5,7 @@ import copy
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fedlab_core.methods import FedAvg, LocalOnly
 from fedlab_core.partition import Partition
 from fedlab_core.sampling import aggregation_weights, sample_clients
 from fedlab_core.settings import Settings
-from fedlab_core.state import State, get_state, local_names, parameter_names, state_bytes, total_variance
+from fedlab_core.state import State, frozen_names, get_state, local_names, parameter_names, total_variance
 
 
 class Federation:
@@ -29,7 +30,8 @@ class Federation:
     Args:
         dataset: training and test data.
         partition: which client holds which training examples; every client at least one.
-        model: the architecture and the initial weights; the caller's module is copied and never changed.
+        model: the architecture and the initial weights; the caller's module is copied and never changed. Parameters
+            that ask for no gradient are held by every client from the start; they never travel or change.
         settings: see `Settings`.
         method: see `fedlab_core.methods`; FedAvg by default.
         name: what the run is called in legends and files.
@@ -56,13 +58,14 @@ class Federation:
             raise ValueError(f"partition: client {empty} holds no example; make it with min_size >= 1")
         self.dataset, self.partition, self.name = dataset, partition, name
         self.model = copy.deepcopy(model).to("cpu")
+        self.frozen_names = frozen_names(self.model)
         self.parent: tuple[str, int] | None = None
         self.history: list[Record] = []
         self.timeline = Timeline(memory_mib)
         method = method or FedAvg()
         self._begin(Segment(0, settings, method), [])
         state = self._place(get_state(self.model))
-        self._now = Snapshot(0, state, method.server_memory(state), {})
+        self._now = Snapshot(0, state, method.server_memory(self._travelling(state)), {})
         self.timeline.add(self._now, pin=True)
 
     def _begin(self, segment: Segment, earlier: list[Segment]) -> None:
@@ -76,8 +79,12 @@ class Federation:
         if hasattr(self, "segments") and segment is self.segments[-1]:
             return self.local_names
         if isinstance(segment.method, LocalOnly):
-            return frozenset(self.model.state_dict())
-        return local_names(self.model, segment.settings.batch_norm)
+            return frozenset(self.model.state_dict()) - self.frozen_names
+        return local_names(self.model, segment.settings.batch_norm) - self.frozen_names
+
+    def _travelling(self, state: State) -> State:
+        """What methods and servers see of a model: all but its frozen parameters."""
+        return {n: t for n, t in state.items() if n not in self.frozen_names}
 
     def _place(self, state: State) -> State:
         dtype = torch.float64 if self.settings.double else torch.float32
@@ -198,7 +205,7 @@ class Federation:
         state = other._place(past.state)
         server, clients = past.server, past.clients
         if segment.method != before.method:
-            server, clients = segment.method.server_memory(state), {}
+            server, clients = segment.method.server_memory(self._travelling(state)), {}
         if other.local_names != self.local_names or segment.settings.double != before.settings.double:
             clients = {}
         other._now = Snapshot(at, state, other._place(server), clients)
@@ -253,21 +260,24 @@ class Federation:
             work = self._work(segment, received, number)
             arriving = method.train(self.engine, work, tasks, stop.is_set if stop else lambda: False)
             with contextlib.closing(arriving):  # whatever interrupts the round, engines leave nothing running
-                for update in arriving:
-                    updates.append(update)
+                for update in arriving:  # whatever the engine copied, frozen tensors are kept once
+                    updates.append(replace(update, state=past.state | self._travelling(update.state)))
                     if progress is not None:
                         progress(len(updates), len(tasks))
             if len(updates) < len(tasks):
                 return None
             weights = aggregation_weights(self.partition.sizes, sampled, settings.weighting)
-            state, server = method.aggregate(past.state, updates, weights, past.server, clients)
+            sent = [replace(update, state=self._travelling(update.state)) for update in updates]
+            merged, server = method.aggregate(self._travelling(past.state), sent, weights, past.server, clients)
+            state = past.state | merged
             if settings.batch_norm == "total_variance":
                 state = total_variance(self.model, [update.state for update in updates], weights, state)
         local = self._local_names(segment)
         memories = {u.client: {**u.memory, **{n: u.state[n] for n in local}} for u in updates}
         snapshot = Snapshot(number, state, server, past.clients | {c: m for c, m in memories.items() if m})
-        sent = {n: t for n, t in past.state.items() if n not in local} | received
-        return snapshot, Round(number, past.state, sent, updates, weights, local)
+        stay = local | self.frozen_names
+        down = {n: t for n, t in past.state.items() if n not in stay} | received
+        return snapshot, Round(number, past.state, down, updates, weights, stay)
 
     def _task(self, client: int, past: Snapshot, segment: Segment) -> Task:
         """What a client starts a round with: what is sent, and what it has kept or, before its first round, began
@@ -277,18 +287,7 @@ class Federation:
         return Task(client, {n: memory.get(n, origin[n]) if n in local else t for n, t in past.state.items()}, memory)
 
     def _record(self, inside: Round, began: float) -> Record:
-        segment, updates = self._segment(inside.number), inside.updates
-        names = inside.start.keys() - inside.local_names
-        up = [{n: u.state[n] for n in (names if u.sent is None else u.sent)} for u in updates]
-        skipped = [set() if u.fetched is None else names - u.fetched for u in updates]
-        down = [{n: t for n, t in inside.sent.items() if n not in skip} for skip in skipped]
-        costs = Costs(
-            bytes_down=sum(state_bytes(t) + u.bytes_down for t, u in zip(down, updates, strict=True)),
-            bytes_up=sum(state_bytes(t) + state_bytes(u.extra) + u.bytes_up for t, u in zip(up, updates, strict=True)),
-            steps=sum(u.steps for u in updates),
-            examples=sum(u.seen for u in updates),
-            exchanges=bool(inside.sent) + max(u.exchanges for u in updates),
-        )
+        segment, updates, costs = self._segment(inside.number), inside.updates, inside.costs
         shares = [weight / sum(inside.weights) for weight in inside.weights]
         with single_threaded():
             moved = drift(inside.start, [u.state for u in updates], shares, self.trained_names)

@@ -10,7 +10,7 @@ import pandas as pd
 from fedlab_core.costs import Costs
 from fedlab_core.methods import FedAvg, Update
 from fedlab_core.settings import Settings
-from fedlab_core.state import State
+from fedlab_core.state import State, state_bytes
 
 
 @dataclass(frozen=True)
@@ -138,6 +138,21 @@ class Round:
     updates: list[Update]
     weights: list[float]
     local_names: frozenset[str]
+
+    @property
+    def costs(self) -> Costs:
+        """What it cost, counted from what was sent."""
+        names, updates = self.start.keys() - self.local_names, self.updates
+        up = [{n: u.state[n] for n in (names if u.sent is None else u.sent)} for u in updates]
+        skipped = [set() if u.fetched is None else names - u.fetched for u in updates]
+        down = [{n: t for n, t in self.sent.items() if n not in skip} for skip in skipped]
+        return Costs(
+            bytes_down=sum(state_bytes(t) + u.bytes_down for t, u in zip(down, updates, strict=True)),
+            bytes_up=sum(state_bytes(t) + state_bytes(u.extra) + u.bytes_up for t, u in zip(up, updates, strict=True)),
+            steps=sum(u.steps for u in updates),
+            examples=sum(u.seen for u in updates),
+            exchanges=bool(self.sent) + max(u.exchanges for u in updates),
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -44,6 +44,11 @@ def parameter_names(model: nn.Module) -> list[str]:
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
+def frozen_names(model: nn.Module) -> frozenset[str]:
+    """Names of the parameters that are not trained. Clients hold them from the start: they never travel or change."""
+    return frozenset(name for name, parameter in model.named_parameters() if not parameter.requires_grad)
+
+
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether any module is a batch normalisation (by type, whatever it is called)."""
     return any(isinstance(module, _BatchNorm) for module in model.modules())

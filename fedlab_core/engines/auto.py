@@ -13,7 +13,8 @@ from fedlab_core.engines.stacked.modules import is_dense, obstacle
 from fedlab_core.methods import Update
 from fedlab_core.state import State
 
-KNOWN = ("torch.nn.modules.", "fedlab_core.models.")  # modules that treat the examples of a batch alike
+# Modules that treat the examples of a batch alike.
+KNOWN = ("torch.nn.modules.", "fedlab_core.models.", "fedlab_core.finetuning.")
 SMALL = 5e6  # operations of a forward pass of one example, below which overhead decides rather than arithmetic
 
 

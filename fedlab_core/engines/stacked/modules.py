@@ -200,6 +200,8 @@ def obstacle(model: nn.Module) -> str | None:
         kind = f"{name or 'model'} ({type(module).__name__})"
         if [*module.parameters(recurse=False), *module.buffers(recurse=False)] and type(module) not in LAYERS:
             return f"{kind} holds weights of an unknown kind"
+        if reason := getattr(module, "obstacle", None):
+            return f"{kind} {reason}"
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p:
             return f"{kind} draws random numbers"
         if any(isinstance(module, layer) and unusual(module) for layer, unusual in _UNUSUAL.items()):
