@@ -7,6 +7,17 @@
 sends the biases and the classifier, and nothing else.
 """
 
+from fedlab_core.finetuning.accounts import (
+    TABLE,
+    Payload,
+    cost_table,
+    meta_clip,
+    meta_vit_b_16,
+    payload,
+    payload_table,
+    step_flops,
+    training_memory,
+)
 from fedlab_core.finetuning.classifiers import (
     HEADS,
     TEMPLATES,
@@ -18,6 +29,7 @@ from fedlab_core.finetuning.classifiers import (
     with_head,
     zero_shot_weights,
 )
+from fedlab_core.finetuning.loaders import STATISTICS, ClipTokenizer, load_clip, load_tokenizer, load_vit_b_16
 from fedlab_core.finetuning.modules import Adapted, Bottleneck, Gated, LoRA, Prompted
 from fedlab_core.finetuning.shots import few_shot, few_shot_clients
 from fedlab_core.finetuning.tuning import FAMILIES, TUNINGS, Tuning, tune
@@ -25,21 +37,35 @@ from fedlab_core.finetuning.tuning import FAMILIES, TUNINGS, Tuning, tune
 __all__ = [
     "FAMILIES",
     "HEADS",
+    "STATISTICS",
+    "TABLE",
     "TEMPLATES",
     "TUNINGS",
     "Adapted",
     "Bottleneck",
+    "ClipTokenizer",
     "CosineClassifier",
     "Gated",
     "LoRA",
+    "Payload",
     "Prompted",
     "TextPrompted",
     "Tokenizer",
     "Tuning",
     "class_means",
     "cosine_classifier",
+    "cost_table",
     "few_shot",
     "few_shot_clients",
+    "load_clip",
+    "load_tokenizer",
+    "load_vit_b_16",
+    "meta_clip",
+    "meta_vit_b_16",
+    "payload",
+    "payload_table",
+    "step_flops",
+    "training_memory",
     "tune",
     "with_head",
     "zero_shot_weights",

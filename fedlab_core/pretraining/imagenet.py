@@ -78,15 +78,7 @@ def imagenet_weights(
     candidates = [Path(file)] if file else [data_root() / f"{name}{end}" for end in (".safetensors", ".pth")]
     found = next((path for path in candidates if path.is_file()), None)
     if found is not None:
-        try:
-            if found.suffix == ".safetensors":
-                return safetensors.torch.load_file(found)
-            loaded = torch.load(found, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a damaged file makes the readers raise
-            raise ValueError(f"{found} holds no weights that can be read ({type(error).__name__}: {error})") from error
-        if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
-            raise ValueError(f"{found} holds {type(loaded).__name__}, accepted: a state dict")
-        return loaded
+        return read_state(found)
     if file is not None:
         raise FileNotFoundError(f"{file} is not there")
     address = torchvision.models.get_model_weights(name).DEFAULT.url
@@ -98,6 +90,23 @@ def imagenet_weights(
             f"ImageNet weights of {name} could not be downloaded ({error}). Put the file that torchvision calls "
             f"{Path(address).name} into {data_root()} as {candidates[1].name}"
         ) from error
+
+
+def read_state(file: Path) -> State:
+    """The state dict in a `.safetensors` or `.pth` file; nothing in it is run.
+
+    Raises:
+        ValueError: it holds no such thing.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            return safetensors.torch.load_file(file)
+        loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever a damaged file makes the readers raise
+        raise ValueError(f"{file} holds no weights that can be read ({type(error).__name__}: {error})") from error
+    if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
+        raise ValueError(f"{file} holds {type(loaded).__name__}, accepted: a state dict")
+    return loaded
 
 
 def fit_imagenet(weights: State, model: nn.Module) -> State:

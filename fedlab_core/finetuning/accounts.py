@@ -1,0 +1,173 @@
+"""What a way to fine-tune costs a client: numbers that travel, operations, bytes in memory.
+
+All of it works on the meta device, where tensors have shapes and no values, so that the real ViT-B/16 and CLIP are
+counted without their weights.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedlab_core.costs import count_flops, kept_for_backward
+from fedlab_core.finetuning.classifiers import cosine_classifier
+from fedlab_core.finetuning.tuning import tune
+from fedlab_core.layerwise.accounts import Memory
+from fedlab_core.methods import task_loss
+from fedlab_core.models.clip import CLIP, Vocabulary, openai_clip
+from fedlab_core.models.vit import ViT
+from fedlab_core.randomness import generator
+from fedlab_core.state import parameter_names
+
+TABLE: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "full": ("full", {}),
+    "head only": ("head", {}),
+    "bias + head": ("bias", {}),
+    "LayerNorm + head": ("layer_norm", {}),
+    "VPT shallow k=10 + head": ("vpt_shallow", {"tokens": 10}),
+    "VPT deep k=10 + head": ("vpt_deep", {"tokens": 10}),
+    "adapter /8, one per block, + head": ("adapter", {"reduction": 8}),
+    "adapter /8, one shared, + head": ("adapter", {"reduction": 8, "shared": True}),
+    "LoRA r=8 on q,v + head": ("lora", {"rank": 8}),
+    "FFA-LoRA r=8 on q,v + head": ("lora", {"rank": 8, "freeze_a": True}),
+    "CoOp M=16, no head": ("coop", {"tokens": 16}),
+    "FedCLIP feature adapter": ("fedclip", {}),
+}
+"""Rows of the table of payloads: method and options of `tune`."""
+
+
+@dataclass(frozen=True)
+class Payload:
+    """Numbers of a model by what happens to them.
+
+    Attributes:
+        body: trained, of the tower or added to it: they travel in every round, both ways.
+        head: trained, of the classifier: they travel as well.
+        held: frozen: every client gets them once, before the first round.
+        element: bytes of a number.
+    """
+
+    body: int
+    head: int
+    held: int
+    element: int = 4
+
+    @property
+    def trained(self) -> int:
+        """Numbers that travel."""
+        return self.body + self.head
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that travel in one direction, to or from one client, in one round."""
+        return self.element * self.trained
+
+    def to_json(self) -> dict[str, int]:
+        """Plain data."""
+        return asdict(self) | {"trained": self.trained, "bytes": self.bytes}
+
+
+def payload(model: nn.Module) -> Payload:
+    """What of a tuned model travels; the classifier is what is called `head`."""
+    sizes, trained = {n: p.numel() for n, p in model.named_parameters()}, parameter_names(model)
+    head = sum(sizes[name] for name in trained if name.startswith("head."))
+    total = sum(sizes[name] for name in trained)
+    element = next(model.parameters()).element_size()
+    return Payload(total - head, head, sum(sizes.values()) - total, element)
+
+
+def meta_vit_b_16(num_classes: int = 100) -> ViT:
+    """ViT-B/16 (Dosovitskiy et al. 2021, table 1; torchvision's `vit_b_16`) without values."""
+    with torch.device("meta"):
+        return ViT((3, 224, 224), num_classes, patch=16, dim=768, depth=12, heads=12)
+
+
+def meta_clip(patch: int = 16) -> CLIP:
+    """CLIP B/16 or B/32 without values."""
+    with torch.device("meta"):
+        return openai_clip(patch)
+
+
+def payload_table(num_classes: int = 100) -> list[dict[str, Any]]:
+    """Numbers and bytes of every method for ViT-B/16, and for CLIP B/16 where a method needs its text tower.
+
+    Returns:
+        one row each: method, trained numbers, those of the head, MB (10^6 bytes) in one direction, and how many times
+        that is less than "full".
+    """
+    vit, clip, draws = meta_vit_b_16(num_classes), meta_clip(), generator(0, "accounts")
+    weights = clip.logit_scale.new_empty(num_classes, clip.image.head.out_features)
+    rows: list[dict[str, Any]] = []
+    for title, (method, options) in TABLE.items():
+        if method == "coop":
+            words = {"tokenizer": Vocabulary(("thing",), 8), "classes": ["thing"] * num_classes}
+            count = payload(tune(clip, method, draws, **words, **options))
+        elif method == "fedclip":
+            frozen = cosine_classifier(clip.image, clip.logit_scale, weights, "text_frozen", draws)
+            count = payload(tune(frozen, method, draws, **options))
+        else:
+            count = payload(tune(vit, method, draws, **options))
+        full = rows[0]["trained"] if rows else count.trained
+        rows.append(
+            {
+                "method": title,
+                "trained": count.trained,
+                "head": count.head,
+                "MB": count.bytes / 1e6,
+                "times less": full / count.trained,
+            }
+        )
+    return rows
+
+
+def step_flops(model: nn.Module, images: Tensor) -> int:
+    """Floating-point operations of one local step (forward and backward) on images (B, C, H, W)."""
+    return count_flops(model, _loss(images))
+
+
+def training_memory(model: nn.Module, images: Tensor, moments: int = 0) -> Memory:
+    """Bytes that one local step on images (B, C, H, W) needs.
+
+    Args:
+        moments: numbers that the optimiser keeps per trained weight: 0 for plain SGD, 1 with momentum, 2 for Adam.
+    """
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    return Memory(kept_for_backward(model, _loss(images)), weights, trained, moments * trained)
+
+
+def cost_table(model: nn.Module, images: Tensor, methods: Sequence[str], moments: int = 0) -> list[dict[str, Any]]:
+    """What each method costs a client with this model.
+
+    Args:
+        model: as `tune` takes it.
+        images: (B, C, H, W), one step's batch.
+        methods: keys of `TUNINGS` with their default options, but "coop".
+
+    Returns:
+        one row each: method, trained numbers, those of the head, bytes that travel one way, bytes kept for the backward
+        pass and in all, and operations of a step.
+    """
+    rows = []
+    for method in methods:
+        tuned = tune(model, method, generator(0, "accounts"))
+        count, memory = payload(tuned), training_memory(tuned, images, moments)
+        rows.append(
+            {
+                "method": method,
+                "trained": count.trained,
+                "head": count.head,
+                "bytes": count.bytes,
+                "kept": memory.kept,
+                "memory": memory.total,
+                "flops": step_flops(tuned, images),
+            }
+        )
+    return rows
+
+
+def _loss(images: Tensor) -> Callable[[nn.Module], Tensor]:
+    targets = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    return lambda model: task_loss(model(images), targets)
