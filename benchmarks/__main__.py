@@ -1,4 +1,7 @@
-"""python -m benchmarks [--quick] [--models 2nn,cnn] [--repetitions 5]: prints the table, writes figures/bench.json."""
+"""python -m benchmarks [--quick] [--models 2nn,cnn] [--repetitions 5]: prints the table, writes figures/bench.json.
+
+A run of some models replaces their rows; those of the others stay if they are of the same machine and PyTorch.
+"""
 
 import argparse
 import json
@@ -97,10 +100,11 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, help="timed rounds per engine, 5 by default")
     options = parser.parse_args()
     repetitions = options.repetitions or (3 if options.quick else 5)
+    names, load = options.models.split(","), os.getloadavg()[0]
     rows = []
     header = f"{'model':9} {'engine':24} {'s/round':>8} {'min':>8} {'max':>8} {'x plain':>8} {'MiB':>6} {'% peak':>6}"
     print(header, flush=True)
-    for name in options.models.split(","):
+    for name in names:
         task = TASKS[name].quick() if options.quick else TASKS[name]
         convolutions = ["threads, channels_last"] if name in ("cnn", "resnet20") else []
         for row in rows_of(name, task, [*PLAIN, *ENGINES, *convolutions], repetitions):
@@ -111,20 +115,34 @@ def main() -> None:
                 f"{row['percent_of_peak']:6.1f}",
                 flush=True,
             )
-    more = extras.measure(options.quick)
-    print(json.dumps(more, indent=2))
-    if not options.quick and options.models == parser.get_default("models"):
-        machine = {
-            "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "load": os.getloadavg()[0],
-            "matmul_gflops": matmul_peak() / 1e9,
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "not measured",
-        }
-        FILE.parent.mkdir(exist_ok=True)
-        FILE.write_text(json.dumps(machine | {"rows": rows} | more, indent=1) + "\n", encoding="utf-8")
-        print(f"written: {FILE}")
+    if options.quick:
+        print(json.dumps(extras.measure(True), indent=2))
+        return
+    machine = {
+        "machine": f"{processor()}, {os.cpu_count()} cores",
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "not measured",
+    }
+    found = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+    if any(found.get(key) != value for key, value in machine.items()):
+        found = {}
+    kept = [row for row in found.get("rows", []) if row["model"] not in names]
+    found |= machine | {"rows": sorted(kept + rows, key=lambda row: list(TASKS).index(row["model"]))}
+    if names == list(TASKS) or "accuracy" not in found:
+        found |= extras.measure(False)
+        print(json.dumps({key: value for key, value in found.items() if key != "rows"}, indent=2))
+    found["load_before"], found["matmul_gflops"] = round(load, 2), round(matmul_peak() / 1e9, 1)
+    FILE.parent.mkdir(exist_ok=True)
+    FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    print(f"written: {FILE}")
+
+
+def processor() -> str:
+    """What the processor calls itself."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    return next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":
