@@ -18,10 +18,12 @@ import torch
 from benchmarks import extras
 from benchmarks.tasks import ENGINES, PLAIN, TASKS, BenchTask
 from benchmarks.worker import serve
+from fedlab_core import plots
 from fedlab_core.costs import count_flops
 from fedlab_core.methods import task_loss
 from fedlab_core.models import build_model
 from fedlab_core.randomness import generator
+from fedlab_core.studies.engines import picture
 
 FILE = Path(__file__).parent.parent / "figures" / "bench.json"
 
@@ -133,8 +135,7 @@ def main() -> None:
         found |= extras.measure(False)
         print(json.dumps({key: value for key, value in found.items() if key != "rows"}, indent=2))
     found["load_before"], found["matmul_gflops"] = round(load, 2), round(matmul_peak() / 1e9, 1)
-    FILE.parent.mkdir(exist_ok=True)
-    FILE.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    plots.save(picture(found), FILE.with_suffix(""), found)
     print(f"written: {FILE}")
 
 

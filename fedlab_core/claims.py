@@ -20,6 +20,7 @@ from fedlab_core.studies.record import FIGURES, recorded
 __all__ = ["VERDICTS", "Claim", "ClaimTable", "Range", "collect", "main", "recorded_table", "table"]
 
 STUDIES = (
+    "engines",
     "fedavg",
     "batchnorm",
     "layerwise",

@@ -39,6 +39,17 @@ def test_every_dependency_has_a_lower_and_an_upper_bound(requirement):
     assert bounds.startswith(">=") and ",<" in bounds
 
 
+def test_a_package_for_some_systems_is_no_failure_where_it_is_missing(monkeypatch):
+    requirement = "no-such-package>=1,<2; python_version < '3.14'"
+    monkeypatch.setattr(
+        check, "project", lambda: {"dependencies": [], "optional-dependencies": {"test": [requirement]}}
+    )
+    (found,) = check.check_packages()
+    assert (found.status, found.name) == ("-", "no-such-package") and check.split_requirement(requirement)[
+        1
+    ] == ">=1,<2"
+
+
 def test_no_file_of_the_environment_names_a_host():
     for name in ("pyproject.toml", "environment.yml", "Makefile", ".ci/run"):
         assert "://" not in (check.ROOT / name).read_text(encoding="utf-8"), name

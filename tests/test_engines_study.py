@@ -1,0 +1,65 @@
+"""The claims about speed follow from the recorded benchmark and from nothing else."""
+
+import pytest
+
+from fedlab_core.studies import engines
+
+PLAIN = {"plain, 1 thread": 2.0, "plain, 2 threads": 1.4}
+
+
+def bench(**changes: object) -> dict[str, object]:
+    """A record in which every model takes 1.4 s plain and its best engine meets the target exactly."""
+    rows = []
+    for model, target in engines.TARGETS.items():
+        seconds = PLAIN | {"loop": 1.5, "threads": 1.0, "stacked": 1.4 / target, "auto": 1.4 / target}
+        for engine, value in seconds.items():
+            rows.append(
+                {
+                    "model": model,
+                    "engine": engine,
+                    "seconds_per_round": value,
+                    "seconds_min": 0.9 * value,
+                    "seconds_max": 1.2 * value,
+                    "ratio_to_plain": 1.4 / value,
+                    "peak_mib": 700,
+                    "percent_of_peak": 20.0,
+                }
+            )
+    return {"rows": rows, "accuracy": {"loop": [0.8, 0.9], "threads": [0.8, 0.9], "stacked": [0.3, 0.31]}} | changes
+
+
+@pytest.fixture
+def record(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    data = bench()
+    monkeypatch.setattr(engines, "recorded", lambda name: data if name == "bench" else None)
+    return data
+
+
+def test_the_best_engine_is_judged_and_what_auto_chose_is_told(record: dict[str, object]) -> None:
+    claim = engines.rounds_claim()
+    assert claim.verdict == "shown" and claim.measured["2NN: x plain"] == pytest.approx(7)
+    record["rows"] = [row for row in record["rows"] if row["engine"] != "stacked" or row["model"] != "2nn"]
+    for row in record["rows"]:
+        if row["model"] == "2nn" and row["engine"] == "auto":
+            row["ratio_to_plain"] = 1.1
+    claim = engines.rounds_claim()
+    assert claim.verdict == "partly" and claim.measured["2NN: x plain"] == pytest.approx(1.4)  # threads
+
+
+def test_accuracies_that_lie_apart_are_seen(record: dict[str, object]) -> None:
+    claim = engines.accuracy_claim()
+    assert claim.verdict == "partly" and claim.measured["stacked: intervals overlap"] == 0
+    assert list(claim.seeds) == [0, 1]
+
+
+def test_what_was_not_measured_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "recorded", lambda name: None)
+    assert {make().verdict for make in engines.CLAIMS.values()} == {"not run"}
+
+
+def test_the_picture_has_a_bar_per_engine_and_model() -> None:
+    data = bench()
+    fig = engines.picture(data)
+    assert len(fig.axes[0].patches) == 4 * len(engines.TARGETS)  # channels_last was not timed
+    heights = sorted(round(bar.get_height(), 6) for bar in fig.axes[0].patches)
+    assert heights[-1] == 7 and heights[0] == round(1.4 / 1.5, 6)
