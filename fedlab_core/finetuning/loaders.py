@@ -152,7 +152,13 @@ def load_clip(source: str | Path, *, local_only: bool = False) -> CLIP:
 
 def load_tokenizer(source: str | Path, *, local_only: bool = False) -> "ClipTokenizer":
     """The tokenizer that stands beside the weights; arguments and errors are those of `load_clip`."""
-    return ClipTokenizer(_pretrained("CLIPTokenizer", source, local_only))
+    tokenizer = _pretrained("CLIPTokenizer", source, local_only)
+    vocabulary = tokenizer.get_vocab()
+    if len(vocabulary) <= 3:  # transformers makes an empty one where it finds none
+        raise FileNotFoundError(f"{source}: no CLIPTokenizer there (vocab.json, merges.txt), and none downloaded")
+    if tokenizer.eos_token_id != max(vocabulary.values()):
+        raise ValueError(f"{source}: the end token is {tokenizer.eos_token_id}, accepted: the highest id")
+    return ClipTokenizer(tokenizer)
 
 
 class ClipTokenizer:
