@@ -132,8 +132,9 @@ class Experiment:
     def key(self) -> str:
         """A short hash of everything, equal for equal experiments."""
         plain = self.to_json()
-        if not self.settings.channels_last:  # a later setting; unused, it leaves the keys of earlier files as they are
-            del plain["settings"]["channels_last"]
+        for later in ("channels_last", "mixed_precision"):
+            if not plain["settings"][later]:  # unused, it leaves the keys of earlier files as they are
+                del plain["settings"][later]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -36,6 +36,8 @@ class Settings:
         double: compute in float64 instead of float32 (for exact identities).
         channels_last: lay images and convolutions out channel by channel within each pixel, which makes convolutions
             faster and changes their rounding.
+        mixed_precision: compute the products and convolutions of local training in bfloat16 (`torch.autocast`);
+            weights, gradients, steps and evaluation stay float32.
         device: a torch device, "cpu" or "cuda".
         engine: where clients run, see `fedlab_core.engines`.
     """
@@ -57,6 +59,7 @@ class Settings:
     evaluate_clients: bool = False
     double: bool = False
     channels_last: bool = False
+    mixed_precision: bool = False
     device: str = "cpu"
     engine: str = "loop"
 
@@ -79,6 +82,8 @@ class Settings:
             raise ValueError(f"momentum={self.momentum!r}, accepted: a number in [0, 1)")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay={self.weight_decay!r}, accepted: a number >= 0")
+        if self.mixed_precision and self.double:
+            raise ValueError("mixed_precision=True, double=True: accepted is one of the two")
         for name, accepted in (("lr_schedule", SCHEDULES), ("weighting", tuple(WEIGHTINGS))):
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown, accepted: {list(accepted)}")

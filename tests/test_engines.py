@@ -287,6 +287,24 @@ def test_channels_last_changes_rounding_only_and_threads_keep_its_bits() -> None
     assert equal(threads.state, loop.state) and gap(plain.state, loop.state) < 1e-12
 
 
+def test_mixed_precision_rounds_products_only_and_threads_keep_its_bits() -> None:
+    data = drawn_data("image", 40)
+    model = build_model("small_cnn", data.input_shape, 3, generator(0, "initial weights"), norm="batch")
+    options = Settings(1.0, batch_size=5, batch_norm="average")
+    runs = []
+    for changes in ({}, {"mixed_precision": True}, {"mixed_precision": True, "engine": "threads"}):
+        runs.append(Federation(data, split(20, 20), model, options.replace(**changes)).run(2))
+    plain, loop, threads = runs
+    assert equal(threads.state, loop.state) and 1e-5 < gap(plain.state, loop.state) < 0.1
+    assert {tensor.dtype for tensor in loop.state.values()} == {torch.float32, torch.int64}
+    auto = loop.fork("auto", engine="auto").run(1)
+    assert auto.history[-1].engine == "auto: threads (mixed precision)"
+    with pytest.raises(ValueError, match="engine='stacked': mixed precision, accepted: 'threads'"):
+        loop.fork("stacked", engine="stacked").run(1)
+    with pytest.raises(ValueError, match="mixed_precision=True, double=True"):
+        options.replace(mixed_precision=True, double=True)
+
+
 def test_records_say_where_the_clients_ran() -> None:
     record = small_federation(split(10, 10), engine="threads").run(1).history[1]
     assert record.engine == "threads"

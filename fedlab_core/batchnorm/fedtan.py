@@ -58,6 +58,8 @@ class FedTAN(FedAvg):
                 f"batch_norm={settings.batch_norm!r}: FedTAN's clients share one batch normalisation, "
                 "accepted: 'average', 'total_variance'"
             )
+        if settings.mixed_precision:
+            raise ValueError("mixed_precision=True: FedTAN's exchanges are computed in one precision, accepted: False")
         return settings
 
     def train(

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fedlab_core.engines import Engine, Task, Work, get_engine
-from fedlab_core.engines.stacked import method_obstacle
+from fedlab_core.engines.stacked import work_obstacle
 from fedlab_core.engines.stacked.modules import is_dense, obstacle
 from fedlab_core.methods import Update
 from fedlab_core.state import State
@@ -25,7 +25,7 @@ def choose(work: Work) -> tuple[str, str]:
     per core wins where one client's operations fill a core.
     """
     model, device = work.model, torch.device(work.settings.device).type
-    reason = method_obstacle(work.method) or obstacle(model)
+    reason = work_obstacle(work) or obstacle(model)
     foreign = [type(m) for m in model.modules() if not type(m).__module__.startswith(KNOWN)]
     if reason is None and foreign:
         reason = f"a forward pass of its own, {foreign[0].__name__}"
@@ -59,7 +59,7 @@ class AutoEngine:
         self._chosen: tuple[tuple, str] | None = None
 
     def _engine(self, work: Work) -> Engine:
-        key = (id(work.model), type(work.method), work.settings.device)
+        key = (id(work.model), type(work.method), work.settings.device, work.settings.mixed_precision)
         if self._chosen is None or self._chosen[0] != key:
             chosen, reason = choose(work)
             self._chosen = key, chosen

@@ -65,7 +65,8 @@ def train_client(model: nn.Module, work: Work, task: Task) -> Update:
     prepared = method.prepare(model, task.state, task.memory)
     total, steps, seen = torch.zeros((), device=x.device), 0, 0
     for batch in batches(len(x), settings, draws, method.full_batches):
-        loss = method.loss(model, x[batch], y[batch], noise, prepared)
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.mixed_precision):
+            loss = method.loss(model, x[batch], y[batch], noise, prepared)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if method.corrects:

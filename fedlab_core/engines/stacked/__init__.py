@@ -63,7 +63,7 @@ class StackedEngine:
         Raises:
             ValueError: the model or the method cannot be stacked.
         """
-        if reason := method_obstacle(work.method):
+        if reason := work_obstacle(work):
             raise ValueError(f"engine='stacked': {reason}, accepted: 'threads', 'loop' or 'auto'")
         workers, largest = self._limits(work)
         stacks = plan(work, tasks, workers, largest)
@@ -107,8 +107,11 @@ class StackedEngine:
         return [summary([row]) for total in totals for row in total]
 
 
-def method_obstacle(method: FedAvg) -> str | None:
-    """What keeps a method's clients from being stacked, in words; None if nothing does."""
+def work_obstacle(work: Work) -> str | None:
+    """What keeps clients from being stacked, whatever their model is, in words; None if nothing does."""
+    method = work.method
+    if work.settings.mixed_precision:
+        return "mixed precision"
     if method.own_loss:
         return f"{method.name} has a loss of its own"
     if type(method).prepare is not FedAvg.prepare or type(method).optimiser is not FedAvg.optimiser:
