@@ -148,14 +148,14 @@ def three_budgets(data: Mapping[str, Any]) -> Figure:
     """The recorded comparison: nearest neighbours and the few-label probe over rounds, FLOPs and both sums of bytes."""
     fig, axes = figure(2, 4, (12, 6))
     runs = {name: seeds for name, seeds in data["runs"].items() if name != "centralised"}
-    low = 1.0
+    low, high = 1.0, 0.0
     for row, measure in zip(axes, ("knn", "few"), strict=True):
         floor = float(np.mean([one[measure][0] for one in data["runs"]["end-to-end"]]))
         ceiling = float(np.mean(data["supervised"])) if measure == "knn" else None
         budgets(row, runs, measure, floor, ceiling)
-        low = min(low, *(ax.get_ylim()[0] for ax in row))
+        low, high = min(low, *(ax.get_ylim()[0] for ax in row)), max(high, *(ax.get_ylim()[1] for ax in row))
     for ax in axes.flat:
-        ax.set_ylim(low, 1.0)
+        ax.set_ylim(low, min(high, 1.0))
     for ax in axes[0]:
         ax.set_xlabel("")
     fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)

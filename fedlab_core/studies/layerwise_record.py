@@ -7,6 +7,7 @@ that a killed recording goes on where it was.
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,14 @@ SEEDS = (0, 1, 2)
 GRIDS = {"layer_wise": (1e-3, 2e-3, 4e-3), "progressive": (1e-3, 2e-3), "end_to_end": (5e-4, 1e-3, 2e-3)}
 """Learning rates tried with seed 0; of the best one all seeds are run."""
 RATES = (0.25, 0.5, 0.75)
-SETUPS = {"digits": Setup(), "dropout": Setup(stage=2)}
+PHOTOGRAPHS = Setup(examples=4000, test_examples=1000, views="photographs", stage=3)
+SETUPS = {
+    "digits": Setup(),
+    "dropout": Setup(stage=2),
+    "cifar10": replace(PHOTOGRAPHS, dataset="cifar10", model={**PHOTOGRAPHS.model, "patch": 8}),
+    "caltech101": replace(PHOTOGRAPHS, dataset="caltech101", model={**PHOTOGRAPHS.model, "patch": 16}),
+}
+"""By name; the images of Caltech-101 are 64 pixels wide, those of CIFAR-10 32: 16 patches in both."""
 
 
 def comparison(setup: Setup, folder: Path | None) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Setup:
     """What the runs of a comparison have in common.
 
     Attributes:
-        dataset, examples: a name for `load_dataset` and, if not None, the size of a random subset.
+        dataset, examples, test_examples: a name for `load_dataset` and, if not None, the sizes of a random subset.
         model: options of `build_staged`.
         clients: that hold the data; all take part in every round.
         alpha: of a Dirichlet label partition; None for IID.
@@ -50,6 +50,7 @@ class Setup:
 
     dataset: str = "digits"
     examples: int | None = None
+    test_examples: int | None = None
     model: Mapping[str, Any] = field(
         default_factory=lambda: {"patch": 4, "dim": 64, "depth": 6, "heads": 4, "hidden": 128, "out": 64, "layers": 2}
     )
@@ -63,7 +64,7 @@ class Setup:
 
     def data(self, root: str | Path | None = None) -> Dataset:
         """The data set, loaded once."""
-        return _load(self.dataset, self.examples, None if root is None else str(root))
+        return _load(self.dataset, self.examples, self.test_examples, None if root is None else str(root))
 
     def network(self, data: Dataset, seed: int, **changes: Any) -> StagedModel:
         """The model with its initial weights."""
@@ -81,9 +82,9 @@ class Setup:
 
 
 @lru_cache(maxsize=2)
-def _load(name: str, examples: int | None, root: str | None) -> Dataset:
+def _load(name: str, examples: int | None, test_examples: int | None, root: str | None) -> Dataset:
     data = load_dataset(name, root)
-    return data if examples is None else data.subset(examples)
+    return data if examples is None else data.subset(examples, test_examples)
 
 
 COMPARED: dict[str, dict[str, Any]] = {
