@@ -39,6 +39,7 @@ class Experiment:
         model: a name for `build_model`, with `norm` and `model_options`.
         method: a key of `methods.METHODS`, with `method_options`.
         settings: see `Settings`; its seed also draws the partition and the initial weights.
+        start: what the model below its classifier has learnt before, a key of `pretraining.STARTS`.
     """
 
     dataset: str = "digits"
@@ -52,6 +53,7 @@ class Experiment:
     method: str = "fedavg"
     method_options: Mapping[str, Any] = field(default_factory=dict)
     settings: Settings = Settings()
+    start: str = "random"
 
     def load_data(self, root: str | Path | None = None) -> Dataset:
         """The data set, loaded once per process."""
@@ -93,20 +95,25 @@ class Experiment:
         return made
 
     def make_model(self, dataset: Dataset) -> nn.Module:
-        """The model with its initial weights."""
+        """The model with its random initial weights."""
         draws = generator(self.settings.seed, "initial weights")
         return build_model(
             self.model, dataset.input_shape, dataset.num_classes, draws, norm=self.norm, **self.model_options
         )
 
     def build(self, root: str | Path | None = None, *, name: str | None = None) -> Federation:
-        """A federation that is ready to run."""
+        """A federation that is ready to run, from its start."""
         dataset = self.load_data(root)
         method = build_method(self.method, **self.method_options)
+        model = self.make_model(dataset)
+        if self.start != "random":
+            from fedlab_core.pretraining import named_start, transfer  # they are made of experiments themselves
+
+            transfer(named_start(self, data=dataset, root=root).state, model)
         return Federation(
             dataset,
             self.make_partition(dataset),
-            self.make_model(dataset),
+            model,
             self.settings,
             method,
             name=name or method.name,
@@ -135,6 +142,8 @@ class Experiment:
         for later in ("channels_last", "mixed_precision"):
             if not plain["settings"][later]:  # unused, it leaves the keys of earlier files as they are
                 del plain["settings"][later]
+        if self.start == "random":  # likewise
+            del plain["start"]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 

@@ -10,6 +10,7 @@ from small import equal, small_federation, split
 from fedlab_core.costs import Costs
 from fedlab_core.experiment import Experiment, run_to_target
 from fedlab_core.history import Record, clients_to_frame, rounds_to_target, to_frame
+from fedlab_core.pretraining import make_start, recipe
 from fedlab_core.settings import Settings
 
 QUICK = Experiment(dataset_options={"examples": 200}).replace(fraction=0.2, lr=0.2)
@@ -33,6 +34,26 @@ def test_an_experiment_survives_json_and_builds_the_same_run_again(changes: dict
     assert first.history == second.history and equal(first.state, second.state)
 
 
+def test_a_start_fills_everything_but_the_classifier() -> None:
+    experiment = QUICK.replace(model="mlp", model_options={"hidden": [8]}, start="letters")
+    again = Experiment.from_json(json.loads(json.dumps(experiment.to_json())))
+    assert again == experiment and experiment.key != experiment.replace(start="random").key
+    run, plain = experiment.build(), experiment.replace(start="random").build()
+    start = make_start(experiment, recipe("letters", (1, 8, 8)))
+    assert equal({name: run.state[name] for name in start.state}, start.state)
+    assert {name for name in run.state if equal({name: run.state[name]}, {name: plain.state[name]})} == {
+        "head.weight",
+        "head.bias",
+    }
+
+
+def test_a_key_from_before_starts_were_named_is_kept() -> None:
+    plain = QUICK.to_json()
+    del plain["start"]
+    old = Experiment.from_json(plain)
+    assert old == QUICK and old.key == QUICK.key
+
+
 def test_experiments_differ_by_key_and_seed() -> None:
     other = QUICK.replace(seed=1)
     assert other.key != QUICK.key and other.settings.lr == 0.2
@@ -52,6 +73,7 @@ def test_experiments_differ_by_key_and_seed() -> None:
         ({"method": "fedavg", "method_options": {"mu": 1}}, "does not take"),
         ({"partition": "natural"}, "groups"),
         ({"partition_options": {"feature_skew": "rotation"}}, "strength"),
+        ({"start": "imagenet"}, "start='imagenet' is unknown"),
     ],
 )
 def test_impossible_experiments_say_what_is_wrong(changes: dict[str, Any], message: str) -> None:

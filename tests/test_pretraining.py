@@ -12,7 +12,17 @@ from small import equal
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.partition import pooled
-from fedlab_core.pretraining import Decentralised, Fractals, Start, Supervised, begin, make_start, transfer
+from fedlab_core.pretraining import (
+    STARTS,
+    Decentralised,
+    Fractals,
+    Start,
+    Supervised,
+    begin,
+    make_start,
+    recipe,
+    transfer,
+)
 from fedlab_core.pretraining import imagenet as inet
 from fedlab_core.pretraining.fractals import (
     Codes,
@@ -311,3 +321,24 @@ def test_without_network_the_error_says_what_to_do(tmp_path, monkeypatch) -> Non
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
     with pytest.raises(FileNotFoundError, match="resnet34.*could not be downloaded.*resnet34.pth"):
         inet.imagenet_weights("resnet34")
+
+
+@pytest.mark.parametrize("name", [name for name in STARTS if name not in ("random", "caltech101")])
+def test_every_name_is_a_recipe_that_fits_the_model(name: str) -> None:
+    steps = recipe(name, (1, 8, 8))
+    assert steps and all(step == again for step, again in zip(steps, recipe(name, (1, 8, 8)), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("elsewhere", (1, 8, 8), "start='elsewhere' is unknown"),
+        ("letters", (3, 32, 32), "square grey images"),
+        ("caltech101", (1, 8, 9), "square images"),
+        ("fractal pairs", (80,), "learnt from images"),
+    ],
+)
+def test_a_source_that_does_not_fit_says_why(name: str, shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recipe(name, shape)
+    assert recipe("random", shape) == ()

@@ -16,8 +16,9 @@ from fedlab_core.engines import loop
 from fedlab_core.experiment import Experiment
 from fedlab_core.references import centralised
 from fedlab_core.settings import Settings
+from fedlab_core.state import BATCH_NORM_POLICIES
 from fedlab_core.workbench import Busy, View, Workbench
-from fedlab_core.workbench.controls import Controls
+from fedlab_core.workbench.controls import POLICY_LABELS, Controls
 from fedlab_core.workbench.runs import Interruptible, changes, unique
 
 SMALL = Experiment(
@@ -311,6 +312,30 @@ def test_a_slow_view_waits_for_the_rounds_under_way(gate):
     assert seen == [2] and bench.panel.text.value == ""
 
 
+def test_a_run_says_where_it_started_and_a_fork_keeps_it(bench):
+    bench.set(model="mlp", model_options={"hidden": [8]}, start="decentralised")
+    bench.run(1, block=True)
+    run = bench.runs[0]
+    assert run.origin.rounds == 5 and "start: decentralised (+5 rounds, " in bench.panel.shown.value
+    assert all((run.federation.state_at(0)[name] == tensor).all() for name, tensor in run.origin.state.items())
+    bench.fork(at=1, lr=0.05)
+    assert bench.runs[1].origin is run.origin
+    with pytest.raises(ValueError, match="start decentralised → random"):
+        bench.fork(at=1, start="random")
+
+
+def test_stop_ends_the_learning_of_a_start(bench, monkeypatch):
+    def learn(experiment, root, stop):
+        bench.panel.stop.click()
+        assert stop.is_set() and "Stopping" in say(bench)
+        raise InterruptedError
+
+    monkeypatch.setattr("fedlab_core.workbench.training.named_start", learn)
+    bench.set(start="letters")
+    bench.run(2, block=True)
+    assert "Stopped while the start letters was being learnt" in say(bench) and bench.runs == []
+
+
 def test_choosing_a_run_brings_back_its_settings(bench):
     bench.run(1, block=True)
     bench.set(lr=0.05)
@@ -447,7 +472,7 @@ experiments = st.builds(
     model=st.sampled_from([("2nn", "none", None), ("mlp", "group", None), ("mlp", "batch", "frozen")]),
     clients=st.integers(1, 300), fraction=st.integers(0, 20).map(lambda i: i / 20), epochs=st.integers(1, 40),
     batch_size=st.none() | st.integers(1, 300), lr=st.sampled_from([3e-5, 0.0123, 0.1, 0.215, 3.0]),
-    seed=st.integers(0, 9), momentum=st.sampled_from([0.0, 0.9]),
+    seed=st.integers(0, 9), momentum=st.sampled_from([0.0, 0.9]), start=st.sampled_from(["random", "letters"]),
 )  # fmt: skip
 
 
@@ -458,6 +483,10 @@ def test_controls_say_what_was_loaded(first, second):
     assert controls.experiment == first
     controls.load(second)
     assert controls.experiment == second
+
+
+def test_every_policy_has_words():
+    assert POLICY_LABELS.keys() == BATCH_NORM_POLICIES.keys()
 
 
 def test_a_log_slider_reads_well():

@@ -140,17 +140,18 @@ def by_skew(
     """Accuracy by start and skew: mean and every seed as a dot; centralised training as a line across.
 
     Args:
-        accuracy: by start and skew, one value per seed.
-        pooled: by start, one value per seed.
+        accuracy: by start and skew, one value per seed; skews may be missing.
+        pooled: by start, one value per seed; starts may be missing.
     """
-    skews = list(next(iter(accuracy.values())))
+    skews = list(dict.fromkeys(skew for by in accuracy.values() for skew in by))
     for i, (start, by) in enumerate(accuracy.items()):
-        place = np.arange(len(skews)) + 0.12 * (i - (len(accuracy) - 1) / 2)
-        colour, marker = LINE_COLORS[i % 7], _MARKERS[i % 8]
-        ax.plot(place, [np.mean(by[skew]) for skew in skews], _DASHES[i % 4], color=colour, marker=marker, label=start)
-        for x, skew in zip(place, skews, strict=True):
+        place = {skew: x + 0.12 * (i - (len(accuracy) - 1) / 2) for x, skew in enumerate(skews) if skew in by}
+        colour, marker, means = LINE_COLORS[i % 7], _MARKERS[i % 8], [np.mean(by[skew]) for skew in place]
+        ax.plot(place.values(), means, _DASHES[i % 4], color=colour, marker=marker, label=start)
+        for skew, x in place.items():
             ax.plot([x] * len(by[skew]), by[skew], ".", color=colour, markersize=5, alpha=0.6)
-        ax.axhline(np.mean(pooled[start]), color=colour, linewidth=1, linestyle=_DASHES[i % 4], alpha=0.7)
+        if start in pooled:
+            ax.axhline(np.mean(pooled[start]), color=colour, linewidth=1, linestyle=_DASHES[i % 4], alpha=0.7)
     ax.set_xticks(range(len(skews)), skews)
     ax.set(ylabel="test accuracy", xlim=(-0.4, len(skews) - 0.6))
     ax.legend(title="line across: centralised", title_fontsize=8)
@@ -167,3 +168,25 @@ def spread_against_drift(ax: Axes, runs: Mapping[str, Sequence[Sequence[Mapping[
     ax.set_ylabel("sd of the loss of 20 mixtures")
     ax.legend()
     return ax
+
+
+def spread_over_rounds(accuracy: Axes, per_drift: Axes, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """Mixtures of the clients' models over rounds: mean accuracy with a band of one standard deviation and the worst as
+    crosses; and the standard deviation of their loss per unit of drift, since close models differ little anyway.
+
+    Args:
+        found: by run, rows of `probes.spread`; a run without any keeps its colour for later.
+    """
+    for i, (name, rows) in enumerate(found.items()):
+        if not rows:
+            continue
+        look = {"color": LINE_COLORS[i % 7], "marker": _MARKERS[i % 8], "markersize": 4, "linestyle": _DASHES[i % 4]}
+        t, mean, sd, worst = (
+            np.array([row[key] for row in rows]) for key in ("round", "accuracy_mean", "accuracy_sd", "accuracy_worst")
+        )
+        accuracy.plot(t, mean, label=name, **look)
+        accuracy.fill_between(t, mean - sd, mean + sd, color=look["color"], alpha=0.2, linewidth=0)
+        accuracy.plot(t, worst, "x", color=look["color"], markersize=5)
+        per_drift.plot(t, [row["loss_sd"] / row["size"] for row in rows], **look)
+    accuracy.set(xlabel="round", ylabel="test accuracy of mixtures", ylim=(0, 1.02))
+    per_drift.set(xlabel="round", ylabel="sd of their loss, per unit of drift", ylim=(0, None))

@@ -18,6 +18,7 @@ from fedlab_core.probes.mixtures import (
     mix,
     mixtures,
     random_halves,
+    spread,
     stability,
     triangle_weights,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "random_halves",
     "recalibrate",
     "scan",
+    "spread",
     "stability",
     "triangle_weights",
 ]

@@ -122,6 +122,35 @@ def mixtures(
     )
 
 
+def spread(
+    federation: Federation,
+    round: int,
+    *,
+    count: int = 20,
+    concentration: float = 1.0,
+    split: str = "test",
+    recalibrate_with: int | None = None,
+) -> dict[str, float]:
+    """How much Dirichlet mixtures of a round's client models differ: the part of `stability` to follow over rounds.
+
+    Args:
+        round, count, concentration, split: see `stability`, which draws the same mixtures.
+        recalibrate_with: see `lines.line`.
+
+    Returns:
+        Plain data: "round", the mixtures' `Mixtures.summary`, "average_accuracy" and "average_loss" of the aggregation
+        weights' mean, and "size", mean size of the clients' updates.
+    """
+    inside = federation.inside(round)
+    states, total = [update.state for update in inside.updates], sum(inside.weights)
+    drawn = dirichlet_weights(len(states), count, concentration, generator(federation.settings.seed, "mixtures", round))
+    rows = torch.cat((drawn, torch.tensor([inside.weights], dtype=torch.float64) / total))
+    found = mixtures(federation, states, rows, split=split, recalibrate_with=recalibrate_with)
+    summary = Mixtures(found.loss[:count], found.accuracy[:count]).summary()
+    average = {"average_accuracy": found.accuracy[-1], "average_loss": found.loss[-1]}
+    return {"round": round, **summary, **average, "size": federation.history[round].metrics["drift"]}
+
+
 def stability(
     federation: Federation, round: int, *, count: int = 20, concentration: float = 1.0, split: str = "test"
 ) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
+from fedlab_core.pretraining import recipe
 from fedlab_core.workbench import text
 from fedlab_core.workbench.controls import Controls
 from fedlab_core.workbench.display import Display
@@ -212,7 +213,11 @@ class Workbench:
         run = self._display.current
         if run is None or changes(run.experiment, experiment):
             given = self._name(name, describe(experiment, self.runs[0].experiment if self.runs else None))
-            run = begin(experiment, self.root, given, self.memory_mib / self.most_runs)
+            limit, stop = self.memory_mib / self.most_runs, self._worker.stop
+            try:
+                run = begin(experiment, self.root, given, limit, self.panel, stop)
+            except InterruptedError:
+                return "warning", f"Stopped while the start {experiment.start} was being learnt. No run has begun."
             self._add(run)
         self._worker.training = True
         return train(run, count, self._display, self._worker.stop, lambda: self.controls.reference.value)
@@ -244,7 +249,8 @@ class Workbench:
             dataset = load(experiment, self.root)
             self._loaded.add(self.controls.source)
             self._display.draft(dataset, experiment.make_partition(dataset))
-            experiment.build(self.root)
+            recipe(experiment.start, dataset.input_shape)
+            experiment.replace(start="random").build(self.root)
         except Exception as error:
             self._noted = True
             self._worker.show(error, expected=isinstance(error, EXPECTED))

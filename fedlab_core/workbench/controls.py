@@ -12,6 +12,7 @@ from fedlab_core.experiment import PARTITIONS, Experiment
 from fedlab_core.feature_skew import SkewKind
 from fedlab_core.methods import METHODS
 from fedlab_core.models import MODELS
+from fedlab_core.pretraining import STARTS
 from fedlab_core.state import BATCH_NORM_POLICIES
 from fedlab_core.workbench import fields
 from fedlab_core.workbench.runs import method_label
@@ -29,6 +30,7 @@ POLICY_LABELS = {
     "local_statistics": "local statistics (SiloBN)",
     "local": "local layer (FedBN)",
     "frozen": "frozen statistics (FixBN)",
+    "total_variance": "average, total variance",
 }
 BATCH_SIZES = (1, 2, 5, 10, 20, 32, 50, 64, 100, 128, 200)
 
@@ -70,6 +72,9 @@ class Controls:
         self.norm = fields.dropdown("Norm", ["none"], "its normalisation layers")
         policies = [("choose a policy", ""), *((POLICY_LABELS.get(p, p), p) for p in BATCH_NORM_POLICIES)]
         self.batch_norm = fields.dropdown("Batch norm", policies, "what happens to batch normalisation in a federation")
+        self.start = fields.dropdown(
+            "Start", list(STARTS), "what the network has learnt before; learnt once, then kept"
+        )
         methods = [(method_label(name), name) for name in METHODS]
         self.method = fields.dropdown("Method", methods, "the federated algorithm")
         self.method_options: dict[str, widgets.Widget] = {}
@@ -107,7 +112,7 @@ class Controls:
         measures = widgets.HBox([self.band, self.reference])
         measures.add_class("fedlab-pair")
         data = [self.dataset, self.partition, self._slots["partition"], self.clients, skew]
-        model = [self.model, self.norm, self.batch_norm]
+        model = [self.model, self.norm, self.batch_norm, self.start]
         method = [self.method, self._slots["method"], self.fraction, self.local_work, self.batch_size, self.lr]
         groups = [("Data", data), ("Model", model), ("Training", [*method, self.seed, measures])]
         rows = [row for title, members in groups for row in (fields.heading(title), *members)]
@@ -136,6 +141,7 @@ class Controls:
             clients=self.clients.value,
             model=self.model.value,
             norm=self.norm.value,
+            start=self.start.value,
             model_options=base.model_options if same_model else {},
             method=self.method.value,
             method_options=method_options,
@@ -189,6 +195,7 @@ class Controls:
                 self.clients: experiment.clients,
                 self.skew: skew or "",
                 self.model: experiment.model,
+                self.start: experiment.start,
                 self.method: experiment.method,
                 self.fraction: settings.fraction,
                 self.local_work: getattr(settings, self.work),

@@ -12,6 +12,7 @@ from fedlab_core.federation import Federation
 from fedlab_core.history import Record, to_frame
 from fedlab_core.methods import METHODS, FedAvg, build_method
 from fedlab_core.plots import Line
+from fedlab_core.pretraining import Start
 from fedlab_core.references import centralised
 from fedlab_core.state import State
 
@@ -28,7 +29,17 @@ SHORT = {
     "settings.seed": "seed",
 }
 # Settings that a fork cannot change: data, partition and initial weights hang on them, or the numbers' type.
-ROOTED = ("dataset", "partition", "clients", "model", "norm", "settings.seed", "settings.double", "settings.device")
+ROOTED = (
+    "dataset",
+    "partition",
+    "clients",
+    "model",
+    "norm",
+    "start",
+    "settings.seed",
+    "settings.double",
+    "settings.device",
+)
 
 
 @dataclass(eq=False)
@@ -38,6 +49,7 @@ class Run:
     Attributes:
         federation: the run itself.
         plan: (first round it holds after, experiment) in order: a fork adds one.
+        origin: its start, None for a random one.
         index: number of the run in the panel, which chooses colour, dashes and marker.
         overlaid: all runs of the panel, this one among them.
         parent: the run it was forked from.
@@ -48,6 +60,7 @@ class Run:
 
     federation: Federation
     plan: list[tuple[int, Experiment]]
+    origin: Start | None = None
     index: int = 0
     overlaid: "list[Run]" = field(default_factory=list)
     parent: "Run | None" = None
@@ -110,7 +123,7 @@ class Run:
             raise ValueError(f"{'; '.join(fixed)}: {kept}")
         federation = self.federation.fork(name, at=at, method=make_method(experiment), **experiment.settings.to_json())
         plan = [part for part in self.plan if part[0] < at] + [(at, experiment)]
-        return Run(federation, plan, overlaid=self.overlaid, parent=self, goal=at)
+        return Run(federation, plan, self.origin, overlaid=self.overlaid, parent=self, goal=at)
 
     def advance_reference(self, stop: threading.Event) -> None:
         """Trains the centralised reference of the run it goes back to, up to this run's round or until stopped."""

@@ -42,12 +42,19 @@ def settings_line(run: Run) -> str:
         e.dataset,
         run.federation.partition.description,
         f"{e.model}{norm}{policy}",
+        f"start: {e.start}{_spent(run)}",
         f"C {s.fraction:g}, {work}, B {s.batch_size or 'all'}, lr {s.lr:g}",
         f"seed {s.seed}",
         f"settings {e.key}",
     ]
     text = html.escape(" · ".join(words))
     return f"<div class='fedlab-shown'>Result of <b>{html.escape(run.name)}</b>: {text}</div>"
+
+
+def _spent(run: Run) -> str:
+    """What the run's start cost in communication, before the first round."""
+    start = run.origin
+    return "" if start is None or not start.rounds else f" (+{start.rounds} rounds, {start.bytes / 1e6:,.1f} MB)"
 
 
 def stale_line(run: Run, experiment: Experiment, round: int) -> str:

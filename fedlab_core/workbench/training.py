@@ -8,7 +8,9 @@ from pathlib import Path
 from fedlab_core.data import Dataset, missing_data
 from fedlab_core.data.vision import SOURCES
 from fedlab_core.experiment import Experiment
+from fedlab_core.pretraining import named_start
 from fedlab_core.workbench.display import Display
+from fedlab_core.workbench.panel import Panel
 from fedlab_core.workbench.runs import Run
 
 REPORTED = 0.2  # seconds between two moves of the progress bar inside a round
@@ -27,17 +29,25 @@ def load(experiment: Experiment, root: str | Path | None) -> Dataset:
     return experiment.load_data(root)
 
 
-def begin(experiment: Experiment, root: str | Path | None, name: str, memory_mib: float) -> Run:
-    """A new run, ready to train.
+def begin(
+    experiment: Experiment, root: str | Path | None, name: str, memory_mib: float, panel: Panel, stop: threading.Event
+) -> Run:
+    """A new run, ready to train; its start is learnt first, unless it is random or was learnt before.
 
     Raises:
         ValueError: settings that do not go together.
-        FileNotFoundError: the data set is missing.
+        FileNotFoundError: a data set is missing.
+        InterruptedError: stopped while the start was being learnt.
     """
     load(experiment, root)
+    start = None
+    if experiment.start != "random":
+        experiment.replace(start="random").build(root)  # says what is wrong before anything long begins
+        panel.say("busy", f"Learning the start {experiment.start} (kept for the next time) …")
+        start = named_start(experiment, root=root, stop=stop)
     federation = experiment.build(root, name=name)
     federation.timeline.limit = int(memory_mib * 2**20)
-    return Run(federation, [(0, experiment)])
+    return Run(federation, [(0, experiment)], start)
 
 
 def train(
