@@ -9,7 +9,8 @@ One round
     costs, drift, sampling, history                         bytes and steps, geometry of updates, who takes part
     federation, checkpoint, references, experiment          the loop; saved runs; what to compare with; a run as data
 What the papers add
-    batchnorm/, selfsupervised, pretraining/, layerwise/    methods and measures
+    selfsupervised, batchnorm/, pretraining/,               methods and measures
+    finetuning/, layerwise/
     probes/                                                 lines, planes, mixtures, gradients, curvature
 Faces: nothing above imports them
     studies/, claims                                        the experiments of each notebook, and their verdicts

@@ -20,6 +20,7 @@ from fedlab_core.finetuning import (
     HEADS,
     TABLE,
     TUNINGS,
+    anatomy,
     class_means,
     cosine_classifier,
     cost_table,
@@ -568,6 +569,30 @@ def test_few_trained_numbers_do_not_mean_little_memory() -> None:
     with_adam = kept["full"] + (found["full"].total - found["full"].kept) / 2**20
     assert with_adam == pytest.approx(378, rel=0.01)
     assert payload(model).bytes > 60 * found["bias"].gradients and kept["full"] < 2 * kept["bias"]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_anatomy_is_every_number_once_and_knows_what_is_trained(name: str) -> None:
+    model = tuned(name)
+    rows = anatomy(model)
+    count = payload(model)
+    assert sum(row["numbers"] for row in rows) == count.trained + count.held
+    assert sum(row["trained"] for row in rows) == count.trained
+    expected = {
+        "head": {"head"},
+        "bias": {"embedding", "attention", "MLP", "norms", "head"},
+        "layer_norm": {"norms", "head"},
+        "vpt_shallow": {"prompt", "head"},
+        "adapter": {"adapter", "head"},
+        "lora": {"LoRA", "head"},
+        "fedclip": {"gate"},
+        "coop": {"prompt"},
+    }
+    if name in expected:
+        assert {row["kind"] for row in rows if row["trained"]} == expected[name]
+    blocks = [row["block"] for row in rows if row["trained"] and row["kind"] == "prompt"]
+    assert blocks == {"vpt_shallow": [0], "vpt_deep": [0, 1, 2], "coop": [None]}.get(name, [])
+    assert {row["tower"] for row in rows} == ({"image", "text"} if name == "coop" else {"image"})
 
 
 def test_a_table_of_costs_has_a_row_per_method() -> None:

@@ -10,6 +10,7 @@ sends the biases and the classifier, and nothing else.
 from fedlab_core.finetuning.accounts import (
     TABLE,
     Payload,
+    anatomy,
     cost_table,
     meta_clip,
     meta_vit_b_16,
@@ -52,6 +53,7 @@ __all__ = [
     "TextPrompted",
     "Tokenizer",
     "Tuning",
+    "anatomy",
     "class_means",
     "cosine_classifier",
     "cost_table",

@@ -38,6 +38,23 @@ TABLE: dict[str, tuple[str, Mapping[str, Any]]] = {
 """Rows of the table of payloads: method and options of `tune`."""
 
 
+KINDS = {
+    "prompt": "prompt",
+    "bottleneck": "adapter",
+    "a": "LoRA",
+    "b": "LoRA",
+    "first": "gate",
+    "second": "gate",
+    "attention": "attention",
+    "fc1": "MLP",
+    "fc2": "MLP",
+    **dict.fromkeys(("norm1", "norm2", "norm", "pre_norm"), "norms"),
+    **dict.fromkeys(("embed", "class_token", "position", "token"), "embedding"),
+    "head": "head",
+}
+"""Kinds of parts, by a part of their names; the first that is found counts."""
+
+
 @dataclass(frozen=True)
 class Payload:
     """Numbers of a model by what happens to them.
@@ -76,6 +93,28 @@ def payload(model: nn.Module) -> Payload:
     total = sum(sizes[name] for name in trained)
     element = next(model.parameters()).element_size()
     return Payload(total - head, head, sum(sizes.values()) - total, element)
+
+
+def anatomy(model: nn.Module) -> list[dict[str, Any]]:
+    """What a network is made of and what of it is trained, from the input up: the numbers behind a drawing of it.
+
+    Returns:
+        one row per tower ("image" or "text"), block (None outside of them) and kind (a value of `KINDS`, "projection"
+        or "scale"), with its numbers and those that are trained.
+    """
+    rows: dict[tuple[str, int | None, str], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        parts = name.split(".")
+        kind = next((kind for part, kind in KINDS.items() if part in parts), "scale")
+        if kind == "head" and parts[0] != "head":  # CLIP's towers end in a projection
+            kind = "projection"
+        block = int(parts[parts.index("blocks") + 1]) if "blocks" in parts else None
+        tower = "text" if "text" in parts or name == "prompt" else "image"
+        key = tower, block, kind
+        row = rows.setdefault(key, {"tower": tower, "block": block, "kind": kind, "numbers": 0, "trained": 0})
+        row["numbers"] += parameter.numel()
+        row["trained"] += parameter.numel() * parameter.requires_grad
+    return list(rows.values())
 
 
 def meta_vit_b_16(num_classes: int = 100) -> ViT:

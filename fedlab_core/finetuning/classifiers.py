@@ -147,7 +147,8 @@ class TextPrompted(nn.Module):
         self.clip = copy.deepcopy(clip).requires_grad_(False)
         ids = tokenizer.encode(list(classes))
         self.lengths = tuple((ids.argmax(1) + 1 + tokens).tolist())
-        self.register_buffer("ids", ids[:, : max(self.lengths) - tokens], persistent=False)
+        ids = ids[:, : max(self.lengths) - tokens].to(clip.text.token.device)
+        self.register_buffer("ids", ids, persistent=False)
         longest = len(clip.text.position)
         if max(self.lengths) > longest:
             raise ValueError(f"tokens={tokens}: texts of {max(self.lengths)} tokens, accepted: at most {longest}")
