@@ -16,7 +16,7 @@ from torch import nn
 from fedlab_core.data import Dataset
 from fedlab_core.engines import Task, get_engine
 from fedlab_core.engines.auto import choose
-from fedlab_core.engines.loop import own_gradients
+from fedlab_core.engines.loop import on_device, own_gradients
 from fedlab_core.engines.stacked import StackedEngine, plan
 from fedlab_core.engines.stacked.modules import obstacle
 from fedlab_core.engines.threads import ThreadsEngine, cores, in_order
@@ -303,6 +303,13 @@ def test_mixed_precision_rounds_products_only_and_threads_keep_its_bits() -> Non
         loop.fork("stacked", engine="stacked").run(1)
     with pytest.raises(ValueError, match="mixed_precision=True, double=True"):
         options.replace(mixed_precision=True, double=True)
+
+
+def test_examples_are_copied_to_another_device_once() -> None:
+    data = small_data(20)
+    assert on_device(data, "cpu") is data
+    there = on_device(data, "meta")
+    assert there is on_device(data, "meta") and there.test_x.device.type == "meta" and data.x.device.type == "cpu"
 
 
 def test_records_say_where_the_clients_ran() -> None:

@@ -1,12 +1,15 @@
 """The reference engine: one client after the other, one intra-op thread, plain PyTorch."""
 
 import copy
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedlab_core.data import Dataset
 from fedlab_core.engines import Task, Work
 from fedlab_core.methods import Update, task_loss
 from fedlab_core.randomness import generator
@@ -35,16 +38,27 @@ def batches(examples: int, settings: Settings, draws: torch.Generator, full: boo
 def client_data(work: Work, client: int) -> tuple[Tensor, Tensor]:
     """A client's inputs, seen through its own transform if the partition has one, then normalised; and its targets."""
     x, y = stored_data(work, client)
-    return as_input(work, work.dataset.prepare(x)), y.to(work.settings.device)
+    return as_input(work, work.dataset.prepare(x)), y
 
 
 def stored_data(work: Work, client: int) -> tuple[Tensor, Tensor]:
-    """The same as it is stored, not yet normalised."""
-    indices = work.partition[client]
-    x = work.dataset.x[indices]
-    if work.partition.transform is not None:
-        x = work.partition.transform.apply(x, client)
-    return x, work.dataset.y[indices]
+    """The same on the run's device as it is stored, not yet normalised."""
+    device, transform = work.settings.device, work.partition.transform
+    data = on_device(work.dataset, device) if transform is None else work.dataset
+    indices = work.partition[client].to(data.x.device)
+    x = data.x[indices] if transform is None else transform.apply(data.x[indices], client)
+    return x.to(device), data.y[indices].to(device)
+
+
+def on_device(data: Dataset, device: str) -> Dataset:
+    """The data set with its examples on a device, copied there once and not once per round."""
+    return data if torch.device(device).type == data.x.device.type else _copied(data, device)
+
+
+@functools.lru_cache(maxsize=2)
+def _copied(data: Dataset, device: str) -> Dataset:
+    names = ("x", "y", "test_x", "test_y")
+    return replace(data, **{name: getattr(data, name).to(device) for name in names})
 
 
 def train_client(model: nn.Module, work: Work, task: Task) -> Update:
@@ -64,7 +78,8 @@ def train_client(model: nn.Module, work: Work, task: Task) -> Update:
     noise = generator(settings.seed, "loss", work.round, task.client)
     prepared = method.prepare(model, task.state, task.memory)
     total, steps, seen = torch.zeros((), device=x.device), 0, 0
-    for batch in batches(len(x), settings, draws, method.full_batches):
+    plan = list(batches(len(x), settings, draws, method.full_batches))
+    for batch in torch.cat(plan).to(x.device).split([len(batch) for batch in plan]):  # one transfer, not one per step
         with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.mixed_precision):
             loss = method.loss(model, x[batch], y[batch], noise, prepared)
         optimiser.zero_grad(set_to_none=True)
@@ -100,7 +115,7 @@ def evaluate(model: nn.Module, work: Work, state: State, split: str = "test") ->
 
 def evaluation_batches(work: Work, split: str) -> list[tuple[Tensor, Tensor]]:
     """The batches (inputs, targets) of a split as they are stored, the same for every engine."""
-    data = work.dataset
+    data = on_device(work.dataset, work.settings.device)
     inputs, targets = (data.test_x, data.test_y) if split == "test" else (data.x, data.y)
     return list(zip(inputs.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True))
 
@@ -109,7 +124,6 @@ def evaluation_batches(work: Work, split: str) -> list[tuple[Tensor, Tensor]]:
 def batch_sums(model: nn.Module, work: Work, x: Tensor, y: Tensor) -> Tensor:
     """(3,) float64: summed loss, right answers and targets of one batch, the model in evaluation mode."""
     model.eval()
-    y = y.to(work.settings.device)
     logits = model(as_input(work, work.dataset.prepare(x)))
     sums = task_loss(logits, y, "sum"), (logits.argmax(-1) == y).sum(), (y != -100).sum()
     return torch.stack([value.double() for value in sums])

@@ -55,13 +55,14 @@ class RayEngine:
         connect(self.address)
         ray = self._ray
         common = {n: t for n, t in tasks[0].state.items() if all(task.state[n] is t for task in tasks)}
-        place = self._place(work)
+        frozen = {n: common.pop(n) for n in frozen_names(work.model)}
+        place = self._place(work, frozen)
         sent = ray.put((work.settings, work.method, work.round, _arrays(work.received), _arrays(common)))
         options = {"num_cpus": 1, "max_retries": RETRIES, "num_gpus": int(work.settings.device != "cpu")}
         train = ray.remote(_train).options(**options)
         waiting = []
         for task in tasks:
-            own = _arrays({n: t for n, t in task.state.items() if n not in common})
+            own = _arrays({n: t for n, t in task.state.items() if n not in common | frozen})
             waiting.append(train.remote([place], [sent], task.client, own, _arrays(task.memory)))
         try:
             while waiting:
@@ -84,10 +85,10 @@ class RayEngine:
         """See `fedlab_core.engines.Engine`; on this machine."""
         return self._threads.evaluate(work, states, split)
 
-    def _place(self, work: Work) -> Any:
+    def _place(self, work: Work, frozen: State) -> Any:
         """A reference to what all rounds have in common, put into the object store once per cluster."""
         job = self._ray.get_runtime_context().get_job_id(), self._ray.get_runtime_context().get_node_id()
-        parts = (work.model, work.dataset, work.partition)
+        parts = (work.model, work.dataset, work.partition, *frozen.values())
         if self._placed is None or self._placed[:2] != (job, tuple(map(id, parts))):
             data, partition = work.dataset, work.partition
             tensors = {"x": data.x, "y": data.y, "indices": partition.indices, "offsets": partition.offsets}
@@ -95,7 +96,8 @@ class RayEngine:
                 data, x=data.x[:1], y=data.y[:1], test_x=data.x[:1], test_y=data.y[:1], groups=None, test_groups=None
             )
             rest = (work.model, slim, replace(partition, indices=partition.indices[:0], offsets=torch.zeros(2).long()))
-            self._placed = job, tuple(map(id, parts)), self._ray.put((_arrays(tensors), rest)), parts
+            placed = self._ray.put((_arrays(tensors), _arrays(frozen), rest))
+            self._placed = job, tuple(map(id, parts)), placed, parts
         return self._placed[2]
 
 
@@ -139,18 +141,18 @@ def _train(place: list[Any], sent: list[Any], client: int, own: dict[str, Any], 
     settings, method, number, received, common = ray.get(sent[0])
     key = f"{place[0].hex()} {settings.device} {settings.double} {settings.channels_last}"
     if key not in _cache:
-        arrays, (model, dataset, partition) = ray.get(place[0])
+        arrays, frozen, (model, dataset, partition) = ray.get(place[0])
         x, y, indices, offsets = _tensors(arrays).values()
         dataset, partition = replace(dataset, x=x, y=y), replace(partition, indices=indices, offsets=offsets)
         work = Work(model, dataset, partition, settings, method, {}, 0)
         _cache.clear()
-        _cache[key] = work, worker_copy(work)
-    work, model = _cache[key]
+        _cache[key] = work, worker_copy(work), _tensors(frozen, settings.device)
+    work, model, frozen = _cache[key]
     tensors = [_tensors(arrays, settings.device) for arrays in (common | own, memory, received)]
     state, kept, sent_down = tensors
     work = replace(work, settings=settings, method=method, received=sent_down, round=number)
-    ordered = {name: state[name] for name in model.state_dict()}
-    update, frozen = train_client(model, work, Task(client, ordered, kept)), frozen_names(model)
+    ordered = {name: frozen[name] if name in frozen else state[name] for name in model.state_dict()}
+    update = train_client(model, work, Task(client, ordered, kept))
     return _mapped(replace(update, state={n: t for n, t in update.state.items() if n not in frozen}), _arrays)
 
 

@@ -28,7 +28,7 @@ def evaluate_together(
     network.eval()
     total = torch.zeros(3, len(next(iter(state.values()))), dtype=torch.float64, device=work.settings.device)
     for x, y in batches:
-        fold.examples, y = len(x), y.to(work.settings.device)
+        fold.examples = len(x)
         logits = network(as_input(work, work.dataset.prepare(x))).unflatten(0, (-1, len(x)))
         targets = y.expand(len(logits), *y.shape)
         losses = nn.functional.cross_entropy(

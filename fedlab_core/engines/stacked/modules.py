@@ -26,11 +26,13 @@ class Fold:
     Attributes:
         examples: rows of a batch that every client sees alike; 0 where each client has rows of its own.
         real: (clients, B) which rows are examples, None if all are; the others fill up batches of unequal size.
+        least: the smallest number of such rows of a client.
         descent: how weights descend during the backward pass, see `functions.Descent`.
     """
 
     examples: int = 0
     real: Tensor | None = None
+    least: int = 0
     descent: Descent | None = None
 
 
@@ -121,7 +123,7 @@ class StackedBatchNorm(_Stacked, nn.modules.batchnorm._BatchNorm):
         y = x.view(clients, size, x.shape[1], -1)
         weight = real[:, :, None, None].to(x.dtype)
         count = weight.sum((1, 3), keepdim=True) * y.shape[3]
-        if bool((count < 2).any()):
+        if self.fold.least * y.shape[3] < 2:
             raise ValueError(f"batch: 1 value per channel has no variance, accepted: 2 or more ({type(self).__name__})")
         mean = (y * weight).sum((1, 3), keepdim=True) / count
         variance = ((y - mean).square() * weight).sum((1, 3), keepdim=True) / count

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.rnn import pad_sequence
 
 from fedlab_core.engines import Task, Work
-from fedlab_core.engines.loop import as_input, batches, own_gradients, stored_data
+from fedlab_core.engines.loop import as_input, batches, on_device, own_gradients, stored_data
 from fedlab_core.engines.stacked.dense import DenseStack, dense_layers
 from fedlab_core.engines.stacked.functions import Descent
 from fedlab_core.engines.stacked.modules import Fold
@@ -77,9 +77,9 @@ def train_together(
         targets = y.index_select(0, batch.flatten())
         fold.real = None
         if filled:
-            real = torch.arange(width) < torch.tensor(size)[:, None]
-            targets[(~real).flatten().to(x.device)] = IGNORED
-            fold.real = real.to(x.device) if normalised else None
+            real = (torch.arange(width) < torch.tensor(size)[:, None]).to(x.device)
+            targets = torch.where(real.view(-1, *[1] * (targets.ndim - 1)), targets, IGNORED)
+            fold.real, fold.least = (real if normalised else None), min(size)
         values = [network(inputs)] if layers is None else dense.forward(inputs)
         logits = values[-1].detach().view(*targets.shape, -1)
         losses, gradient = client_losses(logits, targets, active, width if simple and not filled else None)
@@ -163,13 +163,14 @@ def gather(work: Work, clients: Sequence[int]) -> tuple[Tensor, Tensor, list[Ten
 
     Returns:
         inputs and targets as they are stored, on the run's device, and each client's positions in them: the whole
-        training set where it is there already and clients see it as it is, otherwise a copy of their examples.
+        training set where clients see it as it is, otherwise a copy of their examples.
     """
-    if work.partition.transform is None and work.settings.device == "cpu":
-        return work.dataset.x, work.dataset.y, [work.partition[client] for client in clients]
+    if work.partition.transform is None:
+        data = on_device(work.dataset, work.settings.device)
+        return data.x, data.y, [work.partition[client] for client in clients]
     x, y = (torch.cat(parts) for parts in zip(*(stored_data(work, client) for client in clients), strict=True))
     positions = torch.arange(len(y)).split([len(work.partition[client]) for client in clients])
-    return x.to(work.settings.device), y.to(work.settings.device), list(positions)
+    return x, y, list(positions)
 
 
 def _rows(drawn: Sequence[Sequence[Tensor]], lengths: Sequence[Sequence[int]], positions: Sequence[Tensor]) -> Tensor:
