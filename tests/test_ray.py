@@ -14,6 +14,7 @@ import pytest
 from small import equal, small_federation, split
 
 from fedlab_core.engines import get_engine
+from fedlab_core.federation import Federation
 from fedlab_core.methods import FedAvg, Scaffold
 from fedlab_core.state import State
 
@@ -109,6 +110,20 @@ def test_data_and_model_are_placed_once(cluster: Cluster, monkeypatch: pytest.Mo
     monkeypatch.setattr(ray, "put", lambda value: puts.append(value) or put(value))
     run.run(3)
     assert len(puts) == 1 + 3  # what stays, and one broadcast a round
+
+
+def test_frozen_tensors_are_placed_with_the_model(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, run = (small_federation(split(*SIZES), batch_size=4) for _ in range(2))
+    name = "blocks.0.0.weight"
+    for federation in (loop, run):
+        federation.model.get_parameter(name).requires_grad_(False)
+    loop, run = (Federation(f.dataset, f.partition, f.model, f.settings) for f in (loop, run))
+    puts, put = [], ray.put
+    run.engine = RayEngine(cluster.address)
+    monkeypatch.setattr(ray, "put", lambda value: puts.append(value) or put(value))
+    assert run.run(2).history == loop.run(2).history and equal(run.state, loop.state)
+    assert run.state[name] is run.state_at(0)[name]
+    assert [list(puts[0][1]), *(name in broadcast[-1] for broadcast in puts[1:])] == [[name], False, False]
 
 
 @pytest.mark.parametrize("by", ["stop", "Ctrl-C"])
