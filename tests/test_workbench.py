@@ -324,6 +324,13 @@ def test_a_run_says_where_it_started_and_a_fork_keeps_it(bench):
         bench.fork(at=1, start="random")
 
 
+def test_the_engine_is_a_choice_and_the_round_says_where_clients_ran(bench):
+    bench.set(engine="auto")
+    bench.run(2, block=True)
+    assert "auto: stacked (dense layers)" in bench.panel.numbers.value.replace("&nbsp;", " ")
+    assert Controls(SMALL.replace(engine="ray:10.0.0.1:6379"), lambda: None).engine.value == "ray:10.0.0.1:6379"
+
+
 def test_stop_ends_the_learning_of_a_start(bench, monkeypatch):
     def learn(experiment, root, stop):
         bench.panel.stop.click()

@@ -1,6 +1,7 @@
 """The settings of a panel as widgets: from an experiment to widgets, and from widgets to an experiment."""
 
 import dataclasses
+import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -8,6 +9,7 @@ from typing import Any, get_args
 import ipywidgets as widgets
 
 from fedlab_core.data import dataset_names, missing_data
+from fedlab_core.engines import ENGINES
 from fedlab_core.experiment import PARTITIONS, Experiment
 from fedlab_core.feature_skew import SkewKind
 from fedlab_core.methods import METHODS
@@ -90,6 +92,11 @@ class Controls:
         )
         fields.finish(self.batch_size, "examples per local step; all: the client's whole data")
         self.lr = fields.log_slider("Learning rate", -4, 1, "of the clients' SGD, log scale", settings.lr)
+        own = [] if settings.engine in ENGINES else [settings.engine]
+        engines = [name for name in ENGINES if name != "ray" or importlib.util.find_spec("ray")]
+        self.engine = fields.dropdown(
+            "Engine", [*engines, *own], "where clients run; the round line says what auto has chosen"
+        )
         self.seed = widgets.BoundedIntText(min=0, max=2**31 - 1, description="Seed", continuous_update=False)
         fields.finish(self.seed, "root of every random draw: partition, weights, sampling, batches")
         self.band = fields.checkbox("Client spread", "evaluate each sampled client's own model on the global test set")
@@ -114,7 +121,7 @@ class Controls:
         data = [self.dataset, self.partition, self._slots["partition"], self.clients, skew]
         model = [self.model, self.norm, self.batch_norm, self.start]
         method = [self.method, self._slots["method"], self.fraction, self.local_work, self.batch_size, self.lr]
-        groups = [("Data", data), ("Model", model), ("Training", [*method, self.seed, measures])]
+        groups = [("Data", data), ("Model", model), ("Training", [*method, self.engine, self.seed, measures])]
         rows = [row for title, members in groups for row in (fields.heading(title), *members)]
         return widgets.VBox(rows)
 
@@ -150,6 +157,7 @@ class Controls:
             batch_size=self.batch_size.value or None,
             lr=self.lr.value,
             batch_norm=(self.batch_norm.value or None) if self.norm.value == "batch" else None,
+            engine=self.engine.value,
             seed=self.seed.value,
             evaluate_clients=self.band.value,
         )
@@ -201,6 +209,7 @@ class Controls:
                 self.local_work: getattr(settings, self.work),
                 self.batch_size: settings.batch_size or 0,
                 self.lr: settings.lr,
+                self.engine: settings.engine,
                 self.seed: settings.seed,
                 self.band: settings.evaluate_clients,
                 self.batch_norm: settings.batch_norm or "",

@@ -132,7 +132,13 @@ class Run:
             plain = centralised(root.federation)
             method = Interruptible(stop)
             root.reference = Federation(
-                plain.dataset, plain.partition, plain.model, plain.settings, method, name="centralised", memory_mib=0
+                plain.dataset,
+                plain.partition,
+                plain.model,
+                plain.settings.replace(engine="loop"),  # one client, and a method that holds a lock
+                method,
+                name="centralised",
+                memory_mib=0,
             )
         try:
             for _ in root.reference.rounds(max(0, self.round - root.reference.round), stop=stop):

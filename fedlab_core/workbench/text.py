@@ -27,6 +27,8 @@ def numbers(record: Record | None) -> str:
             parts.append(f"cosine {metrics['cosine']:.2f}")
     parts.append(f"{record.total.bytes / 1e6:,.1f} MB sent")
     parts.append(f"{record.total.steps:,} steps")
+    if record.round:
+        parts.append(html.escape(record.engine))
     return line(" · ".join(part.replace(" ", "&nbsp;") for part in parts), 2)
 
 
