@@ -16,6 +16,8 @@ from torch.nn import functional as F
 
 from fedlab_core.finetuning import (
     load_clip,
+    load_open_clip,
+    load_open_clip_tokenizer,
     load_tokenizer,
     load_vit_b_16,
     meta_clip,
@@ -23,6 +25,7 @@ from fedlab_core.finetuning import (
     tune,
     zero_shot_weights,
 )
+from fedlab_core.finetuning.clip_loaders import clip_from_open_clip
 from fedlab_core.finetuning.loaders import vit_from_torchvision
 from fedlab_core.finetuning.modules import LoRA
 from fedlab_core.models import build_model
@@ -263,6 +266,71 @@ def test_a_tokenizer_ends_texts_where_clip_reads_them(transformers: Any, tmp_pat
     (tmp_path / "vocab.json").write_text(json.dumps({symbol: number for number, symbol in enumerate(symbols)}))
     with pytest.raises(ValueError, match="the end token is 56, accepted: the highest id"):
         load_tokenizer(tmp_path, local_only=True)
+
+
+# open_clip
+
+
+@pytest.fixture(scope="module")
+def open_clip() -> Any:
+    return pytest.importorskip("open_clip", reason="pip install 'fedlab_core[clip]'")
+
+
+TINY = {
+    "embed_dim": 10,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 16, "patch_size": 8, "head_width": 8},
+    "text_cfg": {"context_length": 9, "vocab_size": 49408, "width": 12, "heads": 2, "layers": 2},
+}
+
+
+def saved(open_clip: Any, folder: Path, **changes: Any) -> nn.Module:
+    """A folder as open_clip keeps a model, and the model."""
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": TINY | changes}))
+    theirs = redrawn(open_clip.CLIP(**TINY, **changes))
+    safetensors.torch.save_file(theirs.state_dict(), folder / "open_clip_model.safetensors")
+    return theirs
+
+
+@pytest.mark.parametrize("quick_gelu", [False, True])
+def test_a_clip_of_open_clip_arrives_tensor_by_tensor_and_computes_the_same(
+    open_clip: Any, tmp_path: Path, quick_gelu: bool
+) -> None:
+    theirs = saved(open_clip, tmp_path, quick_gelu=quick_gelu)
+    ours = load_open_clip(f"local-dir:{tmp_path}").eval()
+    left = dict(ours.state_dict())
+    for name, tensor in theirs.state_dict().items():
+        pieces = tensor.chunk(3) if "in_proj" in name else [tensor.T if "proj" in name.split(".")[-1] else tensor]
+        for piece in pieces:
+            (same,) = [n for n, t in left.items() if torch.equal(t.flatten(), piece.flatten())]
+            del left[same]
+    assert left == {}
+    x = torch.randn(3, 3, 32, 32, generator=generator(0, "x"))
+    ids = load_open_clip_tokenizer(f"local-dir:{tmp_path}").encode(["a red circle", "two blue squares and a dog on it"])
+    assert ids.shape == (2, 9) and ids.max(1).values.tolist() == [49407, 49407]
+    with torch.no_grad():
+        assert torch.allclose(ours.encode_image(x), theirs.encode_image(x), atol=1e-5)
+        assert torch.allclose(ours.encode_text(ids), theirs.encode_text(ids), atol=1e-5)
+
+
+def test_an_open_clip_that_cannot_be_had_is_named(
+    open_clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(FileNotFoundError, match="local-dir:.*missing is not there"):
+        load_open_clip(f"local-dir:{tmp_path / 'missing'}")
+    with pytest.raises(FileNotFoundError, match="ViT-B-32, .*missing.pt is not there"):
+        load_open_clip("ViT-B-32", tmp_path / "missing.pt")
+    with pytest.raises(ValueError, match="ViT-Z: no model that can be read"):
+        load_open_clip("ViT-Z")
+    saved(open_clip, tmp_path)
+    (tmp_path / "open_clip_model.safetensors").write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match=f"local-dir:{tmp_path}: no model that can be read"):
+        load_open_clip(f"local-dir:{tmp_path}")
+    vision = TINY["vision_cfg"] | {"pool_type": "avg"}
+    with pytest.raises(ValueError, match="a CLIP read at .'avg', 'argmax'., accepted: a CLIP of OpenAI's layout"):
+        clip_from_open_clip(open_clip.CLIP(**{**TINY, "vision_cfg": vision}))
+    monkeypatch.setitem(sys.modules, "open_clip", None)
+    with pytest.raises(ValueError, match=r"pip install 'fedlab_core\[clip\]'"):
+        load_open_clip("ViT-B-32", "openai")
 
 
 # peft

@@ -30,7 +30,8 @@ from fedlab_core.finetuning.classifiers import (
     with_head,
     zero_shot_weights,
 )
-from fedlab_core.finetuning.loaders import STATISTICS, ClipTokenizer, load_clip, load_tokenizer, load_vit_b_16
+from fedlab_core.finetuning.clip_loaders import load_clip, load_open_clip, load_open_clip_tokenizer, load_tokenizer
+from fedlab_core.finetuning.loaders import STATISTICS, load_vit_b_16
 from fedlab_core.finetuning.modules import Adapted, Bottleneck, Gated, LoRA, Prompted
 from fedlab_core.finetuning.shots import few_shot, few_shot_clients
 from fedlab_core.finetuning.tuning import FAMILIES, TUNINGS, Tuning, tune
@@ -44,7 +45,6 @@ __all__ = [
     "TUNINGS",
     "Adapted",
     "Bottleneck",
-    "ClipTokenizer",
     "CosineClassifier",
     "Gated",
     "LoRA",
@@ -60,6 +60,8 @@ __all__ = [
     "few_shot",
     "few_shot_clients",
     "load_clip",
+    "load_open_clip",
+    "load_open_clip_tokenizer",
     "load_tokenizer",
     "load_vit_b_16",
     "meta_clip",

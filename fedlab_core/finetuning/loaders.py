@@ -1,19 +1,17 @@
-"""Real backbones as networks of this package: torchvision's ViT weights, and CLIP through Hugging Face's transformers.
+"""Torchvision's ViT weights as a network of this package.
 
 Every tensor of a checkpoint gets a place, so that the network computes what the library's own computes.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from fedlab_core.data import data_root
-from fedlab_core.models.clip import CLIP, openai_clip, quick_gelu
 from fedlab_core.models.vit import ViT
 from fedlab_core.pretraining.imagenet import read_state
 from fedlab_core.state import State
@@ -32,29 +30,6 @@ _BLOCK = {
     "mlp.linear_1": "fc1",  # as the released files still call them
     "mlp.linear_2": "fc2",
     "self_attention.out_proj": "attention.proj",
-}
-_CLIP_BLOCK = {
-    "layer_norm1": "norm1",
-    "layer_norm2": "norm2",
-    "mlp.fc1": "fc1",
-    "mlp.fc2": "fc2",
-    "self_attn.q_proj": "attention.q",
-    "self_attn.k_proj": "attention.k",
-    "self_attn.v_proj": "attention.v",
-    "self_attn.out_proj": "attention.proj",
-}
-_CLIP = {
-    "vision_model.embeddings.class_embedding": "image.class_token",
-    "vision_model.embeddings.patch_embedding.weight": "image.embed.weight",
-    "vision_model.embeddings.position_embedding.weight": "image.position",
-    "vision_model.pre_layrnorm": "image.pre_norm",
-    "vision_model.post_layernorm": "image.norm",
-    "visual_projection.weight": "image.head.weight",
-    "text_model.embeddings.token_embedding.weight": "text.token",
-    "text_model.embeddings.position_embedding.weight": "text.position",
-    "text_model.final_layer_norm": "text.norm",
-    "text_projection.weight": "text.head.weight",
-    "logit_scale": "logit_scale",
 }
 
 
@@ -113,8 +88,8 @@ def vit_from_torchvision(weights: State, heads: int | None = None, source: str =
     depth = len({name.split(".")[2] for name in weights if name.startswith("encoder.layers.")})
     with torch.device("meta"):
         vit = ViT((channels, side, side), len(weights["heads.head.weight"]), patch, dim, depth, heads or dim // 64)
-    _set_eps(vit, 1e-6)
-    return _filled(vit, dict(_from_torchvision(weights)), source)
+    set_eps(vit, 1e-6)
+    return filled(vit, dict(_from_torchvision(weights)), source)
 
 
 def _from_torchvision(weights: State) -> Iterator[tuple[str, Tensor]]:
@@ -125,134 +100,30 @@ def _from_torchvision(weights: State) -> Iterator[tuple[str, Tensor]]:
             tensor = tensor.flatten(1)
         if name.startswith("encoder.layers.encoder_layer_"):
             number, _, rest = name.removeprefix("encoder.layers.encoder_layer_").partition(".")
-            if rest.startswith("self_attention.in_proj_"):
-                for part, piece in zip("qkv", tensor.chunk(3), strict=True):
-                    yield f"blocks.{number}.attention.{part}.{rest.removeprefix('self_attention.in_proj_')}", piece
-            else:
-                yield f"blocks.{number}.{_renamed(rest, _BLOCK)}", tensor
+            for new, piece in block_tensors(rest, tensor, _BLOCK):
+                yield f"blocks.{number}.{new}", piece
         else:
-            yield _renamed(name, top), tensor
+            yield renamed(name, top), tensor
 
 
-def load_clip(source: str | Path, *, local_only: bool = False) -> CLIP:
-    """A `CLIP` with the weights of a `transformers.CLIPModel`.
-
-    Args:
-        source: a folder that `save_pretrained` wrote, or a name on the Hugging Face hub, such as
-            "openai/clip-vit-base-patch16".
-        local_only: never use the network; what was downloaded before is found.
-
-    Raises:
-        FileNotFoundError: nothing there, and no network to get it from.
-        ValueError: transformers is not installed, or the folder holds no CLIP that can be read; it is named.
-    """
-    model = _pretrained("CLIPModel", source, local_only)
-    return clip_from_transformers(model.state_dict(), model.config, str(source))
+def block_tensors(name: str, tensor: Tensor, table: dict[str, str]) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of a `TransformerBlock`; fused "in_proj_weight" and "in_proj_bias" are cut into q, k and v."""
+    _, fused, kind = name.partition(".in_proj_")
+    if not fused:
+        yield renamed(name, table), tensor
+        return
+    for part, piece in zip("qkv", tensor.chunk(3), strict=True):
+        yield f"attention.{part}.{kind}", piece
 
 
-def load_tokenizer(source: str | Path, *, local_only: bool = False) -> "ClipTokenizer":
-    """The tokenizer that stands beside the weights; arguments and errors are those of `load_clip`."""
-    tokenizer = _pretrained("CLIPTokenizer", source, local_only)
-    vocabulary = tokenizer.get_vocab()
-    if len(vocabulary) <= 3:  # transformers makes an empty one where it finds none
-        raise FileNotFoundError(f"{source}: no CLIPTokenizer there (vocab.json, merges.txt), and none downloaded")
-    if tokenizer.eos_token_id != max(vocabulary.values()):
-        raise ValueError(f"{source}: the end token is {tokenizer.eos_token_id}, accepted: the highest id")
-    return ClipTokenizer(tokenizer)
-
-
-class ClipTokenizer:
-    """transformers' tokenizer with the face of a `Vocabulary`."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-
-    def encode(self, captions: Sequence[str]) -> Tensor:
-        """Captions to int64 (B, T), as long as the longest; their ends have the highest id.
-
-        Raises:
-            ValueError: a caption is too long.
-        """
-        ids = self.tokenizer(list(captions), padding=True, return_tensors="pt").input_ids
-        if ids.shape[1] > self.tokenizer.model_max_length:
-            raise ValueError(f"captions: {ids.shape[1]} tokens, accepted: {self.tokenizer.model_max_length}")
-        return ids
-
-
-def clip_from_transformers(weights: State, config: Any, source: str = "the state dict") -> CLIP:
-    """A `CLIP` from the state dict and the configuration of a `transformers.CLIPModel`.
-
-    Raises:
-        ValueError: a layout that OpenAI's CLIPs do not have, or a tensor that is missing, unknown or of another shape;
-            `source` is named.
-    """
-    vision, text = config.vision_config, config.text_config
-    activations = {"quick_gelu": quick_gelu, "gelu": F.gelu}
-    for part in (vision, text):
-        if part.hidden_act not in activations:
-            raise ValueError(f"{source}: hidden_act={part.hidden_act!r}, accepted: {list(activations)}")
-        if part.intermediate_size != 4 * part.hidden_size:
-            raise ValueError(f"{source}: intermediate_size={part.intermediate_size}, accepted: 4 * hidden_size")
-    with torch.device("meta"):
-        clip = openai_clip(
-            vision.patch_size,
-            vision.image_size,
-            config.projection_dim,
-            dim=vision.hidden_size,
-            depth=vision.num_hidden_layers,
-            heads=vision.num_attention_heads,
-            symbols=text.vocab_size,
-            length=text.max_position_embeddings,
-            text_dim=text.hidden_size,
-            text_depth=text.num_hidden_layers,
-            text_heads=text.num_attention_heads,
-        )
-    for tower, part in ((clip.image, vision), (clip.text, text)):
-        for block in tower.blocks:
-            block.activation = activations[part.hidden_act]
-        _set_eps(tower, part.layer_norm_eps)
-    found = {}
-    for name, tensor in weights.items():
-        if name.endswith("position_ids"):  # 0, 1, 2, ..., which older checkpoints keep
-            continue
-        tower, _, rest = name.partition("_model.encoder.layers.")
-        if rest:
-            number, _, rest = rest.partition(".")
-            new = f"{'image' if tower == 'vision' else tower}.blocks.{number}.{_renamed(rest, _CLIP_BLOCK)}"
-        else:
-            new = _renamed(name, _CLIP)
-        if new == "image.embed.weight":
-            tensor = tensor.flatten(1)
-        found[new] = tensor[None, None] if new == "image.class_token" else tensor
-    if "image.position" in found:
-        found["image.position"] = found["image.position"][None]
-    return _filled(clip, found, source)
-
-
-def _pretrained(kind: str, source: str | Path, local_only: bool) -> Any:
-    try:
-        import transformers
-    except ImportError:
-        raise ValueError("CLIP's weights need transformers: pip install 'fedlab_core[clip]'") from None
-    folder = Path(source)
-    if folder.is_absolute() and not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not there, accepted: a folder, or a name on the Hugging Face hub")
-    options = {"dtype": torch.float32} if kind == "CLIPModel" else {}
-    try:
-        return getattr(transformers, kind).from_pretrained(str(source), local_files_only=local_only, **options)
-    except OSError as error:
-        raise FileNotFoundError(f"{source}: no {kind} there, and none could be downloaded ({error})") from error
-    except Exception as error:  # whatever a damaged file makes the readers raise
-        raise ValueError(f"{source}: holds no {kind} that can be read ({type(error).__name__}: {error})") from error
-
-
-def _set_eps(tower: nn.Module, eps: float) -> None:
+def set_eps(tower: nn.Module, eps: float) -> None:
+    """Of all LayerNorms."""
     for module in tower.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = eps
 
 
-def _renamed(name: str, table: dict[str, str]) -> str:
+def renamed(name: str, table: dict[str, str]) -> str:
     """The name with a prefix of the table replaced; as it is if it has none."""
     for old, new in table.items():
         if name == old or name.startswith(f"{old}."):
@@ -260,7 +131,7 @@ def _renamed(name: str, table: dict[str, str]) -> str:
     return name
 
 
-def _filled(model: Any, found: State, source: str) -> Any:
+def filled(model: Any, found: State, source: str) -> Any:
     """The model, laid out on the meta device, with the tensors found; none is missing, unknown or of another shape."""
     own = model.state_dict()
     for what, names in (("lacks", own.keys() - found.keys()), ("has an unknown", found.keys() - own.keys())):
