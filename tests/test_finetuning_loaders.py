@@ -319,8 +319,11 @@ def test_an_open_clip_that_cannot_be_had_is_named(
         load_open_clip(f"local-dir:{tmp_path / 'missing'}")
     with pytest.raises(FileNotFoundError, match="ViT-B-32, .*missing.pt is not there"):
         load_open_clip("ViT-B-32", tmp_path / "missing.pt")
-    with pytest.raises(ValueError, match="ViT-Z: no model that can be read"):
-        load_open_clip("ViT-Z")
+    with pytest.raises(FileNotFoundError, match="ViT-B-32-quickgelu, openai: not there, and could not be downloaded"):
+        load_open_clip("ViT-B-32-quickgelu", "openai")
+    for name, tag in (("ViT-Z", None), ("ViT-B-32", "unknown")):
+        with pytest.raises(ValueError, match=f"{name}.*: no model that can be read"):
+            load_open_clip(name, tag)
     saved(open_clip, tmp_path)
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"not a checkpoint")
     with pytest.raises(ValueError, match=f"local-dir:{tmp_path}: no model that can be read"):

@@ -169,9 +169,12 @@ def load_open_clip(name: str, pretrained: str | Path | None = None) -> CLIP:
         raise FileNotFoundError(f"{source} is not there")
     try:
         model = library.create_model(name, str(pretrained) if pretrained else None, require_pretrained=True)
-    except OSError as error:
-        raise FileNotFoundError(f"{source}: not there, and could not be downloaded ({error})") from error
-    except Exception as error:  # whatever an unknown name or a damaged file makes open_clip raise
+    except Exception as error:  # whatever a missing network, an unknown name or a damaged file makes open_clip raise
+        causes: list[BaseException | None] = [error]
+        while causes[-1] is not None:
+            causes.append(causes[-1].__cause__ or causes[-1].__context__)
+        if any(isinstance(cause, OSError) for cause in causes):
+            raise FileNotFoundError(f"{source}: not there, and could not be downloaded ({error})") from error
         raise ValueError(f"{source}: no model that can be read ({type(error).__name__}: {error})") from error
     return clip_from_open_clip(model, source)
 
