@@ -289,6 +289,13 @@ def test_the_names_are_torchvisions_and_full_size_images_keep_every_weight(weigh
     assert model(torch.rand(2, 3, 96, 96)).shape == (2, 10)
 
 
+def test_imagenet_weights_are_a_start_in_one_call(weights, tmp_path) -> None:
+    safetensors.torch.save_file(weights, tmp_path / "resnet18.safetensors")
+    model = inet.torchvision_resnet("resnet18", (3, 32, 32), 10, generator(1, "model"))
+    start = inet.imagenet_start(model, file=tmp_path / "resnet18.safetensors")
+    assert equal(start.state, inet.fit_imagenet(weights, model)) and start.recipe["architecture"] == "resnet18"
+
+
 def test_a_resized_stem_gives_the_same_values_on_a_constant_image(weights) -> None:
     model = inet.torchvision_resnet("resnet18", (1, 32, 32), 10, generator(1, "model"))
     kernel = inet.fit_imagenet(weights, model)["body.conv1.weight"]

@@ -64,6 +64,8 @@ class SelfSupervised(FedAvg):
     """Two views of every image have to be found alike by a `Siamese` model; labels are not looked at.
 
     Images with twice the channels that the encoder reads are pairs, one view from each half (fractal pair similarity).
+    The other objective of the paper's released code, MoCo v2, is left out: it is NT-Xent with negatives from a queue of
+    65,536 features and keys from a slow copy of the encoder, more negatives than there are images here.
 
     Args:
         objective: "simclr" or "simsiam", the model's.
