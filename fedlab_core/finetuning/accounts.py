@@ -167,7 +167,10 @@ def step_flops(model: nn.Module, images: Tensor) -> int:
 
 
 def training_memory(model: nn.Module, images: Tensor, moments: int = 0) -> Memory:
-    """Bytes that one local step on images (B, C, H, W) needs.
+    """Bytes that one local step on images (B, C, H, W) needs; `layerwise.training_memory` says what is left out.
+
+    On the meta device attention consists of plain products, and its weights (B, heads, T, T) are kept in every block;
+    the fused ones of a CPU and a GPU compute them again.
 
     Args:
         moments: numbers that the optimiser keeps per trained weight: 0 for plain SGD, 1 with momentum, 2 for Adam.
