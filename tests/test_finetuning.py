@@ -10,7 +10,7 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import equal, gap, split
+from small import equal, gap, plain_sgd, small_data, split
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -430,6 +430,26 @@ def test_every_federated_method_leaves_frozen_tensors_alone_and_sends_none(metho
         states = [run.client_state(client) for client in range(3)]
         assert len({state["head.weight"][0, 0].item() for state in states}) == 3
         assert all(state[n].data_ptr() == first[n].data_ptr() for state in states for n in run.frozen_names)
+
+
+MLP = ("blocks.0.0.weight", "blocks.0.0.bias", "head.weight", "head.bias")
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.sets(st.sampled_from(MLP), max_size=3), st.sampled_from([0.0, 0.9]))
+def test_any_parameters_may_be_frozen_and_one_client_is_plain_sgd(frozen: set[str], momentum: float) -> None:
+    data = small_data(20)
+    model = build_model("mlp", data.input_shape, 3, generator(0, "weights"), hidden=(6,))
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    base = Settings(fraction=1.0, batch_size=None, steps=3, epochs=None, lr=0.1, double=True, weight_decay=0.01)
+    run = Federation(data, split(20), model, base.replace(momentum=momentum)).run(1)
+    options = {"momentum": momentum, "weight_decay": 0.01}
+    alone = plain_sgd(copy.deepcopy(model), data, [torch.arange(20)] * 3, 0.1, **options)
+    assert gap(run.state, alone) < 1e-12
+    assert {n for n in MLP if run.state[n] is run.state_at(0)[n]} == frozen == run.frozen_names
+    sent = {n: t for n, t in run.state.items() if n not in frozen}
+    assert run.history[1].costs.bytes_up == run.history[1].costs.bytes_down == state_bytes(sent)
 
 
 def test_full_tuning_is_what_it_was_without_this_package() -> None:
