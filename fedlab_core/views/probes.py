@@ -34,7 +34,7 @@ def plane_view(run: Run, round: int) -> Figure:
     plots_probes.landscape(ax, seen)
     plots_probes.paths(ax, found)
     off = found[run.name][:, 2].max() if run.name in found else 0.0
-    ax.set_title(f"test loss; the path of {run.name} leaves its plane by {off:.2g} at most")
+    fig.suptitle(f"test loss; the path of {run.name} leaves its plane by {off:.2g} at most", fontsize=10)
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig
 

@@ -120,3 +120,25 @@ def test_dark_theme_and_every_view(lab, page):
         for name in ("backgroundColor", "color")
     )
     assert min(map(float, re.findall(r"[\d.]+", text)[:3])) > 200, (background, text)
+
+
+def test_a_start_is_learnt_and_mixtures_are_followed(lab, page):
+    page.set_viewport_size({"width": 1400, "height": 900})
+    cell = PANEL.replace("bench = Workbench(", "from fedlab_core.views.probes import VIEWS\nbench = Workbench(")
+    cell = cell.replace("reference=True", "views=VIEWS, band=False")
+    notebook = lab.open(page, lab.write("starts.ipynb", cell))
+    notebook.run_all()
+    page.locator(".fedlab").scroll_into_view_if_needed()
+    notebook.type("Rounds", 3)
+    notebook.choose("Start", "noise")
+    notebook.press("Run")
+    notebook.wait_text("Learning the start noise")
+    notebook.wait_text("FedAvg stands at round 3")
+    notebook.wait_text("start: noise")
+    image = notebook.root.locator(".fedlab-stage img")
+    for view in ("Starts", "Stability"):
+        before = image.get_attribute("src")
+        notebook.press(view)
+        expect(image).not_to_have_attribute("src", before, timeout=30_000)
+        notebook.screenshot(f"workbench-{view.lower()}")
+    assert page.evaluate(WORDS_CUT_OFF) == []
