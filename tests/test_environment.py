@@ -92,7 +92,7 @@ def test_data_sets_are_found_in_the_data_root_and_absent_ones_are_no_failure(tmp
     (tmp_path / "tinyshakespeare.txt").write_text("ROMEO:\nAy me!\n")
     checks = {c.name: c for c in check.check_data(tmp_path)}
     ready = {name for name, c in checks.items() if c.status == "OK"}
-    assert ready == {"data root", "digits", "letters", "python_docs", "shakespeare"}
+    assert ready == {"data root", "digits", "letters", "scenes", "python_docs", "shakespeare"}
     assert checks["cifar10"].status == "-" and str(tmp_path / "cifar10") in checks["cifar10"].remedy
 
 

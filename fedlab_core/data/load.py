@@ -11,10 +11,12 @@ from typing import Any
 from . import builtin, text, vision
 from .dataset import Dataset
 from .folder import image_folder
+from .scenes import scenes
 
 LOADERS = {
     "digits": builtin.digits,
     "letters": builtin.letters,
+    "scenes": scenes,
     "python_docs": text.python_docs,
     "mnist": vision.mnist,
     "fashion_mnist": vision.fashion_mnist,
@@ -59,7 +61,8 @@ def missing_data(name: str, root: str | Path | None = None) -> str:
 def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> Dataset:
     """Load a data set by name.
 
-    No download: "digits"; "letters" (options `size`, `per_class`, `test_per_class`, `seed`); "python_docs" (`length`).
+    No download: "digits"; "letters" (options `size`, `per_class`, `test_per_class`, `seed`); "scenes" (`split`,
+    `per_class`, `test_per_class`, `seed`); "python_docs" (`length`).
     From the data root, else downloaded unless `download=False`: "mnist", "fashion_mnist", "cifar10", "cifar100".
     From the data root: "shakespeare" (`length`); "caltech101" and any image folder "folder:PATH", PATH absolute or
     relative to the data root (`size`, `channels`, `seed`).
