@@ -14,10 +14,12 @@ from small import equal, gap, small_data, small_federation, split
 from torch import nn
 
 from fedlab_core.data import Dataset
-from fedlab_core.engines import Task, get_engine
+from fedlab_core.engines import Task, get_engine, intra_op_threads
 from fedlab_core.engines.auto import choose
 from fedlab_core.engines.loop import on_device, own_gradients
-from fedlab_core.engines.stacked import StackedEngine, plan
+from fedlab_core.engines.stacked import StackedEngine, pace, plan
+from fedlab_core.engines.stacked.dense import DenseStack
+from fedlab_core.engines.stacked.functions import Descent
 from fedlab_core.engines.stacked.modules import obstacle
 from fedlab_core.engines.threads import ThreadsEngine, cores, in_order
 from fedlab_core.federation import Federation
@@ -285,6 +287,60 @@ def test_channels_last_changes_rounding_only_and_threads_keep_its_bits() -> None
     plain, loop, threads = runs
     assert loop.inside(1).updates[0].state["blocks.1.0.weight"].is_contiguous(memory_format=torch.channels_last)
     assert equal(threads.state, loop.state) and gap(plain.state, loop.state) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("seconds", "trials"),
+    [
+        ({1: 2.0, 4: 1.0}, [True, True, True, True, True]),  # idle cores: every round goes on with all of them
+        ({1: 1.0, 4: 1.5}, [True, False, True, False, False]),  # no gain: ever fewer trials
+        ({1: 1.0, 4: 9.0}, [True, False, True, False, False]),  # a core is taken away: given up at the first step
+    ],
+)
+def test_all_cores_are_used_where_that_is_faster(monkeypatch: pytest.MonkeyPatch, seconds: dict, trials: list) -> None:
+    now, threads = [0.0], [1]
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(pace.torch, "set_num_threads", lambda count: threads.__setitem__(0, count))
+    chooser, rounds = pace.Pace(4), []
+    for _ in trials:
+        chooser.begin(10)
+        used = []
+        for _ in range(20):
+            chooser.step(10)
+            used.append(threads[0])
+            now[0] += seconds[threads[0]]
+        rounds.append(used)
+    assert [4 in used for used in rounds] == trials
+    assert (rounds[0][-1] == 4) == (seconds[4] < seconds[1])
+    assert sum(n == 4 for n in rounds[0]) == {1.0: 17, 1.5: 3, 9.0: 1}[seconds[4]]
+    chooser.begin(2)
+    chooser.step(2)
+    for _ in range(20):
+        chooser.step(1)  # of the two only one is left
+    assert threads == [1]
+
+
+@given(st.integers(2, 10), st.integers(1, 40), st.integers(1, 70), st.integers(1, 70), st.integers(2, 4))
+@settings(max_examples=30)
+def test_products_of_several_clients_have_the_same_bits_on_any_number_of_cores(
+    clients: int, rows: int, inputs: int, outputs: int, count: int
+) -> None:
+    draws = generator(clients, "products", rows)
+    state = {
+        "layer.weight": torch.randn(clients, outputs, inputs, generator=draws),
+        "layer.bias": torch.randn(clients, outputs, generator=draws),
+        "head.weight": torch.randn(clients, 3, outputs, generator=draws),
+        "head.bias": torch.randn(clients, 3, generator=draws),
+    }
+    x, found = torch.randn(clients * rows, inputs, generator=draws), []
+    for threads in (1, count):
+        own = {name: tensor.clone() for name, tensor in state.items()}
+        with intra_op_threads(threads):
+            stacked = DenseStack(own, ["layer", "head"], Descent(0.1, 0.0))
+            values = stacked.forward(x)
+            stacked.backward(values, values[-1].sigmoid().flatten(0, 1))
+        found.append(own)
+    assert equal(*found) and not equal(found[0], state)
 
 
 def test_mixed_precision_rounds_products_only_and_threads_keep_its_bits() -> None:

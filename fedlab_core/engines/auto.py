@@ -1,21 +1,18 @@
 """The engine for a model and a device, by a stated rule."""
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from fedlab_core.engines import Engine, Task, Work, get_engine
-from fedlab_core.engines.stacked import work_obstacle
+from fedlab_core.engines.stacked import SMALL, forward_operations, work_obstacle
 from fedlab_core.engines.stacked.modules import is_dense, obstacle
 from fedlab_core.methods import Update
 from fedlab_core.state import State
 
 # Modules that treat the examples of a batch alike.
 KNOWN = ("torch.nn.modules.", "fedlab_core.models.", "fedlab_core.finetuning.")
-SMALL = 5e6  # operations of a forward pass of one example, below which overhead decides rather than arithmetic
 
 
 def choose(work: Work) -> tuple[str, str]:
@@ -37,17 +34,10 @@ def choose(work: Work) -> tuple[str, str]:
         return "threads", "recurrent layers"  # their weights, used again and again, stay in a core's cache
     if is_dense(model):
         return "stacked", "dense layers"
-    operations = forward_operations(model, work)
+    operations = forward_operations(work)
     if operations < SMALL:
         return "stacked", f"{operations / 1e6:.2g} million operations per example"
     return "threads", f"{operations / 1e6:.3g} million operations per example"
-
-
-def forward_operations(model: nn.Module, work: Work) -> float:
-    """Multiplications and additions of one example's forward pass, in matrix products and convolutions."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        copy.deepcopy(model).eval()(work.dataset.prepare(work.dataset.test_x[:1]))
-    return counter.get_total_flops()
 
 
 class AutoEngine:

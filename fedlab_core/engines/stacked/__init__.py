@@ -1,29 +1,34 @@
 """Many clients as one network: their layers' products are batched, so that small models are not bound by overhead.
 
-On a CPU one stack is trained after the other, each operation on all cores: threads of Python that share out many
-short operations wait for each other longer than they work. Transformers and recurrent networks, whose products are
-larger or in sequence, are split into one stack per core. Results differ from those of `loop` by rounding only.
+On a CPU the clients are split into one stack per core, each trained in a thread of its own, where a model's single
+operations are large. Where they are short, the threads would wait for each other longer than they work: there one
+stack is trained after the other, and those of dense layers on all cores where that pays (see `pace`). Results differ
+from those of `loop` by rounding only.
 """
 
 import contextlib
+import copy
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 
+import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fedlab_core.engines import Task, Work, intra_op_threads
 from fedlab_core.engines.loop import evaluation_batches, summary, worker_copy
 from fedlab_core.engines.stacked.evaluation import evaluate_together
 from fedlab_core.engines.stacked.modules import Fold, is_dense, stack
+from fedlab_core.engines.stacked.pace import Pace
 from fedlab_core.engines.stacked.training import stack_states, train_together
 from fedlab_core.engines.threads import ThreadsEngine, cores, in_order
 from fedlab_core.methods import FedAvg, Update
-from fedlab_core.models.vit import ViT
 from fedlab_core.state import State
 
 LARGEST = {"cpu": 10, "cuda": 128}  # clients in a stack: more would not fit the processor's cache
 SPREAD = 2  # the largest batch of a stack over its smallest
+SMALL = 5e6  # operations of a forward pass of one example, below which overhead decides rather than arithmetic
 EVALUATED = 16  # states evaluated together
 
 
@@ -39,6 +44,8 @@ class StackedEngine:
 
     def __init__(self, workers: int | None = None, largest: int | None = None) -> None:
         self.workers, self.largest = workers, largest
+        self._split: tuple[nn.Module, bool] | None = None
+        self._pace = Pace(cores())
         self._networks: queue.SimpleQueue[tuple[nn.Module, Fold]] = queue.SimpleQueue()
 
     @contextlib.contextmanager
@@ -54,8 +61,10 @@ class StackedEngine:
     def _limits(self, work: Work) -> tuple[int, int]:
         """Stacks at a time, and clients in each at most."""
         device = work.settings.device.split(":")[0]
-        split = device == "cpu" and any(isinstance(m, nn.RNNBase | ViT) for m in work.model.modules())
-        return self.workers or (cores() if split else 1), self.largest or LARGEST.get(device, LARGEST["cpu"])
+        if self._split is None or self._split[0] is not work.model:
+            short = is_dense(work.model) or forward_operations(work) < SMALL
+            self._split = work.model, device == "cpu" and not short
+        return self.workers or (cores() if self._split[1] else 1), self.largest or LARGEST.get(device, LARGEST["cpu"])
 
     def train(self, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Update]:
         """See `fedlab_core.engines.Engine`; here `stop` is asked before every step.
@@ -71,8 +80,9 @@ class StackedEngine:
         def together(chosen: list[int]) -> list[Update] | None:
             if stop():
                 return None
-            with self._network(work) as (network, fold), intra_op_threads(cores() if workers == 1 else 1):
-                return train_together(network, fold, work, [tasks[k] for k in chosen], stop)
+            with self._network(work) as (network, fold), intra_op_threads(1):
+                pace = self._pace if workers == 1 else Pace(1)
+                return train_together(network, fold, work, [tasks[k] for k in chosen], stop, pace)
 
         finished: dict[int, Update] = {}
         following = 0
@@ -105,6 +115,13 @@ class StackedEngine:
         sums = list(in_order(evaluate_part, pieces, workers))
         totals = [sum(sums[first : first + parts]) for first in range(0, len(sums), parts)]
         return [summary([row]) for total in totals for row in total]
+
+
+def forward_operations(work: Work) -> float:
+    """Multiplications and additions of one example's forward pass, in matrix products and convolutions."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        copy.deepcopy(work.model).eval()(work.dataset.prepare(work.dataset.test_x[:1]))
+    return counter.get_total_flops()
 
 
 def work_obstacle(work: Work) -> str | None:

@@ -13,6 +13,7 @@ from fedlab_core.engines.loop import as_input, batches, on_device, own_gradients
 from fedlab_core.engines.stacked.dense import DenseStack, dense_layers
 from fedlab_core.engines.stacked.functions import Descent
 from fedlab_core.engines.stacked.modules import Fold
+from fedlab_core.engines.stacked.pace import Pace
 from fedlab_core.methods import Update
 from fedlab_core.randomness import generator
 from fedlab_core.state import State
@@ -21,7 +22,7 @@ IGNORED = -100
 
 
 def train_together(
-    network: nn.Module, fold: Fold, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]
+    network: nn.Module, fold: Fold, work: Work, tasks: Sequence[Task], stop: Callable[[], bool], pace: Pace
 ) -> list[Update] | None:
     """The local training of clients whose memories have the same names; None if stopped before its end.
 
@@ -31,6 +32,7 @@ def train_together(
     Args:
         network, fold: from `modules.stack`.
         stop: asked before every step.
+        pace: threads of the operations of dense stacks.
     """
     settings, method = work.settings, work.method
     sizes = [len(work.partition[task.client]) for task in tasks]
@@ -69,7 +71,11 @@ def train_together(
             if layers is None:
                 parameters = load(network, weights, trained)
             else:
+                if not step:
+                    pace.begin(active)
                 dense = DenseStack(weights, layers, fold.descent)
+        if layers is not None:
+            pace.step(active)
         width = max(size)
         batch = rows[step, :active, :width]
         filled = min(size) < width
