@@ -67,6 +67,7 @@ class Setup:
         model, options: see `build_model`.
         steps: local steps per round, E of the paper; batch: examples per step and client.
         rounds, evaluate_every: length of a run.
+        schedule: of the learning rate over the run, see `Settings`.
     """
 
     data: str = "digits"
@@ -79,6 +80,7 @@ class Setup:
     batch: int | None = 32
     rounds: int = 100
     evaluate_every: int = 10
+    schedule: str = "constant"
 
     def replace(self, **changes: Any) -> "Setup":
         """A copy with other values."""
@@ -125,6 +127,8 @@ class Setup:
             batch_norm=variant.policy,
             seed=seed,
             evaluate_every=self.evaluate_every,
+            lr_schedule=self.schedule,
+            schedule_rounds=self.rounds,
             channels_last=self.model.startswith("resnet"),
         )
         return Federation(data, partition, model, settings.replace(**changes), variant.method, memory_mib=64)
@@ -132,7 +136,7 @@ class Setup:
 
 MNIST = Setup("mnist", rounds=200)
 CNN = MNIST.replace(model="small_cnn")
-CIFAR = Setup("cifar10", examples=5000, model="resnet8", rounds=100, evaluate_every=20)
+CIFAR = Setup("cifar10", examples=5000, model="resnet8", rounds=100, evaluate_every=20, schedule="cosine")
 
 
 def label_blocks(labels: torch.Tensor, clients: int, skew: float, draws: torch.Generator) -> Partition:
