@@ -24,6 +24,7 @@ STUDIES = (
     "fedavg",
     "batchnorm",
     "layerwise",
+    "finetuning",
     "pretraining",
 )  # modules of fedlab_core.studies; each has CLAIMS, a dict from id to a function that makes the row
 WIDTH, INDENT = 118, " " * 13

@@ -1,0 +1,220 @@
+"""Pictures of fine-tuning; drawn into the Axes they are given unless they return a Figure."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from fedlab_core.plots import LINE_COLORS, figure
+
+TITLES = {
+    "full": "full",
+    "head": "head only",
+    "bias": "bias",
+    "layer_norm": "LayerNorm",
+    "vpt_shallow": "prompts, shallow",
+    "vpt_deep": "prompts, deep",
+    "adapter": "adapter",
+    "lora": "LoRA",
+    "coop": "text prompt",
+}
+"""Methods as legends call them."""
+COLUMNS = ("embedding", "prompt", "norms", "attention", "LoRA", "MLP", "adapter", "gate", "projection", "scale", "head")
+FROZEN, TRAINED = "#C9DCEB", "#E69F00"
+AXES = {"round": ("rounds", 1.0), "bytes": ("MB sent, both ways", 1e6), "flops": ("TFLOP, all clients", 1e12)}
+_DASHES = ("-", (0, (5, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1.5, 1.2)), (0, (7, 1.5, 1.5, 1.5, 1.5, 1.5)))
+
+
+def style(index: int) -> dict[str, Any]:
+    """Colour, dashes and marker of a line."""
+    return {
+        "color": LINE_COLORS[index % 7],
+        "linestyle": _DASHES[index % 5],
+        "marker": "os^Dv*PX"[index % 8],
+        "markersize": 5,
+    }
+
+
+def network(ax: Axes, rows: Sequence[Mapping[str, Any]], tower: str = "image") -> Axes:
+    """What of a network is trained: a box per part, from the input at the bottom to the head, filled as far as it is.
+
+    Args:
+        ax: where to draw.
+        rows: as `finetuning.anatomy` returns them.
+        tower: which to draw, "image" or "text".
+    """
+    rows = [row for row in rows if row["tower"] == tower]
+    blocks = sorted({row["block"] for row in rows if row["block"] is not None})
+    inner = [kind for kind in COLUMNS if any(row["kind"] == kind and row["block"] is not None for row in rows)]
+    first = [row for row in rows if row["block"] is None and row["kind"] in ("embedding", "prompt")]
+    last = [row for row in rows if row["block"] is None and row["kind"] not in ("embedding", "prompt")]
+    levels: list[tuple[str, list[Mapping[str, Any]]]] = [("input", first)]
+    levels += [(f"block {block + 1}", [r for r in rows if r["block"] == block]) for block in blocks]
+    levels += [("output", last)]
+    wide = max(3, len(inner))
+    for height, (name, parts) in enumerate(levels):
+        ax.text(-0.12, height + 0.5, name, ha="right", va="center", fontsize=8)
+        inside = name.startswith("block")
+        order = inner if inside else [r["kind"] for r in sorted(parts, key=lambda r: COLUMNS.index(r["kind"]))]
+        for row in parts:
+            left = order.index(row["kind"]) if inside else wide / 2 - len(parts) / 2 + order.index(row["kind"])
+            _part(ax, left, height, row)
+    ax.set(xlim=(-0.2, wide + 0.1), ylim=(-0.1, len(levels) + 0.1))
+    ax.axis("off")
+    return ax
+
+
+def _part(ax: Axes, left: float, bottom: float, row: Mapping[str, Any]) -> None:
+    share = row["trained"] / row["numbers"]
+    x, y, width, height = left + 0.04, bottom + 0.1, 0.92, 0.8
+    ax.add_patch(Rectangle((x, y), width, height, facecolor=FROZEN, edgecolor="#0072B2", hatch="////", linewidth=0))
+    if share:
+        filled = max(0.06, share)  # a sliver that can be seen
+        ax.add_patch(Rectangle((x, y), width * filled, height, facecolor=TRAINED, edgecolor="black", linewidth=0))
+    edge = {"edgecolor": "black", "linewidth": 1.4} if share else {"edgecolor": "#0072B2", "linewidth": 0.8}
+    ax.add_patch(Rectangle((x, y), width, height, facecolor="none", **edge))
+    said = f"{row['kind']}\n{row['trained']:,}" if share else row["kind"]
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}
+    weight = "bold" if share else "normal"
+    ax.text(left + 0.5, bottom + 0.5, said, ha="center", va="center", fontsize=7, weight=weight, bbox=box)
+
+
+def budgets(axes: Sequence[Axes], runs: Mapping[str, Sequence[Mapping[str, Any]]], target: float | None = None) -> None:
+    """Test accuracy over rounds, bytes and FLOPs: mean over seeds, and a band from the worst to the best of them.
+
+    Args:
+        axes: three.
+        runs: by method, one per seed, as `studies.finetuning_runs.run` returns them.
+        target: an accuracy to mark.
+    """
+    for ax, (axis, (label, unit)) in zip(axes, AXES.items(), strict=True):
+        for i, (name, seeds) in enumerate(runs.items()):
+            shortest = min(len(one["test"]) for one in seeds)
+            values = np.array([one["test"][:shortest] for one in seeds])
+            x = np.array(seeds[0][axis][:shortest]) / unit
+            start = int(axis != "round")  # a logarithmic axis has no zero
+            ax.plot(x[start:], values.mean(0)[start:], label=TITLES.get(name, name), **style(i))
+            band = {"color": LINE_COLORS[i % 7], "alpha": 0.15, "linewidth": 0}
+            ax.fill_between(x[start:], values.min(0)[start:], values.max(0)[start:], **band)
+        if target is not None:
+            ax.axhline(target, color="0.35", linewidth=1, linestyle=":")
+        ax.set(xlabel=label, ylim=(0, 1.02))
+        if axis != "round":
+            ax.set_xscale("log")
+        ax.grid(axis="y", color="0.92")
+        ax.set_axisbelow(True)
+    axes[0].set_ylabel("test accuracy")
+
+
+def dots(ax: Axes, groups: Mapping[str, Mapping[str, Sequence[float]]]) -> Axes:
+    """A column of dots per group: one small mark per seed and a large one at their mean, methods side by side.
+
+    Args:
+        ax: where to draw.
+        groups: accuracies by group, then by method.
+    """
+    names = list(dict.fromkeys(name for group in groups.values() for name in group))
+    for i, name in enumerate(names):
+        shift = 0.11 * (i - (len(names) - 1) / 2)
+        look = {"color": LINE_COLORS[i % 7], "marker": "os^Dv*PX"[i % 8], "linestyle": ""}
+        for x, group in enumerate(groups.values()):
+            values = group[name]
+            ax.plot([x + shift] * len(values), values, markersize=3, alpha=0.7, **look)
+            label = TITLES.get(name, name) if x == 0 else None
+            ax.plot(x + shift, mean(values), markersize=8, label=label, markeredgecolor="black", **look)
+    ax.set_xticks(range(len(groups)), list(groups))
+    ax.set(ylabel="test accuracy", ylim=(0, 1.02), xlim=(-0.5, len(groups) - 0.5))
+    ax.grid(axis="y", color="0.92")
+    ax.set_axisbelow(True)
+    return ax
+
+
+def strength(data: Mapping[str, Any]) -> Figure:
+    """The recorded runs by start: the last accuracy of every method, and the curves of the strongest start."""
+    fig, axes = figure(1, 4, (14, 3.6))
+    starts = data["starts"]
+    dots(axes[0, 0], {n: {m: _ends(seeds) for m, seeds in one["runs"].items()} for n, one in starts.items()})
+    axes[0, 0].set_title("by start")
+    last = list(starts)[-1]
+    budgets(axes[0, 1:], starts[last]["runs"])
+    axes[0, 2].set_title(f"start: {last}")
+    fig.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    return fig
+
+
+def over_shots(data: Mapping[str, Any]) -> Figure:
+    """The recorded runs over shots: accuracy at the end, and before any training."""
+    fig, axes = figure(1, 2, (10, 3.8))
+    shots = list(data["shots"])
+    for i, name in enumerate(data["shots"][shots[0]]["runs"]):
+        kinds = [data["shots"][count]["runs"][name] for count in shots]
+        _band(axes[0, 0], shots, [_ends(seeds) for seeds in kinds], name, i)
+        _band(axes[0, 1], shots, [[one["test"][0] for one in seeds] for seeds in kinds], name, i)
+    for ax, title in zip(axes.flat, ("after fine-tuning", "before"), strict=True):
+        _shots_axis(ax, shots)
+        ax.set(title=title, ylim=(0, 1.02), ylabel="test accuracy")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return fig
+
+
+def federated_or_alone(data: Mapping[str, Any]) -> Figure:
+    """The recorded federated and local-only runs over shots: accuracy on all and on the client's own classes, and
+    the gap to the training pictures."""
+    fig, axes = figure(1, 3, (12, 3.6))
+    shots = list(data["shots"])
+    for i, name in enumerate(data["shots"][shots[0]]["runs"]):
+        kinds = [[one["clients"] for one in data["shots"][count]["runs"][name]] for count in shots]
+        for ax, measure in zip(axes.flat, ("test", "own"), strict=False):
+            _band(ax, shots, [[one[measure] for one in seeds] for seeds in kinds], name, i)
+        _band(axes[0, 2], shots, [[one["train"] - one["own"] for one in seeds] for seeds in kinds], name, i)
+    for ax, title in zip(axes.flat, ("all classes", "the client's own distribution", "train minus own"), strict=True):
+        _shots_axis(ax, shots)
+        ax.set(title=title)
+    for ax in axes.flat[:2]:
+        ax.set(ylim=(0, 1.02), ylabel="test accuracy")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return fig
+
+
+def times_less(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> Axes:
+    """How many times less than full fine-tuning each method sends, keeps for the backward pass and computes.
+
+    Args:
+        ax: where to draw.
+        rows: as `finetuning.cost_table` returns them, the first of them "full".
+    """
+    kinds = {"bytes": "bytes that travel", "kept": "bytes kept for backward", "flops": "FLOPs of a step"}
+    for i, (key, label) in enumerate(kinds.items()):
+        values = [rows[0][key] / row[key] for row in rows]
+        places = np.arange(len(rows)) + 0.27 * (i - 1)
+        hatch = ("", "////", "....")[i]
+        ax.bar(places, values, 0.25, label=label, color=LINE_COLORS[i], hatch=hatch, edgecolor="white")
+    ax.set_yscale("log")
+    ax.axhline(1, color="black", linewidth=0.8)
+    ax.set_xticks(range(len(rows)), [TITLES[row["method"]] for row in rows])
+    ax.set_ylabel("times less than full")
+    ax.legend()
+    return ax
+
+
+def _ends(seeds: Sequence[Mapping[str, Any]]) -> list[float]:
+    return [one["clients"]["test"] for one in seeds]
+
+
+def _band(ax: Axes, shots: Sequence[str], values: Sequence[Sequence[float]], name: str, index: int) -> None:
+    x = [int(count) for count in shots]
+    ax.plot(x, [mean(v) for v in values], label=name, **style(index))
+    band = {"color": LINE_COLORS[index % 7], "alpha": 0.12, "linewidth": 0}
+    ax.fill_between(x, [min(v) for v in values], [max(v) for v in values], **band)
+
+
+def _shots_axis(ax: Axes, shots: Sequence[str]) -> None:
+    ax.set_xscale("log", base=2)
+    ax.set_xticks([int(count) for count in shots], shots)
+    ax.set_xlabel("pictures per class and client")
+    ax.grid(axis="y", color="0.92")
+    ax.set_axisbelow(True)

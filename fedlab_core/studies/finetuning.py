@@ -1,0 +1,293 @@
+"""The claims about federated fine-tuning of Transformers: what notebook 05 and the recorded runs show."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from fedlab_core.finetuning import cost_table, meta_vit_b_16, payload_table
+from fedlab_core.studies.claim import Claim, Range
+from fedlab_core.studies.finetuning_runs import until
+from fedlab_core.studies.record import recorded
+
+PAPER = "Chen et al., FedTune, arXiv 2211.08025, abstract (no number was available to us)"
+PAYLOADS = {
+    "full": 85_875_556,
+    "head only": 76_900,
+    "bias + head": 179_812,
+    "LayerNorm + head": 115_300,
+    "VPT shallow k=10 + head": 84_580,
+    "VPT deep k=10 + head": 169_060,
+    "adapter /8, one per block, + head": 1_856_740,
+    "adapter /8, one shared, + head": 225_220,
+    "LoRA r=8 on q,v + head": 371_812,
+    "FFA-LoRA r=8 on q,v + head": 224_356,
+    "CoOp M=16, no head": 8_192,
+    "FedCLIP feature adapter": 525_312,
+}
+"""Numbers that travel, worked out by hand from the sizes of ViT-B/16 and CLIP B/16 with 100 classes."""
+SMALL = ("bias", "layer_norm", "vpt_deep", "lora")
+"""Methods that send more than a hundred times less than everything, besides the head alone."""
+TARGET = 0.95  # of what full fine-tuning reaches at the end
+
+
+def payload_claim() -> Claim:
+    """Row 1: numbers and bytes of every method, counted on networks without values."""
+    rows = {row["method"]: row for row in payload_table(100)}
+    bias = rows["bias + head"]
+    measured = {name: rows[name]["trained"] for name in PAYLOADS}
+    measured |= {
+        "bias + head, MB": round(bias["MB"], 3),
+        "bias + head, times less": round(bias["times less"]),
+        "full, MB": round(rows["full"]["MB"], 1),
+        "bias + head, share of the head": bias["head"] / bias["trained"],
+    }
+    expected = {name: Range(count, count) for name, count in PAYLOADS.items()}
+    expected |= {"bias + head, MB": Range(0.719, 0.719), "bias + head, times less": Range(478, 478)}
+    expected |= {"full, MB": Range(343.5, 343.5)}
+    return Claim(
+        id="finetuning.payload",
+        text="ViT-B/16 and CLIP B/16, 100 classes: numbers that travel one way, of each method",
+        source="ours, by arithmetic; that tuning a part is light to send is the abstract's",
+        size="quick",
+        expected=expected,
+        measured=measured,
+        seeds=(0,),
+    )
+
+
+def ends(runs: Sequence[Mapping[str, Any]], measure: str = "test") -> list[float]:
+    """A measure at the end of the runs, one per seed."""
+    return [one["clients"][measure] for one in runs]
+
+
+def differences(a: Sequence[float], b: Sequence[float], name: str) -> dict[str, float]:
+    """Mean and standard deviation of paired differences."""
+    each = [x - y for x, y in zip(a, b, strict=True)]
+    return {name: mean(each), f"{name}, sd": stdev(each)}
+
+
+def levels(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], prefix: str, rates: Mapping[str, float]
+) -> dict[str, float]:
+    """Mean and standard deviation of what every run reaches, best first, and its learning rate."""
+    found: dict[str, float] = {}
+    for name in sorted(runs, key=lambda name: -mean(ends(runs[name]))):
+        values = ends(runs[name])
+        found |= {f"{prefix}{name}": mean(values), f"{prefix}{name}, sd": stdev(values)}
+        found[f"{prefix}{name}, lr"] = rates[name]
+    return found
+
+
+def strength_claim(data: Mapping[str, Any] | None = None) -> Claim:
+    """Row 2: the order of the methods over pre-training strength, from the recorded runs."""
+    data = recorded("finetuning_strength") if data is None else data
+    names = ("strong: bias minus the best other", "random: bias minus full", "bias minus full, strong minus random")
+    measured: dict[str, float | None] = dict.fromkeys(names)
+    if data:
+        starts = {name: one["runs"] for name, one in data["starts"].items()}
+        gap = {
+            name: [a - b for a, b in zip(ends(runs["bias"]), ends(runs["full"]), strict=True)]
+            for name, runs in starts.items()
+        }
+        strong = starts["strong"]
+        best = max((name for name in strong if name != "bias"), key=lambda name: mean(ends(strong[name])))
+        measured = differences(ends(strong["bias"]), ends(strong[best]), names[0])
+        measured |= {names[1]: mean(gap["random"]), f"{names[1]}, sd": stdev(gap["random"])}
+        measured |= differences(gap["strong"], gap["random"], names[2])
+        for name, one in data["starts"].items():
+            measured |= levels(one["runs"], f"{name}: ", one["lr"])
+    return Claim(
+        id="finetuning.strength",
+        text="Scenes, 8 clients, small ViT: biases alone are best if, and only if, the pre-trained network is strong",
+        source=PAPER,
+        size="standard",
+        expected={names[0]: Range(low=0), names[1]: Range(high=0), names[2]: Range(low=0)},
+        measured=measured,
+        seeds=data["seeds"] if data else (),
+    )
+
+
+def clip_claim(data: Mapping[str, Any] | None = None) -> Claim:
+    """Row 3: CLIP-tiny against a ViT of the same size and pictures over shots, with controls."""
+    data = recorded("finetuning_clip") if data is None else data
+    expected = {
+        "1 shot: CLIP minus ViT": Range(low=0.05),
+        "16 shots: CLIP minus ViT": Range(low=0),
+        "lost from 16 shots to 1: ViT minus CLIP": Range(low=0.05),
+        "head: 1 shot, CLIP with a random head minus ViT": Range(-0.05, 0.05),
+        "head: 1 shot, CLIP minus ViT with prototypes": Range(low=0),
+    }
+    measured: dict[str, float | None] = dict.fromkeys(expected)
+    if data:
+        few, many = (data["shots"][count]["runs"] for count in ("1", "16"))
+        text, vit = "CLIP, text head", "ViT, linear head"
+        pairs = [(ends(few[text]), ends(few[vit])), (ends(many[text]), ends(many[vit]))]
+        lost = [[m - f for m, f in zip(ends(many[name]), ends(few[name]), strict=True)] for name in (vit, text)]
+        pairs += [(lost[0], lost[1]), (ends(few["CLIP, random head"]), ends(few[vit]))]
+        pairs.append((ends(few[text]), ends(few["ViT, prototype head"])))
+        measured = {}
+        for name, (a, b) in zip(expected, pairs, strict=True):
+            measured |= differences(a, b, name)
+        measured["zero-shot"] = mean(one["test"][0] for one in few[text])
+        measured["prototypes before training, 1 shot"] = mean(one["test"][0] for one in few["ViT, prototype head"])
+        for count, one in data["shots"].items():
+            measured |= levels(one["runs"], f"{count}: ", one["lr"])
+    return Claim(
+        id="finetuning.clip",
+        text="Scenes, biases tuned: CLIP-tiny is above a ViT of its size and pictures, and loses less with few shots",
+        source=PAPER,
+        size="standard",
+        expected=expected,
+        measured=measured,
+        seeds=data["seeds"] if data else (),
+    )
+
+
+def local_claim(data: Mapping[str, Any] | None = None) -> Claim:
+    """Row 4: federated against local-only training over shots."""
+    data = recorded("finetuning_local") if data is None else data
+    shots = ("1", "4", "16")
+    expected = {f"{count}: all classes, FL minus alone": Range(low=0.05) for count in shots}
+    expected |= {f"{count}: own distribution, FL minus alone": Range(low=0) for count in shots}
+    expected |= {f"{count}: train minus own, alone minus FL": Range(low=0.05) for count in shots}
+    measured: dict[str, float | None] = dict.fromkeys(expected)
+    if data:
+        measured, others = {}, {}
+        for method, found in (("bias", measured), ("full", others)):
+            prefix = "" if method == "bias" else "full, "
+            for count in shots:
+                together, alone = (data["shots"][count]["runs"][f"{method}, {w}"] for w in ("federated", "alone"))
+                found |= differences(ends(together), ends(alone), f"{prefix}{count}: all classes, FL minus alone")
+                own = f"{prefix}{count}: own distribution, FL minus alone"
+                found |= differences(ends(together, "own"), ends(alone, "own"), own)
+                gaps = [
+                    [a - b for a, b in zip(ends(runs, "train"), ends(runs, "own"), strict=True)]
+                    for runs in (alone, together)
+                ]
+                found |= differences(*gaps, f"{prefix}{count}: train minus own, alone minus FL")
+        measured |= others
+    return Claim(
+        id="finetuning.local",
+        text="Scenes, strong ViT, biases tuned, Dirichlet 0.5, 1, 4, 16 pictures per class and client: training "
+        "together beats training alone, also on a client's own classes, and over-fits less",
+        source=PAPER,
+        size="standard",
+        expected=expected,
+        measured=measured,
+        seeds=data["seeds"] if data else (),
+    )
+
+
+def targets_claim(data: Mapping[str, Any] | None = None) -> Claim:
+    """Row 5: rounds and bytes to a target, per method, from the runs with the strong start."""
+    data = recorded("finetuning_strength") if data is None else data
+    expected = {"bias: rounds, relative to full": Range(high=1.5), "bias: times fewer bytes": Range(low=10)}
+    measured: dict[str, float | None] = dict.fromkeys(expected)
+    if data:
+        runs = data["starts"]["strong"]["runs"]
+        target = TARGET * mean(ends(runs["full"]))
+        spent = {
+            axis: {name: mean(until(one, axis, target) for one in seeds) for name, seeds in runs.items()}
+            for axis in ("round", "bytes")
+        }
+        measured = {
+            "bias: rounds, relative to full": spent["round"]["bias"] / spent["round"]["full"],
+            "bias: times fewer bytes": spent["bytes"]["full"] / spent["bytes"]["bias"],
+            "target": target,
+        }
+        for name, seeds in runs.items():
+            rounds = [until(one, "round", target) for one in seeds]
+            measured |= {f"{name}: rounds": mean(rounds), f"{name}: MB": spent["bytes"][name] / 1e6}
+            if all(map(math.isfinite, rounds)):
+                measured[f"{name}: rounds, sd"] = stdev(rounds)
+    return Claim(
+        id="finetuning.targets",
+        text=f"Scenes, strong ViT: to {TARGET:g} of what full fine-tuning reaches, biases take few more rounds and far "
+        "fewer bytes",
+        source=PAPER,
+        size="standard",
+        expected=expected,
+        measured=measured,
+        seeds=data["seeds"] if data else (),
+    )
+
+
+def memory_claim() -> Claim:
+    """Row 6: bytes kept for the backward pass fall far less than bytes that travel."""
+    with torch.device("meta"):
+        images = torch.zeros(8, 3, 224, 224)
+    rows = {row["method"]: row for row in cost_table(meta_vit_b_16(100), images, ("full", "adapter", "head", *SMALL))}
+    full = rows.pop("full")
+    measured: dict[str, float] = {}
+    for name, row in rows.items():
+        measured[f"{name}: payload, times less"] = full["bytes"] / row["bytes"]
+        measured[f"{name}: kept for backward, times less"] = full["kept"] / row["kept"]
+        measured[f"{name}: FLOPs, times less"] = full["flops"] / row["flops"]
+    expected = {f"{name}: payload, times less": Range(low=100) for name in SMALL}
+    expected |= {f"{name}: kept for backward, times less": Range(1, 2) for name in SMALL}
+    return Claim(
+        id="finetuning.memory",
+        text="ViT-B/16, 100 classes, batch 8: what travels falls more than 100 times, what is kept for the backward "
+        "pass less than 2 times",
+        source="ours",
+        size="quick",
+        expected=expected,
+        measured=measured,
+        seeds=(0,),
+    )
+
+
+def caltech_cifar_claim(data: Mapping[str, Any] | None = None) -> Claim:
+    """Row 7: photographs, from a recorded run if there is one."""
+    data = recorded("finetuning_caltech_cifar") if data is None else data
+    expected = {
+        "full: pre-trained minus random": Range(low=0.03),
+        "bias: pre-trained minus random": Range(low=0.03),
+        "pre-trained: bias minus head only": Range(low=0),
+    }
+    measured: dict[str, float | None] = dict.fromkeys(expected)
+    if data:
+        random, learnt = (data["starts"][name]["runs"] for name in ("random", "Caltech-101"))
+        pairs = [(ends(learnt[m]), ends(random[m])) for m in ("full", "bias")]
+        pairs.append((ends(learnt["bias"]), ends(learnt["head"])))
+        measured = {}
+        for name, (a, b) in zip(expected, pairs, strict=True):
+            measured |= differences(a, b, name)
+        for name, one in data["starts"].items():
+            measured |= levels(one["runs"], f"{name}: ", one["lr"])
+    return Claim(
+        id="finetuning.caltech_cifar",
+        text="CIFAR-10, 2,000 pictures, 8 clients: a small ViT that has seen photographs of other objects is above one "
+        "that has not, and biases are above the head alone",
+        source=PAPER,
+        size="standard",
+        expected=expected,
+        measured=measured,
+        seeds=data["seeds"] if data else (),
+    )
+
+
+def paper_claim() -> Claim:
+    """The paper's own networks: they need weights and a GPU, and were not run."""
+    return Claim(
+        id="finetuning.paper",
+        text="Real ViT-B/16 and CLIP: bias tuning is best, CLIP is above ViT",
+        source=PAPER,
+        size="paper",
+        expected={"ViT-B/16: bias minus full": Range(low=0), "few shots: CLIP minus ViT": Range(low=0)},
+    )
+
+
+CLAIMS: dict[str, Callable[[], Claim]] = {
+    "finetuning.payload": payload_claim,
+    "finetuning.strength": strength_claim,
+    "finetuning.clip": clip_claim,
+    "finetuning.local": local_claim,
+    "finetuning.targets": targets_claim,
+    "finetuning.memory": memory_claim,
+    "finetuning.caltech_cifar": caltech_cifar_claim,
+    "finetuning.paper": paper_claim,
+}
