@@ -413,6 +413,12 @@ def test_stacked_agrees_or_says_why_not_and_auto_takes_what_works(name: str) -> 
         stacked = federate(model, engine="stacked").run(2)
         assert gap(loop.state, stacked.state) < 1e-5
         assert all(stacked.state[n].data_ptr() == stacked.state_at(0)[n].data_ptr() for n in stacked.frozen_names)
+        for method in (Scaffold(), FedDyn(0.5)):
+            runs = [federate(model, method, engine=engine).run(2) for engine in ("loop", "stacked")]
+            assert gap(runs[0].state, runs[1].state) < 1e-4
+            memories = [run._now.clients[0] for run in runs]
+            assert {n.split(".", 1)[1] for n in memories[1]} == {n.split(".", 1)[1] for n in memories[0]}
+            assert {n.split(".", 1)[1] for n in memories[1]} == trained_names(model)
 
 
 @pytest.mark.parametrize("method", [FedProx(0.1), Scaffold(), FedDyn(0.5), FedAdam(), Moon(), LocalOnly()])

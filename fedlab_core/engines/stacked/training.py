@@ -16,7 +16,7 @@ from fedlab_core.engines.stacked.modules import Fold
 from fedlab_core.engines.stacked.pace import Pace
 from fedlab_core.methods import Update
 from fedlab_core.randomness import generator
-from fedlab_core.state import State
+from fedlab_core.state import State, frozen_names
 
 IGNORED = -100
 
@@ -46,7 +46,8 @@ def train_together(
     simple = y.ndim == 1 and work.dataset.kind == "image"  # every example has one target
 
     start, memory = stack_states([task.state for task in tasks]), stack_states([task.memory for task in tasks])
-    end = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in start.items()}
+    frozen = frozen_names(work.model)
+    end = {n: t if n in frozen else t.clone(memory_format=torch.contiguous_format) for n, t in start.items()}
     lr = settings.lr_at(work.round)
     plain = not settings.momentum and not method.corrects
     fold.examples, fold.descent = 0, Descent(lr, settings.weight_decay) if plain else None
@@ -100,8 +101,9 @@ def train_together(
 
     updates: list[Update | None] = [None] * len(tasks)
     for k, (task, own, loss) in enumerate(zip(tasks, lengths, total.tolist(), strict=True)):
-        state = {name: tensor[k] for name, tensor in end.items()}
-        extra, kept = method.finish(task.state, state, work.received, task.memory, len(own), lr)
+        moved = {name: tensor[k] for name, tensor in end.items() if name not in frozen}
+        begun, state = {name: task.state[name] for name in moved}, task.state | moved
+        extra, kept = method.finish(begun, moved, work.received, task.memory, len(own), lr)
         updates[order[k]] = Update(task.client, sizes[k], len(own), sum(own), state, kept, extra, loss / len(own))
     return updates
 
