@@ -11,6 +11,7 @@ from fedlab_core.engines.stacked.modules import is_dense, obstacle
 from fedlab_core.methods import Update
 from fedlab_core.state import State
 
+MEDIUM = 5e7  # operations of a Transformer on one example, below which its products gain from being batched
 # Modules that treat the examples of a batch alike.
 KNOWN = ("torch.nn.modules.", "fedlab_core.models.", "fedlab_core.finetuning.")
 
@@ -35,9 +36,11 @@ def choose(work: Work) -> tuple[str, str]:
     if is_dense(model):
         return "stacked", "dense layers"
     operations = forward_operations(work)
-    if operations < SMALL:
-        return "stacked", f"{operations / 1e6:.2g} million operations per example"
-    return "threads", f"{operations / 1e6:.3g} million operations per example"
+    convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
+    return (
+        "stacked" if operations < (SMALL if convolves else MEDIUM) else "threads",
+        f"{operations / 1e6:.3g} million operations per example",
+    )
 
 
 class AutoEngine:

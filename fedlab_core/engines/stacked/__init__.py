@@ -28,8 +28,8 @@ from fedlab_core.state import State
 
 LARGEST = {"cpu": 10, "cuda": 128}  # clients in a stack: more would not fit the processor's cache
 SPREAD = 2  # the largest batch of a stack over its smallest
-SMALL = 5e6  # operations of a forward pass of one example, below which overhead decides rather than arithmetic
-EVALUATED = 16  # states evaluated together
+SMALL = 5e6  # operations of a convolutional net on one example, below which overhead decides rather than arithmetic
+EVALUATED = 8  # states evaluated together
 
 
 class StackedEngine:
@@ -62,8 +62,7 @@ class StackedEngine:
         """Stacks at a time, and clients in each at most."""
         device = work.settings.device.split(":")[0]
         if self._split is None or self._split[0] is not work.model:
-            short = is_dense(work.model) or forward_operations(work) < SMALL
-            self._split = work.model, device == "cpu" and not short
+            self._split = work.model, device == "cpu" and not short_operations(work)
         return self.workers or (cores() if self._split[1] else 1), self.largest or LARGEST.get(device, LARGEST["cpu"])
 
     def train(self, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Update]:
@@ -115,6 +114,13 @@ class StackedEngine:
         sums = list(in_order(evaluate_part, pieces, workers))
         totals = [sum(sums[first : first + parts]) for first in range(0, len(sums), parts)]
         return [summary([row]) for total in totals for row in total]
+
+
+def short_operations(work: Work) -> bool:
+    """Whether a model's single operations are so short that what they are wrapped in takes longer."""
+    if any(isinstance(module, nn.RNNBase) for module in work.model.modules()):
+        return False
+    return is_dense(work.model) or forward_operations(work) < SMALL
 
 
 def forward_operations(work: Work) -> float:
