@@ -6,42 +6,26 @@ examples.
 """
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from itertools import product
 from typing import Any
 
 from fedlab_core.plots import figure, save
 from fedlab_core.plots import probes as plots_probes
+from fedlab_core.studies import pretraining_standard
 from fedlab_core.studies.claim import Claim, Range
-from fedlab_core.studies.pretraining_runs import SKEWS, SSL_ROUNDS, best
+from fedlab_core.studies.pretraining_rows import RATES, Row, best, differences, finals, gaps
+from fedlab_core.studies.pretraining_runs import SKEWS, SSL_ROUNDS
 from fedlab_core.studies.record import FIGURES, RUNS, recorded
 
 PAPER = "Chen et al. 2023, abstract; our operationalisation"
-Row = Mapping[str, Any]
 
 
 @cache
 def record() -> dict[str, Any] | None:
     """`figures/pretraining.json`; None if it was not recorded."""
     return recorded("pretraining")
-
-
-def finals(rows: Sequence[Row], **where: Any) -> list[float]:
-    """Final test accuracy of each seed at the learning rate chosen on held-out examples."""
-    return [row["test"] for row in best(rows, **where)]
-
-
-def differences(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation, over the seeds, of a minus b."""
-    values = [x - y for x, y in zip(a, b, strict=True)]
-    return statistics.fmean(values), statistics.stdev(values)
-
-
-def gaps(rows: Sequence[Row], start: str, skew: str) -> list[float]:
-    """Centralised minus federated accuracy of each seed."""
-    central, fed = (finals(rows, start=start, skew=where, method="fedavg") for where in ("pooled", skew))
-    return [c - f for c, f in zip(central, fed, strict=True)]
 
 
 def gap_measures(data: Mapping[str, Any]) -> dict[str, float]:
@@ -98,19 +82,29 @@ def decentralised_measures(data: Mapping[str, Any]) -> dict[str, float]:
 
 
 def method_measures(data: Mapping[str, Any]) -> dict[str, float]:
-    """Under Dir(0.05): gain of each method over FedAvg from either start, and gain of both together."""
-    rows, result = data["rows"], {}
-    base = finals(rows, start="random", skew="Dir(0.05)", method="fedavg")
-    letters, sd = differences(finals(rows, start="letters", skew="Dir(0.05)", method="fedavg"), base)
+    """Under Dir(0.05): gain of each method over FedAvg from either start, and gain of both together; the rates of every
+    method searched in its own grid, from either start."""
+    rows, where, result = data["rows"], {"skew": "Dir(0.05)"}, {}
+    base = finals(rows, start="random", method="fedavg", **where)
+    letters, sd = differences(finals(rows, start="letters", method="fedavg", **where), base)
     result |= {"letters alone: gain": letters, "letters alone: sd over seeds": sd}
-    added = 0
-    names = [m for m in dict.fromkeys(row["method"] for row in rows) if m != "fedavg"]
+    added = edges = 0
+    names = list(dict.fromkeys(row["method"] for row in rows if row["method"] != "fedavg"))
     for method in names:
-        alone, _ = differences(finals(rows, start="random", skew="Dir(0.05)", method=method), base)
-        both, _ = differences(finals(rows, start="letters", skew="Dir(0.05)", method=method), base)
-        result |= {f"{method} alone: gain": alone, f"{method} with letters: gain": both}
-        added += both > max(alone, letters)
-    return result | {"methods whose gain adds to pre-training's": added, "methods": len(names)}
+        chosen = {start: best(rows, start=start, method=method, **where) for start in ("random", "letters")}
+        alone, both = ([row["test"] for row in chosen[start]] for start in ("random", "letters"))
+        gained, (together, sd) = differences(alone, base)[0], differences(both, base)
+        result |= {f"{method} alone: gain": gained, f"{method} with letters: gain": together}
+        result |= {f"{method} with letters: sd over seeds": sd}
+        added += together > max(gained, letters)
+        edges += any(
+            group[0][rate] in (data["grids"][rate][0], data["grids"][rate][-1])
+            for group in chosen.values()
+            for rate in RATES
+            if rate in group[0]
+        )
+    counts = {"methods whose gain adds to pre-training's": added, "methods": len(names)}
+    return result | counts | {"best rates at an edge of their grid": edges}
 
 
 def drift_measures(data: Mapping[str, Any]) -> dict[str, float]:
@@ -214,10 +208,11 @@ _ROWS: dict[str, tuple[str, str, Callable[[Mapping[str, Any]], dict[str, float]]
         {"gain at equal rounds": Range(low=0.0), "gain at equal bytes": Range(low=0.0)},
     ),
     "pretraining.methods": (
-        "The same, Dir(0.05): a better method and pre-training add up (both together beat either alone)",
-        "ours",
+        "The same, Dir(0.05): a better method and pre-training add up (both together beat either alone) for three "
+        "methods of four",
+        "ours; learning rates of clients and server searched per method and start",
         method_measures,
-        {"methods whose gain adds to pre-training's": Range(low=4)},
+        {"methods whose gain adds to pre-training's": Range(low=6)},
     ),
     "pretraining.drift": (
         "The same: pre-training does not alleviate drift: at equal lr its clients' updates are not smaller, and agree "
@@ -255,7 +250,7 @@ def claim(key: str) -> Claim:
 
 
 STANDARD: dict[str, Any] = {}
-CLAIMS: dict[str, Callable[[], Claim]] = {key: lambda key=key: claim(key) for key in _ROWS}
+CLAIMS: dict[str, Callable[[], Claim]] = {key: partial(claim, key) for key in _ROWS} | pretraining_standard.CLAIMS
 
 
 def overview(data: Mapping[str, Any]) -> Any:

@@ -1,8 +1,6 @@
 """The runs of the pre-training study: starts, methods, drift, basins and stability on the same federations."""
 
 import math
-import statistics
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -17,10 +15,12 @@ from fedlab_core.data import Dataset
 from fedlab_core.data.dataset import stratified_split
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
-from fedlab_core.pretraining import Decentralised, Fractals, Start, Supervised, begin, make_start
+from fedlab_core.pretraining import STARTS as NAMES
+from fedlab_core.pretraining import Start, begin, make_start, recipe
 from fedlab_core.randomness import generator
 from fedlab_core.references import centralised
 from fedlab_core.settings import Settings
+from fedlab_core.studies.pretraining_rows import chosen_lr, tuned
 from fedlab_core.studies.record import once
 
 SEEDS = (0, 1, 2)
@@ -33,19 +33,12 @@ DIGITS = Experiment(
     "digits", clients=10, model="mlp", settings=Settings(1.0, epochs=2, batch_size=32, lr=0.3, evaluate_every=1)
 )
 ROUNDS, HELD_OUT = 15, 0.1
-GRID = (0.1, 0.3, 1.0)
+GRID = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+SERVER_GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+"""Learning rates of the clients and, where a method has one, of the server; the search begins in their middle."""
 SSL_ROUNDS = 5
-LETTERS = Supervised(options={"size": 8, "per_class": 150}, epochs=8, lr=0.05)
-STARTS: dict[str, tuple[Any, ...]] = {
-    "random": (),
-    "letters": (LETTERS,),
-    "fractal pairs": (Fractals("pairs", images=3000, epochs=5),),
-    "fractal labels": (Fractals("labels", codes=32, images=3000, epochs=8, lr=0.3),),
-    "fractal twins": (Fractals("twins", images=3000, epochs=5),),
-    "noise": (Fractals("noise", images=3000, epochs=5),),
-    "decentralised": (Decentralised(rounds=SSL_ROUNDS),),
-    "pairs, decentralised": (Fractals("pairs", images=3000, epochs=5), Decentralised(rounds=SSL_ROUNDS)),
-}
+LETTERS = recipe("letters", (1, 8, 8))[0]
+STARTS = {name: recipe(name, (1, 8, 8)) for name in NAMES if name != "caltech101"}
 METHODS: dict[str, dict[str, Any]] = {
     "fedavg": {},
     "fedprox": {"mu": 0.1},
@@ -53,8 +46,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "fednova": {},
     "feddyn": {"alpha": 0.1},
     "moon": {"mu": 1.0},
-    "fedadam": {"server_lr": 0.03},
+    "fedavgm": {"server_lr": SERVER_GRID},
+    "fedadam": {"server_lr": SERVER_GRID},
+    "fedyogi": {"server_lr": SERVER_GRID},
 }
+"""By name: options; a tuple is a grid that is searched together with that of the clients' learning rate."""
 MEASURES = ("test_accuracy", "test_loss", "drift", "relative_drift", "cosine", "diversity")
 
 
@@ -78,22 +74,35 @@ def run_one(
     *,
     pooled: bool = False,
 ) -> dict[str, Any]:
-    """One run: its curves, its final accuracy on the test set and on the held-out examples, bytes.
+    """One run, see `outcome`.
 
     Args:
         pooled: centralised training with as many gradient steps.
     """
     federation = begin(experiment, start, data=data[0])
     federation = centralised(federation) if pooled else federation
-    federation.run(rounds)
-    held = Federation(data[1], federation.partition, federation.model, federation.settings, federation.method)
+    return outcome(trained_while_finite(federation, rounds), start, data[1])
+
+
+def trained_while_finite(federation: Federation, rounds: int) -> Federation:
+    """The federation after so many rounds, or after the first whose training loss is not finite."""
+    for record in federation.rounds(rounds):
+        if not math.isfinite(record.metrics["train_loss"]):
+            break
+    return federation
+
+
+def outcome(federation: Federation, start: Start, chooser: Dataset) -> dict[str, Any]:
+    """A finished run as plain data: its curves, its final accuracy on the test set and on the held-out examples (the
+    chooser's test set), its rounds and bytes, those of the start included."""
+    held = Federation(chooser, federation.partition, federation.model, federation.settings, federation.method)
     history = federation.history
-    curves = {key: [_short(record.metrics.get(key)) for record in history] for key in MEASURES}
+    curves = {key: [short(record.metrics.get(key)) for record in history] for key in MEASURES}
     accuracy = held.evaluate(federation.state)["test_accuracy"]
     return {
         "curves": curves,
-        "test": curves["test_accuracy"][-1],
-        "held_out": _short(accuracy),
+        "test": short(federation.evaluate()["test_accuracy"]),
+        "held_out": short(accuracy),
         "bytes": history[-1].total.bytes + start.bytes,
         "rounds": federation.round + start.rounds,
     }
@@ -110,51 +119,43 @@ def table(
     methods: Mapping[str, Mapping[str, Any]] | None = None,
     pooled: bool = True,
     folder: Path | None = None,
-    stop: threading.Event | None = None,
 ) -> list[dict[str, Any]]:
-    """Every start, skew, method and seed at every learning rate; "pooled" among the skews' names is centralised
+    """Every start, skew and method, its rates searched with all seeds; "pooled" among the skews' names is centralised
     training.
 
     Returns:
-        A row per run: start, skew, method, seed, lr, and what `run_one` returns.
+        A row per run: start, skew, method, seed, the rates, and what `run_one` returns.
     """
     rows = []
     data = hold_out(experiment.load_data())
-    methods = methods or {"fedavg": {}}
-    for seed, (name, steps), skew in product(seeds, starts.items(), [*skews, *(["pooled"] * pooled)]):
-        change = SKEWS.get(skew, SKEWS["IID"])
-        base = experiment.replace(seed=seed, **change)
-        start: Start | None = None
-        for (method, options), lr in product(methods.items(), grid):
-            if stop is not None and stop.is_set():
-                return rows
-            one = base.replace(lr=lr, method=method, method_options=options)
-            start = start or make_start(base, steps, name=name, data=data[0], keep=folder is not None)
-            make = partial(run_one, one, start, rounds, data, pooled=skew == "pooled")
-            row = {"start": name, "skew": skew, "method": method, "seed": seed, "lr": lr}
-            key = f"{one.key}-{start.fingerprint}-{rounds}-{skew}"
-            rows.append(row | once(key, make, folder))
+    every = (methods or {"fedavg": {}}).items()
+    for (name, steps), skew, (method, options) in product(starts.items(), [*skews, *(["pooled"] * pooled)], every):
+        ladders = {"lr": grid} | {key: value for key, value in options.items() if isinstance(value, tuple)}
+        fixed = {key: value for key, value in options.items() if key not in ladders}
+        base = experiment.replace(method=method, method_options=fixed, **SKEWS.get(skew, SKEWS["IID"]))
+        run = partial(_row, base, name, steps, rounds, data, skew == "pooled", folder)
+        labels = {"start": name, "skew": skew, "method": method}
+        rows += [labels | row for row in tuned(run, ladders, seeds, seeds)]
     return rows
 
 
-def best(rows: Sequence[Mapping[str, Any]], **where: Any) -> list[Mapping[str, Any]]:
-    """The rows that match, at the learning rate with the best mean held-out accuracy over the seeds.
-
-    Raises:
-        ValueError: no row matches.
-    """
-    found = [row for row in rows if all(row[key] == value for key, value in where.items())]
-    if not found:
-        raise ValueError(f"no run has {where}")
-    rates = sorted({row["lr"] for row in found})
-    score = {lr: statistics.fmean(row["held_out"] for row in found if row["lr"] == lr) for lr in rates}
-    lr = max(rates, key=lambda rate: (score[rate], -rate))
-    return sorted((row for row in found if row["lr"] == lr), key=lambda row: row["seed"])
-
-
-def chosen_lr(rows: Sequence[Mapping[str, Any]], **where: Any) -> float:
-    """The learning rate of `best`."""
-    return best(rows, **where)[0]["lr"]
+def _row(
+    base: Experiment,
+    name: str,
+    steps: Sequence[Any],
+    rounds: int,
+    data: tuple[Dataset, Dataset],
+    pooled: bool,
+    folder: Path | None,
+    seed: int,
+    rates: Mapping[str, float],
+) -> dict[str, Any]:
+    """`run_one` of a seed at the rates, kept in the folder."""
+    options = {**base.method_options, **{key: rate for key, rate in rates.items() if key != "lr"}}
+    one = base.replace(seed=seed, lr=rates["lr"], method_options=options)
+    start = make_start(one, steps, name=name, data=data[0], keep=folder is not None)
+    make = partial(run_one, one, start, rounds, data, pooled=pooled)
+    return once(f"{one.key}-{start.fingerprint}-{rounds}{'-pooled' * pooled}", make, folder)
 
 
 def trained(
@@ -219,7 +220,7 @@ def rounds_inside(
             probes.client_gradients(federation, federation.state_at(t - 1)).to_json() | {"round": t} for t in at
         ],
         "curvature": probes.curvature(federation, federation.state_at(0), examples=500).top,
-        "curves": {key: [_short(r.metrics.get(key)) for r in federation.history] for key in MEASURES},
+        "curves": {key: [short(r.metrics.get(key)) for r in federation.history] for key in MEASURES},
     }
 
 
@@ -230,7 +231,7 @@ def everything(folder: Path | None = None) -> dict[str, Any]:
     rows = table(main, folder=folder)
     rows += table(others, ("Dir(0.05)",), pooled=False, folder=folder)
     more = {name: options for name, options in METHODS.items() if name != "fedavg"}
-    rows += table(main, ("Dir(0.05)",), methods=more, grid=GRID[:2], pooled=False, folder=folder)
+    rows += table(main, ("Dir(0.05)",), methods=more, pooled=False, folder=folder)
     longer = table({"random": ()}, ("Dir(0.05)",), rounds=ROUNDS + 2 * SSL_ROUNDS, pooled=False, folder=folder)
     rates = {
         (name, skew): chosen_lr(rows, start=name, skew=skew, method="fedavg")
@@ -245,7 +246,7 @@ def everything(folder: Path | None = None) -> dict[str, Any]:
     return {
         "experiment": DIGITS.to_json(),
         "rounds": ROUNDS,
-        "grid": list(GRID),
+        "grids": {"lr": GRID, "server_lr": SERVER_GRID},
         "seeds": list(SEEDS),
         "rows": [_kept(row) for row in rows],
         "longer": [_kept(row) for row in longer],
@@ -260,5 +261,6 @@ def _kept(row: dict[str, Any]) -> dict[str, Any]:
     return row | {"curves": {"test_accuracy": row["curves"]["test_accuracy"]}}
 
 
-def _short(value: float | None) -> float | None:
+def short(value: float | None) -> float | None:
+    """Five digits of a number; None for one that JSON has no word for."""
     return float(f"{value:.5g}") if value is not None and math.isfinite(value) else None
