@@ -156,6 +156,9 @@ def scan(
 ) -> Iterator[Landscape]:
     """The loss on a grid of the plane, coarse grid first: every landscape has all points of the one before and more.
 
+    The run's engine evaluates up to 64 points at a time: "stacked" and "auto" take dense networks' points together, 16
+    in one product per layer, and networks with convolutions, whose products are large already, one per core.
+
     Args:
         federation: gives data, model and engine; it is not changed.
         around: coordinates (x, y, ...) that the grid has to hold, besides the corners of the plane.

@@ -1,7 +1,7 @@
 """The runs of the pre-training study at size "standard": two data sets, a CNN and a ResNet with batch norm."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -37,7 +37,7 @@ class Setup:
 
     Attributes:
         experiment: without partition, seed and learning rate.
-        starts: recipes by name; the first is the random one, the second the one that all skews are run from.
+        starts: recipes by name: the random one, the source, and further ones that are run on `SKEW` only.
         images, tests: handed out to the clients, and tested with.
         pixels: height and width that larger images are averaged down to.
         grid: learning rates that are searched, from the middle, with seed 0.
@@ -52,10 +52,11 @@ class Setup:
     tests: int
     pixels: int
     recalibrate_with: int | None = None
-    source: str = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "source", list(self.starts)[1])
+    @property
+    def source(self) -> str:
+        """The start that is compared with the random one."""
+        return list(self.starts)[1]
 
 
 _SETTINGS = Settings(1.0, epochs=2, batch_size=32, evaluate_every=2, channels_last=True)
