@@ -249,6 +249,8 @@ class Federation:
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[Snapshot, Round] | None:
         """One round as a pure function of the snapshot before it; None if stopped."""
+        if not self.trained_names:
+            raise ValueError("model: none of its parameters asks for a gradient, so there is no round to run")
         number = past.round + 1
         segment = self._segment(number)
         settings, method, clients = segment.settings, segment.method, len(self.partition)

@@ -484,6 +484,14 @@ def test_a_saved_run_holds_the_body_once_and_goes_on_with_the_same_bits(tmp_path
         Federation.load(tmp_path, data, partition, tuned("layer_norm"))
 
 
+def test_a_model_without_anything_to_train_can_be_evaluated_and_says_so_when_run() -> None:
+    model = build_model("mlp", (1, 4, 4), 3, generator(0, "initial weights")).requires_grad_(False)
+    run = Federation(small_data(20), split(10, 10), model, Settings(1.0))
+    assert 0 <= run.evaluate()["test_accuracy"] <= 1
+    with pytest.raises(ValueError, match="model: none of its parameters asks for a gradient"):
+        run.run(1)
+
+
 def test_averaging_is_exact_where_a_is_frozen_and_biased_where_both_factors_are_averaged() -> None:
     draws = generator(0, "factors")
     b = [torch.randn(6, 2, generator=draws, dtype=torch.float64) for _ in range(4)]
