@@ -78,7 +78,7 @@ class Recipe:
 RECIPES = {
     "vit_weak": Recipe(epochs=1),
     "vit_strong": Recipe(epochs=16),
-    "clip_tiny": Recipe("clip", epochs=16),
+    "clip_tiny": Recipe("clip", epochs=12),
     "vit_caltech": Recipe(dataset="caltech101", epochs=20, flip=True),
 }
 """Every backbone, by name."""
