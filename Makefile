@@ -1,6 +1,6 @@
 # make lab and make test are the two commands; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help lab test check notebooks bench claims study clean
+.PHONY: help lab test check notebooks bench claims record clean
 
 # The interpreter that creates .venv: the first one found that is new enough, or `make lab PYTHON=/path/to/python`.
 NEW_ENOUGH = import sys, venv; sys.exit(sys.version_info < (3, 11))
@@ -15,8 +15,6 @@ WORKERS ?= 2
 ARGS ?=
 # JupyterLab refuses to run as root, the usual user in a container, unless told that it may.
 AS_ROOT = $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
-STUDY ?= fedavg
-SIZE ?= quick
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -40,8 +38,8 @@ bench: $(INSTALLED)  ## time rounds against a plain PyTorch loop and write figur
 claims: $(INSTALLED)  ## print the table of claims and write figures/claims.json
 	$(VENV_PYTHON) -m fedlab_core.claims $(ARGS)
 
-study: $(INSTALLED)  ## run a study: make study STUDY=fedavg SIZE=standard (recorded in figures/; resumable)
-	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m fedlab_core.studies $(STUDY) --size $(SIZE) $(ARGS)
+record: $(INSTALLED)  ## make a record of figures/ again, resumably: make record NAME=fedavg_mnist (NAME=-h lists them)
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m fedlab_core.studies $(NAME) $(ARGS)
 
 clean:  ## remove the environment, caches and screenshots; data and figures stay
 	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis tests/browser/artefacts

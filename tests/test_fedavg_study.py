@@ -13,7 +13,7 @@ from fedlab_core.history import rounds_to_target
 from fedlab_core.settings import Settings
 from fedlab_core.studies import fedavg, fedavg_text, resume, tuning
 from fedlab_core.studies import fedavg_rounds as rounds
-from fedlab_core.studies.__main__ import draw
+from fedlab_core.studies.fedavg import draw
 from fedlab_core.studies.tuning import Tuned, run, tune
 
 SMALL = Experiment("digits", {"examples": 200}, clients=5, model_options={}, settings=Settings(0.6, epochs=2, lr=0.1))

@@ -1,55 +1,50 @@
-"""`python -m fedlab_core.studies NAME --size quick|standard`: run a study; standard ones are recorded in `figures/`.
+"""`python -m fedlab_core.studies NAME ...`: makes records of `figures/` again, each a NAME.png and its NAME.json.
 
-A standard study keeps every finished run in `runs/`, so that a killed one goes on where it was.
+Finished runs are kept in `runs/`, so that a recording that was killed goes on where it was.
 """
 
 import argparse
-import importlib
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from matplotlib.figure import Figure
+import torch
 
-from fedlab_core import claims, plots
-from fedlab_core.studies.record import FIGURES, RUNS
-from fedlab_core.studies.tuning import curve
+from fedlab_core.studies import (
+    batchnorm_record,
+    fedavg,
+    finetuning_record,
+    layerwise_record,
+    pretraining,
+    pretraining_standard,
+)
 
-
-def draw(data: Mapping[str, Any]) -> Figure:
-    """The recorded curves: a panel per partition, a line per run at the best learning rate."""
-    metric = data["metric"]
-    panels = list(dict.fromkeys(run["partition"] for run in data["runs"]))
-    fig, axes = plots.figure(1, len(panels), (4.2 * len(panels), 3.2))
-    for ax, panel in zip(axes[0], panels, strict=True):
-        for index, run in enumerate(one for one in data["runs"] if one["partition"] == panel):
-            settings = run["experiment"]["settings"]
-            name = f"{run['work']}, lr {settings['lr']:g}, seed {settings['seed']}"
-            plots.curves(ax, [plots.Line(name, curve(run, metric), index=index)], metric)
-        if "target" in data:
-            ax.axhline(data["target"], color="0.35", linewidth=1, linestyle=":", label=f"target {data['target']:g}")
-        if metric == "test_accuracy":
-            ax.set_ylim(0.8 if data["target"] > 0.9 else 0, 1)
-        ax.set_title(panel)
-        ax.legend()
-    fig.suptitle(data["title"], fontsize=10)
-    return fig
+RECORDS: dict[str, Callable[[], Any]] = {
+    **{f"fedavg_{name}": partial(fedavg.record, name) for name in fedavg.RECORDS},
+    **{f"batchnorm_{name}": partial(batchnorm_record.record, name) for name in batchnorm_record.RECORDS},
+    "pretraining": pretraining.write_record,
+    "pretraining_standard": pretraining_standard.write_record,
+    **{f"finetuning_{name}": partial(finetuning_record.record, name) for name in finetuning_record.STUDIES},
+    **{f"layerwise_{name}": partial(layerwise_record.record, name) for name in layerwise_record.RECORDS},
+}
+"""By the name of the files: what writes them."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("study", choices=claims.STUDIES)
-    parser.add_argument("--size", choices=("quick", "standard"), default="quick")
-    parser.add_argument("--only", default="", help="of a standard study: records whose name begins so")
-    parser.add_argument("--engine", default="loop", help="where clients run, see fedlab_core.engines")
+    parser = argparse.ArgumentParser(prog="python -m fedlab_core.studies", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="+", choices=list(RECORDS), metavar="NAME", help=", ".join(RECORDS))
+    parser.add_argument("--device", help="a torch device such as cuda, for the batch-norm study")
     options = parser.parse_args(arguments)
-    if options.size == "quick":
-        return claims.main(["--only", f"{options.study}."])
-    for name, make in importlib.import_module(f"fedlab_core.studies.{options.study}").STANDARD.items():
-        if name.startswith(options.only):
-            data = make(options.engine, RUNS / options.study)
-            print(plots.save(draw(data), FIGURES / name, data))
+    if options.device and not all(name.startswith("batchnorm") for name in options.names):
+        parser.error("--device: only the batch-norm study takes one")
+    torch.set_num_threads(1)
+    for name in options.names:
+        began = time.perf_counter()
+        RECORDS[name](**{"device": options.device} if options.device else {})
+        print(f"figures/{name}.png, {(time.perf_counter() - began) / 60:.1f} minutes", flush=True)
     return 0
 
 

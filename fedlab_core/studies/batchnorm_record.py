@@ -1,11 +1,5 @@
-"""Records the long runs of the batch-norm study: `python -m fedlab_core.studies.batchnorm_record NAME ...`.
+"""The long runs of the batch-norm study, each recorded as figures/batchnorm_NAME.png and .json."""
 
-Each name writes a picture and its data, figures/batchnorm_NAME.png and .json. Finished runs are kept in `runs/`, so
-that a killed recording goes on where it was.
-"""
-
-import argparse
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -52,6 +46,7 @@ COMPARISONS: Mapping[str, tuple[Setup, list[str], tuple[float, ...], tuple[int, 
     "cifar": (CIFAR, ["FedTAN", "FedAvg+BN", "GroupNorm", "FixBN", "FedBN"], LRS[1:], SEEDS),
 }
 """By name: setup, variants, learning rates tried for each of them, seeds."""
+RECORDS = [*COMPARISONS, "no_noise"]
 UNDRAWN = ("FedAvg+BN, total variance", "SiloBN", "LayerNorm", "weight standardised")
 """Variants without a curve of their own, so that the others can be told apart; the table has them."""
 NO_NOISE = (("FedAvg+BN", 0.2, 1.0), ("FedTAN", 0.2, 1.0), ("centralised BN", 0.2, 1.0), ("FedAvg+BN", 0.2, 0.999),
@@ -63,7 +58,7 @@ def record(name: str, folder: Path | None = RUNS, out: Path = FIGURES, device: s
     """Makes one recording and writes it; returns what is written.
 
     Args:
-        name: a key of `COMPARISONS`, or "no_noise".
+        name: one of `RECORDS`.
         folder: where finished runs are kept.
         out: where the picture and its data go.
         device: where the comparisons compute; the runs without noise are float64 on the CPU.
@@ -79,7 +74,7 @@ def record(name: str, folder: Path | None = RUNS, out: Path = FIGURES, device: s
         fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     else:
         if name not in COMPARISONS:
-            raise ValueError(f"name={name!r}, accepted: {[*COMPARISONS, 'no_noise']}")
+            raise ValueError(f"name={name!r}, accepted: {RECORDS}")
         setup, names, lrs, seeds = COMPARISONS[name]
         results = compare(setup, names, seeds, lrs, folder, device)
         data = {"setup": asdict(setup), "data": setup.load().notes, "lrs": lrs, "seeds": seeds, "results": results}
@@ -93,25 +88,3 @@ def record(name: str, folder: Path | None = RUNS, out: Path = FIGURES, device: s
     data |= {"name": name, "minutes": round(seconds / 60, 1), "device": device}
     plots.save(fig, out / f"batchnorm_{name}", data)
     return data
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="+", choices=[*COMPARISONS, "no_noise"], metavar="NAME", help="what to record")
-    parser.add_argument("--device", default="cpu", help="a torch device, such as cuda")
-    options = parser.parse_args(arguments)
-    for name in options.names:
-        data = record(name, device=options.device)
-        print(f"{name}: {data['minutes']} min", flush=True)
-        for variant, result in data.get("results", {}).items():
-            again = [run.get("reestimated") for run in result["runs"]]
-            print(f"  {variant:26} {result['mean']:.4f} at lr {result['lr']:g}, {result['by_lr']}, {again}", flush=True)
-        for run in data.get("runs", []):
-            ends = f"F {run['objective'][-1]:.3f}, gradient {run['gradient'][-1]:.3f}"
-            print(f"  {run['variant']:26} lr {run['lr']:g} x {run['lr_decay']:g}: {ends}", flush=True)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

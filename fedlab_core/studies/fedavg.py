@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
-from fedlab_core import probes
+from fedlab_core import plots, probes
 from fedlab_core.costs import serialise, serialised_tensor_bytes
 from fedlab_core.data import Dataset, load_dataset
 from fedlab_core.federation import Federation
@@ -18,7 +19,8 @@ from fedlab_core.state import State
 from fedlab_core.studies import fedavg_text, resume
 from fedlab_core.studies.claim import Claim, Range
 from fedlab_core.studies.fedavg_rounds import WORK, Rounds, mnist_standard, rounds_table, speed_up
-from fedlab_core.studies.record import recorded
+from fedlab_core.studies.record import FIGURES, RUNS, recorded
+from fedlab_core.studies.tuning import curve
 
 
 def figure_one(
@@ -211,8 +213,41 @@ CLAIMS: dict[str, Callable[[], Claim]] = {
     "fedavg.first_run": first_run_claim,
 }
 
-STANDARD: dict[str, Callable[[str, Path | None], dict[str, Any]]] = {
-    "fedavg_mnist": mnist_standard,
-    "fedavg_text": fedavg_text.standard,
+RECORDS: dict[str, Callable[[Path | None], dict[str, Any]]] = {
+    "mnist": mnist_standard,
+    "text": fedavg_text.standard,
 }
-"""Studies of standard size, by the name of their record in `figures/`: (engine, folder of finished runs) -> data."""
+"""Studies of standard size: folder of finished runs -> data."""
+
+
+def record(name: str, folder: Path | None = RUNS, out: Path = FIGURES) -> dict[str, Any]:
+    """Runs one study of standard size and writes its picture and its data.
+
+    Args:
+        name: a key of `RECORDS`.
+        folder: where finished runs are kept.
+        out: where the picture and its data go.
+    """
+    data = RECORDS[name](folder)
+    plots.save(draw(data), out / f"fedavg_{name}", data)
+    return data
+
+
+def draw(data: Mapping[str, Any]) -> Figure:
+    """The recorded curves: a panel per partition, a line per run at the best learning rate."""
+    metric = data["metric"]
+    panels = list(dict.fromkeys(run["partition"] for run in data["runs"]))
+    fig, axes = plots.figure(1, len(panels), (4.2 * len(panels), 3.2))
+    for ax, panel in zip(axes[0], panels, strict=True):
+        for index, run in enumerate(one for one in data["runs"] if one["partition"] == panel):
+            settings = run["experiment"]["settings"]
+            name = f"{run['work']}, lr {settings['lr']:g}, seed {settings['seed']}"
+            plots.curves(ax, [plots.Line(name, curve(run, metric), index=index)], metric)
+        if "target" in data:
+            ax.axhline(data["target"], color="0.35", linewidth=1, linestyle=":", label=f"target {data['target']:g}")
+        if metric == "test_accuracy":
+            ax.set_ylim(0.8 if data["target"] > 0.9 else 0, 1)
+        ax.set_title(panel)
+        ax.legend()
+    fig.suptitle(data["title"], fontsize=10)
+    return fig

@@ -85,7 +85,7 @@ def compare(
     }
 
 
-def mnist_standard(engine: str = "loop", folder: Path | None = None) -> dict[str, Any]:
+def mnist_standard(folder: Path | None = None) -> dict[str, Any]:
     """The 2NN on MNIST to 97 % with C=0.1, E=1, B=10 on both of the paper's partitions (tables 1 and 4), 3 seeds.
 
     The paper does not say how pixels are scaled, so IID is also run without standardising them.
@@ -95,7 +95,7 @@ def mnist_standard(engine: str = "loop", folder: Path | None = None) -> dict[str
         "target": MNIST_TARGET,
         "most": 1500,
         "grid": GRID[:4],
-        "engine": engine,
+        "engine": "auto",
         "folder": folder,
     }
     cells, runs = rounds_table(work, experiment=MNIST, **options)

@@ -153,13 +153,13 @@ def shakespeare_claim() -> Claim:
     )
 
 
-def standard(engine: str = "loop", folder: Path | None = None) -> dict[str, Any]:
+def standard(folder: Path | None = None) -> dict[str, Any]:
     """The race on Shakespeare's roles, where the text is in the data root: 40 rounds of FedSGD, 3 seeds.
 
     Raises:
         FileNotFoundError: the text is not there.
     """
-    roles = TEXT.replace(dataset="shakespeare", engine="loop" if engine == "stacked" else engine)
+    roles = TEXT.replace(dataset="shakespeare", engine="auto")
     result, found = race(roles, folder=folder)
     works = {"fedsgd": "FedSGD", "fedavg": "FedAvg"}
     runs = [{"work": works[one["experiment"]["method"]], "partition": "natural", **one} for one in found]

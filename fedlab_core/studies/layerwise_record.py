@@ -1,11 +1,5 @@
-"""Records the long runs of the layer-wise study: `python -m fedlab_core.studies.layerwise_record NAME ...`.
+"""The long runs of the layer-wise study, each recorded as figures/layerwise_NAME.png and .json."""
 
-Each name writes a picture and its data, figures/layerwise_NAME.png and .json. Finished runs are kept in `runs/`, so
-that a killed recording goes on where it was.
-"""
-
-import argparse
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +18,7 @@ GRIDS = {"layer_wise": (1e-3, 2e-3, 4e-3), "progressive": (1e-3, 2e-3), "end_to_
 """Learning rates tried with seed 0; of the best one all seeds are run."""
 RATES = (0.25, 0.5, 0.75)
 PHOTOGRAPHS = Setup(examples=4000, test_examples=1000, views="photographs", stage=3)
-SETUPS = {
+RECORDS = {
     "digits": Setup(),
     "dropout": Setup(stage=2),
     "cifar10": replace(PHOTOGRAPHS, dataset="cifar10", model={**PHOTOGRAPHS.model, "patch": 8}),
@@ -87,25 +81,11 @@ def record(name: str, folder: Path | None = RUNS, out: Path = FIGURES) -> dict[s
     Raises:
         ValueError: an unknown name.
     """
-    if name not in SETUPS:
-        raise ValueError(f"name={name!r} is unknown, accepted: {list(SETUPS)}")
+    if name not in RECORDS:
+        raise ValueError(f"name={name!r} is unknown, accepted: {list(RECORDS)}")
     make, draw = comparison, plots_layerwise.three_budgets
     if name == "dropout":
         make, draw = dropout, plots_layerwise.dropout_rates
-    data = make(SETUPS[name], folder)
+    data = make(RECORDS[name], folder)
     plots.save(draw(data), out / f"layerwise_{name}", data)
     return data
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="+", choices=list(SETUPS), help="what to record")
-    torch.set_num_threads(1)
-    for name in parser.parse_args(arguments).names:
-        record(name)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

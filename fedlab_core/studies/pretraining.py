@@ -269,13 +269,9 @@ def overview(data: Mapping[str, Any]) -> Any:
     return fig
 
 
-def main() -> None:
-    """`python -m fedlab_core.studies.pretraining`: runs and records everything; finished runs are kept in `runs/`."""
+def write_record() -> None:
+    """Runs everything and writes the picture and its data; finished runs are kept in `runs/`."""
     from fedlab_core.studies.pretraining_runs import everything
 
     data = everything(RUNS / "pretraining")
-    print(save(overview(data), FIGURES / "pretraining", data))
-
-
-if __name__ == "__main__":
-    main()
+    save(overview(data), FIGURES / "pretraining", data)

@@ -38,7 +38,8 @@ SERVER_GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Learning rates of the clients and, where a method has one, of the server; the search begins in their middle."""
 SSL_ROUNDS = 5
 LETTERS = recipe("letters", (1, 8, 8))[0]
-STARTS = {name: recipe(name, (1, 8, 8)) for name in NAMES if name != "caltech101"}
+IN_COLOUR = ("caltech101", "vit_weak", "vit_strong")
+STARTS = {name: recipe(name, (1, 8, 8)) for name in NAMES if name not in IN_COLOUR}
 METHODS: dict[str, dict[str, Any]] = {
     "fedavg": {},
     "fedprox": {"mu": 0.1},
