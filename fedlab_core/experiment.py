@@ -40,6 +40,8 @@ class Experiment:
         method: a key of `methods.METHODS`, with `method_options`.
         settings: see `Settings`; its seed also draws the partition and the initial weights.
         start: what the model below its classifier has learnt before, a key of `pretraining.STARTS`.
+        tuning: which of its numbers are trained, a key of `finetuning.TUNINGS` for a "vit"; the others stay at the
+            clients as they are.
     """
 
     dataset: str = "digits"
@@ -54,6 +56,7 @@ class Experiment:
     method_options: Mapping[str, Any] = field(default_factory=dict)
     settings: Settings = Settings()
     start: str = "random"
+    tuning: str = "full"
 
     def load_data(self, root: str | Path | None = None) -> Dataset:
         """The data set, loaded once per process."""
@@ -110,6 +113,10 @@ class Experiment:
             from fedlab_core.pretraining import named_start, transfer  # they are made of experiments themselves
 
             transfer(named_start(self, data=dataset, root=root).state, model)
+        if self.tuning != "full":
+            from fedlab_core.finetuning import tune  # it is made of starts and measures of other methods
+
+            model = tune(model, self.tuning, generator(self.settings.seed, "tuning"))
         return Federation(
             dataset,
             self.make_partition(dataset),
@@ -142,8 +149,9 @@ class Experiment:
         for later in ("channels_last", "mixed_precision"):
             if not plain["settings"][later]:  # unused, it leaves the keys of earlier files as they are
                 del plain["settings"][later]
-        if self.start == "random":  # likewise
-            del plain["start"]
+        for name, unused in (("start", "random"), ("tuning", "full")):  # likewise
+            if plain[name] == unused:
+                del plain[name]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 

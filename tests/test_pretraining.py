@@ -33,6 +33,7 @@ from fedlab_core.pretraining.fractals import (
     sample_codes,
     singular_values,
 )
+from fedlab_core.pretraining.named import SHIPPED
 from fedlab_core.pretraining.objectives import MultiLabel, SelfSupervised, Siamese, held
 from fedlab_core.pretraining.pairs import (
     compose,
@@ -331,7 +332,7 @@ def test_without_network_the_error_says_what_to_do(tmp_path, monkeypatch) -> Non
         inet.imagenet_weights("resnet34")
 
 
-@pytest.mark.parametrize("name", [name for name in STARTS if name not in ("random", "caltech101")])
+@pytest.mark.parametrize("name", [name for name in STARTS if name not in ("random", "caltech101", *SHIPPED)])
 def test_every_name_is_a_recipe_that_fits_the_model(name: str) -> None:
     steps = recipe(name, (1, 8, 8))
     assert steps and all(step == again for step, again in zip(steps, recipe(name, (1, 8, 8)), strict=True))
@@ -344,6 +345,7 @@ def test_every_name_is_a_recipe_that_fits_the_model(name: str) -> None:
         ("letters", (3, 32, 32), "square grey images"),
         ("caltech101", (1, 8, 9), "square images"),
         ("fractal pairs", (80,), "learnt from images"),
+        ("vit_strong", (3, 32, 28), "colour images of 32 x 32"),
     ],
 )
 def test_a_source_that_does_not_fit_says_why(name: str, shape: tuple[int, ...], message: str) -> None:

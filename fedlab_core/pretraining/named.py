@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedlab_core.data import Dataset
-from fedlab_core.pretraining.starts import Decentralised, Fractals, Start, Step, Supervised, make_start
+from fedlab_core.pretraining.starts import Decentralised, Fractals, Start, Step, Supervised, body, make_start
 
 if TYPE_CHECKING:
     from fedlab_core.experiment import Experiment
@@ -20,12 +20,15 @@ STARTS = {
     "noise": "control: images without structure",
     "decentralised": "the clients' own images without their labels, 5 rounds",
     "pairs, decentralised": "fractal pairs, then the clients' own images",
+    "vit_weak": "generated scenes, a little: weights that come with the package, for its vision transformer",
+    "vit_strong": "generated scenes, a lot: likewise",
 }
 """What `recipe` accepts, and what a model has then seen."""
+SHIPPED = ("vit_weak", "vit_strong")
 
 
 def recipe(name: str, input_shape: tuple[int, ...]) -> tuple[Step, ...]:
-    """The steps of a start for models that read inputs of that shape.
+    """The steps of a start for models that read inputs of that shape; none for a random one and for shipped weights.
 
     Raises:
         ValueError: an unknown name, or a source whose images do not have that shape.
@@ -41,6 +44,10 @@ def recipe(name: str, input_shape: tuple[int, ...]) -> tuple[Step, ...]:
         raise ValueError(f"start='letters' has square grey images of 4 to 64 pixels, the model reads {input_shape}")
     if name == "caltech101" and (channels not in (1, 3) or height != width):
         raise ValueError(f"start='caltech101' has square images of 1 or 3 channels, the model reads {input_shape}")
+    if name in SHIPPED:
+        if input_shape != (3, 32, 32):
+            raise ValueError(f"start={name!r} has colour images of 32 x 32 pixels, the model reads {input_shape}")
+        return ()
     pairs, own = Fractals("pairs", images=3000, epochs=5), Decentralised(rounds=5)
     return {
         "letters": (Supervised("letters", {"size": height, "per_class": 150}, epochs=8, lr=0.05),),
@@ -64,4 +71,9 @@ def named_start(
     """The start that an experiment names, made or read from the cache, see `make_start`."""
     data = data or experiment.load_data(root)
     steps = recipe(experiment.start, data.input_shape)
+    if experiment.start in SHIPPED:
+        from fedlab_core.finetuning.backbones import load_backbone  # it reads checkpoints as this package does
+
+        known = load_backbone(experiment.start)
+        return Start(known.name, body(known.model.state_dict()), dict(known.about))
     return make_start(experiment, steps, name=experiment.start, data=data, root=root, stop=stop)

@@ -20,11 +20,11 @@ from fedlab_core.studies.record import FIGURES, RUNS
 
 SEEDS = (0, 1, 2)
 STARTS = {"random": "random", "weak": "vit_weak", "strong": "vit_strong"}
-METHODS = ("full", "head", "bias", "vpt_deep", "adapter", "lora")
+METHODS = ("full", "head", "bias", "vpt_deep", "adapter")
 SHOTS = (1, 4, 16)
 TUNED_AT = 4  # shots at which the learning rates of the runs over shots are searched
 SETUP = Setup()
-PHOTOGRAPHS = Setup("cifar10", 200, 100, shots=None, steps=8, batch_size=32, rounds=16)
+PHOTOGRAPHS = Setup("cifar10", 200, 100, shots=None, steps=8, batch_size=32, rounds=10, every=5)
 FAMILIES = {
     "CLIP, text head": Way("clip_tiny", "bias", "text_frozen"),
     "CLIP, text head, trained": Way("clip_tiny", "bias", "text_init"),

@@ -60,7 +60,7 @@ class Setup:
 
     dataset: str = "scenes"
     per_class: int = 100
-    test_per_class: int = 40
+    test_per_class: int = 25
     clients: int = 8
     alpha: float = 0.5
     shots: int | None = 16

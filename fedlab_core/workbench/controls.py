@@ -12,6 +12,7 @@ from fedlab_core.data import dataset_names, missing_data
 from fedlab_core.engines import ENGINES
 from fedlab_core.experiment import PARTITIONS, Experiment
 from fedlab_core.feature_skew import SkewKind
+from fedlab_core.finetuning import TUNINGS
 from fedlab_core.methods import METHODS
 from fedlab_core.models import MODELS
 from fedlab_core.pretraining import STARTS
@@ -34,6 +35,7 @@ POLICY_LABELS = {
     "frozen": "frozen statistics (FixBN)",
     "total_variance": "average, total variance",
 }
+OF_CLIP = ("coop", "fedclip")
 BATCH_SIZES = (1, 2, 5, 10, 20, 32, 50, 64, 100, 128, 200)
 
 
@@ -77,6 +79,10 @@ class Controls:
         self.start = fields.dropdown(
             "Start", list(STARTS), "what the network has learnt before; learnt once, then kept"
         )
+        ways = [(f"{way.family}: {way.title}", name) for name, way in TUNINGS.items() if name not in OF_CLIP]
+        self.tuning = fields.dropdown(
+            "Fine-tune", ways, "what is trained besides the classifier, and travels; of a vit"
+        )
         methods = [(method_label(name), name) for name in METHODS]
         self.method = fields.dropdown("Method", methods, "the federated algorithm")
         self.method_options: dict[str, widgets.Widget] = {}
@@ -119,7 +125,7 @@ class Controls:
         measures = widgets.HBox([self.band, self.reference])
         measures.add_class("fedlab-pair")
         data = [self.dataset, self.partition, self._slots["partition"], self.clients, skew]
-        model = [self.model, self.norm, self.batch_norm, self.start]
+        model = [self.model, self.norm, self.batch_norm, self.start, self.tuning]
         method = [self.method, self._slots["method"], self.fraction, self.local_work, self.batch_size, self.lr]
         groups = [("Data", data), ("Model", model), ("Training", [*method, self.engine, self.seed, measures])]
         rows = [row for title, members in groups for row in (fields.heading(title), *members)]
@@ -149,6 +155,7 @@ class Controls:
             model=self.model.value,
             norm=self.norm.value,
             start=self.start.value,
+            tuning=self.tuning.value if self.model.value == "vit" else "full",
             model_options=base.model_options if same_model else {},
             method=self.method.value,
             method_options=method_options,
@@ -204,6 +211,7 @@ class Controls:
                 self.skew: skew or "",
                 self.model: experiment.model,
                 self.start: experiment.start,
+                self.tuning: experiment.tuning,
                 self.method: experiment.method,
                 self.fraction: settings.fraction,
                 self.local_work: getattr(settings, self.work),
@@ -252,6 +260,7 @@ class Controls:
             self.norm.value = kept
         self.norm.disabled = len(norms) == 1
         self.batch_norm.disabled = self.norm.value != "batch"
+        self.tuning.disabled = self.model.value != "vit"
         self.clients.disabled = self.partition.value in ("natural", "pooled")
         self.strength.disabled = not self.skew.value
         shown = {

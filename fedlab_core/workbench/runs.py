@@ -36,6 +36,7 @@ ROOTED = (
     "model",
     "norm",
     "start",
+    "tuning",
     "settings.seed",
     "settings.double",
     "settings.device",

@@ -45,6 +45,7 @@ def settings_line(run: Run) -> str:
         run.federation.partition.description,
         f"{e.model}{norm}{policy}",
         f"start: {e.start}{_spent(run)}",
+        *([f"trained: {e.tuning}"] if e.tuning != "full" else []),
         f"C {s.fraction:g}, {work}, B {s.batch_size or 'all'}, lr {s.lr:g}",
         f"seed {s.seed}",
         f"settings {e.key}",

@@ -1,0 +1,277 @@
+"""The study of fine-tuning measures what its claims say, and its pictures show it."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from fedlab_core import claims, plots
+from fedlab_core.experiment import Experiment
+from fedlab_core.finetuning import anatomy, cost_table, tune, with_head
+from fedlab_core.finetuning.backbones import NETWORK, VOCABULARY, blank, load_backbone
+from fedlab_core.plots import finetuning as plots_finetuning
+from fedlab_core.randomness import generator
+from fedlab_core.settings import Settings
+from fedlab_core.state import parameter_names
+from fedlab_core.studies import finetuning, finetuning_record, finetuning_runs
+from fedlab_core.studies.finetuning_runs import Setup, Way, at_clients, federation, tuned, until
+from fedlab_core.views.finetuning import VIEWS, budgets_view, trained_view
+from fedlab_core.workbench import Workbench
+from fedlab_core.workbench.tuner import Tuner
+
+SMALL = Setup(per_class=8, test_per_class=3, clients=3, shots=4, fraction=1.0, steps=1, batch_size=4, rounds=2, every=1)
+
+
+@pytest.fixture(scope="module")
+def one() -> dict:
+    """A short run of the strong ViT with its biases tuned."""
+    return finetuning_runs.run(SMALL, Way(), 0, 0.03)
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        Way("random", "full"),
+        Way("vit_weak", "vpt_deep"),
+        Way("vit_strong", "adapter", local=True),
+        Way("vit_strong", "bias", "prototypes"),
+        Way("clip_tiny", "head", "text_frozen"),
+        Way("clip_tiny", "bias", "text_init"),
+        Way("clip_tiny", "coop", "text_frozen"),
+    ],
+    ids=str,
+)
+def test_every_way_runs_and_is_plain_data(way: Way) -> None:
+    nothing = way.method == "head" and way.head == "text_frozen"
+    if nothing:
+        fed = federation(SMALL, way, 0, 0.01)
+        assert not finetuning_runs.parameters(fed), "the zero-shot classifier has nothing to train"
+        return
+    found = finetuning_runs.run(SMALL, way, 0, 0.01)
+    json.dumps(found, allow_nan=False)
+    assert found["round"] == ([0] if way.local else [0, 1, 2])
+    assert found["bytes"][-1] == (0 if way.local else 2 * 2 * 3 * 4 * found["trained"])
+    assert set(found["clients"]) == {"test", "own", "train"}
+    assert all(0 <= value <= 1 for value in (*found["test"], *found["clients"].values(), found["validation"]))
+
+
+def test_a_prototype_head_starts_from_the_clients_pictures_and_zero_shot_from_words() -> None:
+    data = SMALL.data()
+    partition = SMALL.partition(0, data.y)
+    chance = 1 / data.num_classes
+    for way in (Way("vit_strong", "bias", "prototypes"), Way("clip_tiny", "bias", "text_frozen")):
+        fed = federation(SMALL, way, 0, 0.01)
+        assert finetuning_runs.accuracy(fed, fed.state, data.test_x, data.test_y) > 3 * chance
+        assert torch.equal(fed.partition.indices, partition.indices)
+
+
+def test_clients_keep_few_pictures_of_a_class_and_tune_on_others_than_the_test() -> None:
+    data, other = SMALL.data(), SMALL.validation()
+    for client in range(SMALL.clients):
+        held = SMALL.partition(0, data.y)[client]
+        assert torch.bincount(data.y[held]).max() <= SMALL.shots
+    assert not any((data.test_x == picture).flatten(1).all(1).any() for picture in other.x[:10])
+
+
+def test_own_accuracy_weights_classes_as_the_client_holds_them() -> None:
+    fed = federation(SMALL, Way("vit_strong", "head", local=True), 0, 0.03)
+    fed.run(1)
+    data, found = fed.dataset, at_clients(fed, fed.dataset.test_x, fed.dataset.test_y)
+    each = []
+    for client in range(len(fed.partition)):
+        right = finetuning_runs.predictions(fed, fed.client_state(client), data.test_x) == data.test_y
+        labels = data.y[fed.partition[client]]
+        each.append(torch.stack([right[data.test_y == label].float().mean() for label in labels]).mean())
+    assert found["own"] == pytest.approx(float(torch.stack(each).mean()), abs=1e-6)
+
+
+def test_until_interpolates() -> None:
+    curve = {"round": [0, 2, 4], "bytes": [0, 10, 20], "test": [0.1, 0.5, 0.4]}
+    assert until(curve, "round", 0.3) == pytest.approx(1) and until(curve, "bytes", 0.5) == 10
+    assert until(curve, "round", 0.05) == 0 and until(curve, "round", 0.6) == math.inf
+
+
+def test_the_rate_is_chosen_on_further_pictures_with_seed_0(tmp_path, monkeypatch) -> None:
+    calls = []
+
+    def fake(setup: Setup, way: Way, seed: int, lr: float, root=None) -> dict:
+        calls.append((seed, lr))
+        return {"validation": -abs(math.log(lr / 0.03)), "clients": {"test": lr}}
+
+    monkeypatch.setattr(finetuning_runs, "run", fake)
+    assert tuned(tmp_path, SMALL, Way()) == 0.03 and len(calls) == 5
+    assert tuned(tmp_path, SMALL, Way()) == 0.03 and len(calls) == 5, "finished runs are kept"
+    assert {seed for seed, _ in calls} == {0}
+    assert {len(grid) for grid in finetuning_runs.GRIDS.values()} == {5}, "every method has the same budget"
+
+
+def comparison(one: dict, methods: tuple[str, ...], better: str = "") -> dict:
+    """A recorded comparison of three equal seeds, in which one way is better."""
+    best = {**one, "test": [v + 0.3 for v in one["test"]], "clients": {k: v + 0.3 for k, v in one["clients"].items()}}
+    return {"lr": dict.fromkeys(methods, 0.1), "runs": {m: [best if m == better else one] * 3 for m in methods}}
+
+
+def test_claims_follow_the_record(one: dict) -> None:
+    methods = finetuning_record.METHODS
+    starts = {s: comparison(one, methods, "full" if s == "random" else "bias") for s in finetuning_record.STARTS}
+    data = {"starts": starts, "seeds": (0, 1, 2)}
+    claim = finetuning.strength_claim(data)
+    assert claim.verdict == "shown" and claim.measured["strong: bias minus the best other"] == pytest.approx(0.3)
+    flipped = {"starts": {**starts, "strong": starts["random"], "random": starts["strong"]}, "seeds": (0, 1, 2)}
+    assert finetuning.strength_claim(flipped).verdict == "not shown"
+    few = {c: comparison(one, tuple(finetuning_record.FAMILIES), "CLIP, text head") for c in ("1", "4", "16")}
+    few["16"] = comparison(one, tuple(finetuning_record.FAMILIES))
+    measured = finetuning.clip_claim({"shots": few, "seeds": (0, 1, 2)}).measured
+    assert measured["1 shot: CLIP minus ViT"] == pytest.approx(0.3) and measured["16 shots: CLIP minus ViT"] == 0
+    assert measured["lost from 16 shots to 1: ViT minus CLIP"] == pytest.approx(0.3)
+    ways = ("bias, federated", "bias, alone", "full, federated", "full, alone")
+    alone = {c: comparison(one, ways, "bias, federated") for c in ("1", "4", "16")}
+    claim = finetuning.local_claim({"shots": alone, "seeds": (0, 1, 2)})
+    assert claim.measured["4: all classes, FL minus alone"] == pytest.approx(0.3) and claim.verdict == "partly"
+    starts = {"random": comparison(one, methods), "Caltech-101": comparison(one, methods, "bias")}
+    claim = finetuning.caltech_cifar_claim({"starts": starts, "seeds": (0, 1, 2)})
+    assert claim.measured["bias: pre-trained minus random"] == pytest.approx(0.3) and claim.verdict == "partly"
+
+
+def test_targets_compare_rounds_and_bytes(one: dict) -> None:
+    curve = {"round": [0, 1, 2], "test": [0.0, 0.5, 1.0], "clients": {"test": 1.0, "own": 1.0, "train": 1.0}}
+    runs = {
+        "full": [{**one, **curve, "bytes": [0, 100, 200]}] * 3,
+        "bias": [{**one, **curve, "bytes": [0, 1, 2]}] * 3,
+        "head": [{**one, **curve, "bytes": [0, 1, 2], "test": [0.0, 0.1, 0.2]}] * 3,
+    }
+    claim = finetuning.targets_claim({"starts": {"strong": {"runs": runs}}, "seeds": (0, 1, 2)})
+    assert claim.verdict == "shown" and claim.measured["bias: times fewer bytes"] == pytest.approx(100)
+    assert claim.measured["target"] == 0.95 and claim.row()["measured"]["head: rounds"] == "never"
+
+
+def test_without_a_record_nothing_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finetuning, "recorded", lambda name: None)
+    for name in ("strength", "clip", "local", "targets", "caltech_cifar", "paper"):
+        claim = finetuning.CLAIMS[f"finetuning.{name}"]()
+        assert claim.verdict == "not run" and claim.id == f"finetuning.{name}"
+    assert "finetuning" in claims.STUDIES
+
+
+def test_the_payloads_are_those_worked_out_by_hand() -> None:
+    claim = finetuning.payload_claim()
+    assert claim.id == "finetuning.payload" and claim.verdict == "shown"
+    assert finetuning.PAYLOADS["full"] == 85_798_656 + 76_900
+    assert finetuning.PAYLOADS["adapter /8, one per block, + head"] == 12 * (768 * 96 * 2 + 96 + 768) + 76_900
+
+
+def test_pictures_of_recorded_runs(one: dict, tmp_path) -> None:
+    methods = finetuning_record.METHODS
+    starts = {"starts": {s: comparison(one, methods) for s in finetuning_record.STARTS}}
+    fig = plots_finetuning.strength(starts)
+    assert [ax.get_xscale() for ax in fig.axes[:4]] == ["linear", "linear", "log", "log"]
+    assert [text.get_text() for text in fig.axes[0].get_xticklabels()] == ["random", "weak", "strong"]
+    plots.save(fig, tmp_path / "a", starts)
+    families = {"shots": {c: comparison(one, tuple(finetuning_record.FAMILIES)) for c in ("1", "4")}}
+    fig = plots_finetuning.over_shots(families)
+    assert list(fig.axes[1].get_lines()[0].get_ydata()) == [one["test"][0]] * 2
+    fig = plots_finetuning.federated_or_alone(families)
+    assert isinstance(fig, Figure) and len(fig.axes) == 3
+    with pytest.raises(ValueError, match="name='nothing' is unknown, accepted: .*'strength'"):
+        finetuning_record.record("nothing")
+
+
+def test_what_is_trained_is_drawn() -> None:
+    vit = with_head(load_backbone("vit_weak").model, 16, generator(0, "head"))
+    fig, axes = plots.figure()
+    plots_finetuning.network(axes[0, 0], anatomy(tune(vit, "bias", generator(0, "t"))))
+    words = [text.get_text() for text in axes[0, 0].texts]
+    assert "head\n1,040" in words and words.count("attention\n256") == 4 and words.count("MLP\n320") == 4
+    fig, axes = plots.figure()
+    plots_finetuning.network(axes[0, 0], anatomy(tune(vit, "vpt_deep", generator(0, "t"), tokens=2)))
+    words = [text.get_text() for text in axes[0, 0].texts]
+    assert words.count("prompt\n128") == 4 and words.count("attention") == 4
+    rows = cost_table(vit, torch.zeros(2, 3, 32, 32), ("full", "bias"))
+    fig, axes = plots.figure()
+    plots_finetuning.times_less(axes[0, 0], rows)
+    heights = [bar.get_height() for bar in axes[0, 0].patches]
+    assert heights[0] == 1 and heights[1] == pytest.approx(rows[0]["bytes"] / rows[1]["bytes"])
+
+
+def test_a_short_recording(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setattr(finetuning_record, "SETUP", replace(SMALL, rounds=1))
+    monkeypatch.setattr(finetuning_record, "SHOTS", (1, 4))
+    monkeypatch.setattr(finetuning_record, "FAMILIES", {"ViT, linear head": Way("vit_strong", "head")})
+    monkeypatch.setattr(finetuning_runs, "GRIDS", {"linear": (0.01,)})
+    data = finetuning_record.record("clip", tmp_path / "runs", tmp_path)
+    assert set(data["shots"]) == {"1", "4"} and len(data["shots"]["1"]["runs"]["ViT, linear head"]) == 3
+    assert (tmp_path / "finetuning_clip.png").stat().st_size > 5000
+    assert json.loads((tmp_path / "finetuning_clip.json").read_text())["tuned_at"] == 4
+
+
+TUNED = Experiment(
+    "scenes",
+    {"per_class": 4, "test_per_class": 2},
+    clients=2,
+    model="vit",
+    model_options={"patch": 8},
+    start="vit_strong",
+    tuning="bias",
+    settings=Settings(1.0, lr=0.03, batch_size=16),
+)
+
+
+def test_an_experiment_says_what_is_trained() -> None:
+    assert Experiment.from_json(json.loads(json.dumps(TUNED.to_json()))) == TUNED
+    assert TUNED.key != TUNED.replace(tuning="full").key
+    assert {key: value for key, value in NETWORK.items() if key != "patch"} == {"dim": 64, "depth": 4, "heads": 4}
+    run, start = TUNED.build(), load_backbone("vit_strong").model.state_dict()
+    assert all(torch.equal(run.state[name], start[name]) for name in start if not name.startswith("head."))
+    run.run(1)
+    moved = {name for name in start if not torch.equal(run.state[name], run.state_at(0)[name])}
+    still = set(parameter_names(run.model)) - moved
+    assert moved <= set(parameter_names(run.model)) and "head.weight" in moved and "embed.bias" in moved
+    assert all(name.endswith("attention.k.bias") for name in still), "attention does not depend on a key's bias"
+    assert all(name.endswith("bias") or name == "head.weight" for name in moved)
+    with pytest.raises(ValueError, match="model is a .*accepted by 'bias'"):
+        TUNED.replace(model="small_cnn", model_options={}, start="random").build()
+    with pytest.raises(ValueError, match="start='vit_strong' has colour images of 32 x 32"):
+        TUNED.replace(dataset="digits", dataset_options={}, model_options={}).build()
+
+
+def test_the_workbench_shows_what_is_trained_and_accuracy_for_the_cost() -> None:
+    bench = Workbench(TUNED, views=VIEWS, band=False)
+    assert bench.experiment == TUNED.replace(evaluate_clients=False)
+    bench.run(1, block=True)
+    assert "trained: bias" in bench.panel.shown.value and "start: vit_strong" in bench.panel.shown.value
+    with pytest.raises(ValueError, match="tuning bias → full"):
+        bench.fork(tuning="full")
+    bench.set(tuning="full")
+    bench.run(1, block=True)
+    first, second = bench.runs
+    words = [text.get_text() for ax in trained_view(first, 1).axes for text in ax.texts]
+    assert "attention\n256" in words and "head\n1,040" in words
+    assert "15.9" in "".join(words).replace(" ", "") and "858" in "".join(words)
+    fig = budgets_view(second, 1)
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == [first.name, second.name]
+    sent = [line.get_xdata()[-1] for line in fig.axes[1].get_lines() if len(line.get_xdata()) == 2]
+    assert sent == [run.federation.history[-1].total.bytes / 1e6 for run in bench.runs]
+    bench.set(model="small_cnn", start="random")
+    assert bench.controls.tuning.disabled and bench.experiment.tuning == "full"
+    bench.run(1, block=True)
+    assert "vision transformers" in trained_view(bench.runs[2], 1).axes[0].texts[0].get_text()
+
+
+def test_the_panel_of_ways_follows_its_choices() -> None:
+    vit = with_head(load_backbone("vit_weak").model, 16, generator(0, "head"))
+    images = torch.zeros(4, 3, 32, 32)
+    networks = {"small ViT": (vit, images), "CLIP-tiny": (blank("clip_tiny", 1, 0), images)}
+    tuner = Tuner(networks, VOCABULARY, ("solid ring", "dotted bar"))
+    assert tuner.describe().startswith("3,984 of 214,608 numbers are trained and travel, 1,040 of them")
+    before = tuner.image.value
+    assert tuner.set(method="vpt_deep").family.value == "input" and tuner.image.value != before
+    assert "coop" not in dict(tuner.method.options).values()
+    tuner.set(network="CLIP-tiny", method="coop")
+    words = [text.get_text() for text in tuner.figure().axes[0].texts]
+    assert "prompt\n1,024" in words and tuner.describe().startswith("1,024 of ")
+    tuner.set(family="baseline")
+    assert tuner.method.value == "full" and "numbers are trained" in tuner.text.value
+    assert len(tuner.figure().axes[1].patches) == 3
