@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from fedlab_core.plots import LINE_COLORS, figure
 
@@ -104,10 +105,19 @@ def budgets(axes: Sequence[Axes], runs: Mapping[str, Sequence[Mapping[str, Any]]
             ax.axhline(target, color="0.35", linewidth=1, linestyle=":")
         ax.set(xlabel=label, ylim=(0, 1.02))
         if axis != "round":
-            ax.set_xscale("log")
+            logarithmic(ax)
         ax.grid(axis="y", color="0.92")
         ax.set_axisbelow(True)
     axes[0].set_ylabel("test accuracy")
+
+
+def logarithmic(ax: Axes) -> Axes:
+    """A logarithmic x axis with few, plain numbers."""
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
+    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.xaxis.set_minor_locator(NullLocator())
+    return ax
 
 
 def dots(ax: Axes, groups: Mapping[str, Mapping[str, Sequence[float]]]) -> Axes:

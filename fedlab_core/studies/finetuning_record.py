@@ -1,17 +1,12 @@
-"""Records the runs of the fine-tuning study: `python -m fedlab_core.studies.finetuning_record NAME ...`.
+"""The runs of the fine-tuning study that take longer: `python -m fedlab_core.studies finetuning_NAME ...`.
 
-Each name writes a picture and its data, figures/finetuning_NAME.png and .json. Finished runs are kept in `runs/`, so
-that a killed recording goes on where it was.
+Each name writes a picture and its data, figures/finetuning_NAME.png and .json.
 """
 
-import argparse
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from fedlab_core import plots
 from fedlab_core.plots import finetuning as plots_finetuning
@@ -97,17 +92,3 @@ def record(name: str, folder: Path | None = RUNS, out: Path = FIGURES) -> dict[s
     data = {**make(folder), "seeds": SEEDS, "grids": GRIDS, "options": OPTIONS}
     plots.save(draw(data), out / f"finetuning_{name}", data)
     return data
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="+", choices=list(STUDIES), help="what to record")
-    torch.set_num_threads(1)
-    for name in parser.parse_args(arguments).names:
-        record(name)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

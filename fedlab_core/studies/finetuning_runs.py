@@ -36,7 +36,7 @@ from fedlab_core.studies.record import once
 
 NO_EVALUATION = 10**6  # rounds between two evaluations by the loop; the study has its own
 GRIDS = {
-    "linear": (0.003, 0.01, 0.03, 0.1, 0.3),
+    "linear": (0.01, 0.03, 0.1, 0.3, 1.0),
     "cosine": (0.0003, 0.001, 0.003, 0.01, 0.03),
     "coop": (0.03, 0.1, 0.3, 1.0, 3.0),
 }

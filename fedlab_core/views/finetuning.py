@@ -57,7 +57,10 @@ def budgets_view(run: Run, round: int) -> Figure:
                     ax.plot(place, record.metrics["test_accuracy"], "o", color="black", markersize=7, fillstyle="none")
     for ax, label in zip(axes[0], ("round", "MB sent, both ways", "TFLOP, all clients"), strict=True):
         ax.set(xlabel=label, ylim=(0, 1.02))
-        ax.set(**({"xscale": "log"} if "MB" in label else {"xlim": (0, None)}))
+        if "MB" in label:
+            plots_finetuning.logarithmic(ax)
+        else:
+            ax.set_xlim(0, None)
         ax.grid(axis="y", color="0.92")
         ax.set_axisbelow(True)
     axes[0, 0].set_ylabel("test accuracy")
