@@ -40,6 +40,7 @@ class Setup:
         starts: recipes by name: the random one, the source, and further ones that are run on `SKEW` only.
         images, tests: handed out to the clients, and tested with.
         pixels: height and width that larger images are averaged down to.
+        mixtures: of the clients' models of the last round.
         grid: learning rates that are searched, from the middle, with seed 0.
         recalibrate_with: training examples that statistics of batch normalisation are also re-estimated with.
     """
@@ -51,6 +52,7 @@ class Setup:
     images: int
     tests: int
     pixels: int
+    mixtures: int = 20
     recalibrate_with: int | None = None
 
     @property
@@ -69,7 +71,7 @@ SETUPS = {
             "letters": (Supervised(options={"size": 28, "per_class": 150}, epochs=8, lr=0.05),),
             "fractal pairs": (Fractals("pairs", images=4096, epochs=5),),
         },
-        (0.03, 0.1, 0.3, 1.0, 3.0),
+        (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
         images=6000,
         tests=2000,
         pixels=28,
@@ -84,10 +86,11 @@ SETUPS = {
             "Caltech-101": (Supervised("caltech101", {"size": 16, "channels": 3}, epochs=6, lr=0.05),),
         },
         (0.01, 0.03, 0.1, 0.3, 1.0),
-        images=2000,
+        images=1500,
         tests=1000,
         pixels=16,
-        recalibrate_with=1024,
+        mixtures=10,
+        recalibrate_with=512,
     ),
 }
 
@@ -142,7 +145,8 @@ class Runner:
             result = outcome(trained_while_finite(federation, self.setup.rounds), made, self.data[1])
             if skew != "pooled":
                 again = self.setup.recalibrate_with
-                spread = probes.spread(federation, federation.round, recalibrate_with=again)
+                count, at = self.setup.mixtures, federation.round
+                spread = probes.spread(federation, at, count=count, recalibrate_with=again)
                 result["mixtures"] = {key: short(value) for key, value in spread.items()}
             self.folder.mkdir(parents=True, exist_ok=True)
             final = {name: tensor.contiguous() for name, tensor in federation.state.items()}
