@@ -200,11 +200,12 @@ def test_a_short_recording(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setattr(finetuning_record, "SETUP", replace(SMALL, rounds=1))
     monkeypatch.setattr(finetuning_record, "SHOTS", (1, 4))
     monkeypatch.setattr(finetuning_record, "FAMILIES", {"ViT, linear head": Way("vit_strong", "head")})
-    monkeypatch.setattr(finetuning_runs, "GRIDS", {"linear": (0.01,)})
+    for module in (finetuning_runs, finetuning_record):
+        monkeypatch.setattr(module, "GRIDS", {"linear": (0.01,)})
     data = finetuning_record.record("clip", tmp_path / "runs", tmp_path)
     assert set(data["shots"]) == {"1", "4"} and len(data["shots"]["1"]["runs"]["ViT, linear head"]) == 3
     assert (tmp_path / "finetuning_clip.png").stat().st_size > 5000
-    assert json.loads((tmp_path / "finetuning_clip.json").read_text())["tuned_at"] == 4
+    assert json.loads((tmp_path / "finetuning_clip.json").read_text())["grids"] == {"linear": [0.01]}
 
 
 TUNED = Experiment(

@@ -47,13 +47,13 @@ class Tuner:
         style = {"style": {"description_width": "70px"}, "layout": {"width": "300px"}}
         self.network = widgets.Dropdown(options=list(networks), description="Network", **style)
         self.family = widgets.Dropdown(options=list(FAMILIES), description="Family", value="backbone", **style)
-        self.method = widgets.Dropdown(options=self._methods("backbone"), description="Method", **style)
+        self.method = widgets.Dropdown(options=self._methods("backbone"), description="Way", **style)
         self.text = widgets.HTML()
-        self.image = widgets.Image(format="png", layout=widgets.Layout(width="780px", height="380px"))
+        self.image = widgets.Image(format="png", layout=widgets.Layout(width="640px", height="306px"))
         self.network.observe(self._family_changed, "value")
         self.family.observe(self._family_changed, "value")
         self.method.observe(self._changed, "value")
-        controls = widgets.VBox([self.network, self.family, self.method, self.text])
+        controls = widgets.VBox([self.network, self.family, self.method, self.text], layout={"min_width": "310px"})
         self.view = widgets.HBox([controls, self.image])
         self._changed(None)
 
