@@ -36,9 +36,9 @@ from fedlab_core.studies.record import once
 
 NO_EVALUATION = 10**6  # rounds between two evaluations by the loop; the study has its own
 GRIDS = {
-    "linear": (0.01, 0.03, 0.1, 0.3, 1.0),
-    "cosine": (0.0003, 0.001, 0.003, 0.01, 0.03),
-    "coop": (0.03, 0.1, 0.3, 1.0, 3.0),
+    "linear": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+    "cosine": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
+    "coop": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
 }
 """Learning rates tried, equally many for every method: by the classifier, since scaled cosines need smaller steps."""
 OPTIONS: dict[str, dict[str, Any]] = {"vpt_deep": {"tokens": 4}, "vpt_shallow": {"tokens": 4}, "lora": {"rank": 4}}
@@ -72,11 +72,11 @@ class Setup:
 
     def data(self, root: str | Path | None = None) -> Dataset:
         """The clients' data and the test pictures, loaded once."""
-        return _load(self.dataset, self.per_class, self.test_per_class, 0, None if root is None else str(root))
+        return _load(self.dataset, self.per_class, self.test_per_class, None if root is None else str(root))[0]
 
     def validation(self, root: str | Path | None = None) -> Dataset:
         """Further pictures, as its training part, to choose learning rates on."""
-        return _load(self.dataset, self.test_per_class, self.test_per_class, 1, None if root is None else str(root))
+        return _load(self.dataset, self.per_class, self.test_per_class, None if root is None else str(root))[1]
 
     def partition(self, seed: int, labels: Tensor) -> Partition:
         """Who holds what."""
@@ -85,11 +85,21 @@ class Setup:
 
 
 @lru_cache(maxsize=4)
-def _load(name: str, per_class: int, test_per_class: int, seed: int, root: str | None) -> Dataset:
+def _load(name: str, per_class: int, test_per_class: int, root: str | None) -> tuple[Dataset, Dataset]:
+    """Data of the clients with the test, and other pictures."""
     if name == "scenes":
-        return load_dataset(name, per_class=per_class, test_per_class=test_per_class, seed=seed)
+        counts = ((per_class, 0), (test_per_class, 1))
+        first, second = (
+            load_dataset(name, per_class=count, test_per_class=test_per_class, seed=seed) for count, seed in counts
+        )
+        return first, second
     data = load_dataset(name, root)
-    return data.subset(per_class * data.num_classes, test_per_class * data.num_classes, seed)
+    own, others = per_class * data.num_classes, test_per_class * data.num_classes
+    order = torch.randperm(len(data.x), generator=generator(0, "pictures of the study"))
+    parts = [order[:own].sort().values, order[own : own + others].sort().values]
+    small = data.subset(own, others)
+    first, second = (replace(small, x=data.x[part], y=data.y[part]) for part in parts)
+    return first, second
 
 
 @dataclass(frozen=True)
