@@ -133,13 +133,13 @@ def test_a_standard_run_is_kept_with_its_final_state(tmp_path, monkeypatch) -> N
         experiment=experiment,
         rounds=2,
         starts=starts,
-        grid=(0.1,),
         images=60,
         tests=40,
         pixels=4,
         recalibrate_with=40,
     )
     monkeypatch.setattr(standard_runs, "HELD_OUT", 0.1)
+    monkeypatch.setattr(standard_runs, "GRID", (0.1,))
     data = standard_runs.runs(small, tmp_path)
     assert {(row["start"], row["skew"], row["seed"]) for row in data["rows"]} == {
         (start, skew, seed) for start in starts for skew in ("IID", "Dir(0.05)", "pooled") for seed in (0, 1, 2)

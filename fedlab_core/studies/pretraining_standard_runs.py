@@ -22,7 +22,7 @@ from fedlab_core.references import centralised
 from fedlab_core.settings import Settings
 from fedlab_core.state import State
 from fedlab_core.studies.pretraining_rows import Row, chosen_lr, tuned
-from fedlab_core.studies.pretraining_runs import SKEWS, hold_out, outcome, short, trained_while_finite
+from fedlab_core.studies.pretraining_runs import GRID, SKEWS, hold_out, outcome, short, trained_while_finite
 from fedlab_core.studies.record import once
 
 SEEDS = (0, 1, 2)
@@ -41,14 +41,12 @@ class Setup:
         images, tests: handed out to the clients, and tested with.
         pixels: height and width that larger images are averaged down to.
         mixtures: of the clients' models of the last round.
-        grid: learning rates that are searched, from the middle, with seed 0.
         recalibrate_with: training examples that statistics of batch normalisation are also re-estimated with.
     """
 
     experiment: Experiment
     rounds: int
     starts: Mapping[str, tuple[Any, ...]]
-    grid: tuple[float, ...]
     images: int
     tests: int
     pixels: int
@@ -71,7 +69,6 @@ SETUPS = {
             "letters": (Supervised(options={"size": 28, "per_class": 150}, epochs=8, lr=0.05),),
             "fractal pairs": (Fractals("pairs", images=4096, epochs=5),),
         },
-        (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
         images=6000,
         tests=2000,
         pixels=28,
@@ -85,7 +82,6 @@ SETUPS = {
             "random": (),
             "Caltech-101": (Supervised("caltech101", {"size": 16, "channels": 3}, epochs=6, lr=0.05),),
         },
-        (0.01, 0.03, 0.1, 0.3, 1.0),
         images=1500,
         tests=1000,
         pixels=16,
@@ -186,11 +182,12 @@ class Runner:
 
 
 def runs(setup: Setup, folder: Path) -> dict[str, Any]:
-    """All runs of a setup: the random start and the source on every skew, further starts on `SKEW` only."""
+    """All runs of a setup: the random start and the source on every skew, further starts on `SKEW` only; rates are
+    searched in the grid of the quick study, with the first seed."""
     runner, rows = Runner(setup, prepare(setup), folder), []
     for start, skew in product(setup.starts, ("IID", SKEW, "pooled")):
         if start in ("random", setup.source) or skew == SKEW:
-            found = tuned(partial(runner.run, start, skew), {"lr": setup.grid}, SEEDS, SEEDS[:1])
+            found = tuned(partial(runner.run, start, skew), {"lr": GRID}, SEEDS, SEEDS[:1])
             rows += [{"start": start, "skew": skew, "method": "fedavg"} | row for row in found]
     lines = [runner.lines(rows, seed) for seed in SEEDS]
     return {
@@ -200,7 +197,7 @@ def runs(setup: Setup, folder: Path) -> dict[str, Any]:
         "data": runner.data[0].notes,
         "pixels": setup.pixels,
         "rounds": setup.rounds,
-        "grid": setup.grid,
+        "grid": GRID,
         "seeds": SEEDS,
         "rows": rows,
         "lines": lines,
