@@ -19,7 +19,7 @@ METHODS = ("full", "head", "bias", "vpt_deep", "adapter")
 SHOTS = (1, 4, 16)
 TUNED_AT = 4  # shots at which the learning rates of federated and local-only training are searched
 SETUP = Setup()
-PHOTOGRAPHS = Setup("cifar10", 200, 100, shots=None, steps=8, batch_size=32, rounds=10, every=5)
+PHOTOGRAPHS = Setup("cifar10", 200, 50, shots=None, steps=8, batch_size=32, rounds=8, every=4)
 FAMILIES = {
     "CLIP, text head": Way("clip_tiny", "bias", "text_frozen"),
     "CLIP, text head, trained": Way("clip_tiny", "bias", "text_init"),
