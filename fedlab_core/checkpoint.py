@@ -134,7 +134,11 @@ def _to_tensors(snapshot: Snapshot, first: Snapshot) -> State:
     known = {} if snapshot is first else first.state
     parts = {"state": {n: t for n, t in snapshot.state.items() if known.get(n) is not t}, "server": snapshot.server}
     parts |= {f"client-{client}": memory for client, memory in snapshot.clients.items()}
-    return {f"{part}/{n}": t.cpu().clone() for part, tensors in parts.items() for n, t in tensors.items()}
+    return {
+        f"{part}/{n}": t.cpu().clone(memory_format=torch.contiguous_format)
+        for part, tensors in parts.items()
+        for n, t in tensors.items()
+    }
 
 
 def _from_tensors(round: int, tensors: State, order: Iterable[str], first: Snapshot | None) -> Snapshot:

@@ -15,6 +15,9 @@ from small import equal, small_data, small_federation, split
 from fedlab_core.checkpoint import method_to_json
 from fedlab_core.federation import Federation
 from fedlab_core.methods import FedAvg, FedProx, Scaffold, build_method
+from fedlab_core.models import build_model
+from fedlab_core.randomness import generator
+from fedlab_core.settings import Settings
 
 ROUNDS = 12
 
@@ -51,6 +54,16 @@ def test_a_loaded_run_is_the_saved_one_and_goes_on_as_if_never_saved(tmp_path: P
     assert loaded.history == straight.history and equal(loaded.state, straight.state)
     assert equal(loaded.state_at(3), straight.state_at(3))
     assert equal(loaded.client_state(2), straight.client_state(2))
+
+
+def test_a_run_of_another_memory_layout_goes_on_with_the_same_bits(tmp_path: Path) -> None:
+    data, partition = small_data(40), split(20, 20)
+    model = build_model("small_cnn", data.input_shape, data.num_classes, generator(0, "initial weights"), norm="batch")
+    settings = Settings(1.0, batch_size=5, batch_norm="average", channels_last=True)
+    straight = Federation(data, partition, model, settings).run(3)
+    Federation(data, partition, model, settings).run(2).save(tmp_path)
+    loaded = Federation.load(tmp_path, data, partition, model).run(1)
+    assert loaded.history == straight.history and equal(loaded.state, straight.state)
 
 
 def test_a_fork_is_saved_with_its_past(tmp_path: Path) -> None:

@@ -94,4 +94,5 @@ def _number(value: float | None) -> float | int | str | None:
         return value
     if not math.isfinite(value):
         return "never" if value == math.inf else str(value)
-    return float(f"{value:.4g}")
+    rounded = float(f"{value:.4g}")
+    return rounded if math.isfinite(rounded) else value  # the largest of all cannot be rounded up
