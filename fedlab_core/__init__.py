@@ -5,7 +5,7 @@ Ground floor
 One round
     state, settings                                         parameters and buffers by name; what a run depends on
     methods/                                                what differs between algorithms: hooks around one loop
-    engines/                                                where clients run: loop (reference), threads, stacked, auto
+    engines/                                                where clients run: loop (reference), threads, stacked, ray
     costs, drift, sampling, history                         bytes and steps, geometry of updates, who takes part
     federation, checkpoint, references, experiment          the loop; saved runs; what to compare with; a run as data
 What the papers add
