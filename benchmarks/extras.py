@@ -3,6 +3,7 @@
 import multiprocessing
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.models import build_model
 from fedlab_core.partition import iid
+from fedlab_core.probes import plane_through, scan
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 from fedlab_core.state import State, get_state, set_state
@@ -89,6 +91,31 @@ def many_states(model: str, engine: str, points: int) -> float:
     return (time.perf_counter() - began) / together
 
 
+def plane(peak: float, size: int) -> dict[str, float]:
+    """A plane through three rounds of the 2NN (0.2 million multiply-adds) on 2,000 images, size x size points: seconds
+    of the scan and of the same one point by point, and the scan's share of the matmul peak in per cent."""
+    task = TASKS["2nn"].quick()
+    federation, data = task.federation("auto"), task.data()
+    federation.dataset = replace(data, test_x=data.x[:2000], test_y=data.y[:2000])
+    federation.run(2)
+    names = [name for name, parameter in federation.model.named_parameters() if parameter.requires_grad]
+    through = plane_through(*(federation.state_at(round) for round in range(3)), names)
+    seconds = {}
+    for engine in ("auto", "loop"):
+        run = federation.fork(engine, engine=engine)
+        run.evaluate_states([run.state] * 2)
+        began = time.perf_counter()
+        for _ in scan(run, through, size=size):
+            pass
+        seconds[engine] = time.perf_counter() - began
+    operations = 2 * size**2 * 2000 * sum(p.numel() for p in federation.model.parameters() if p.ndim == 2)
+    return {
+        "seconds": seconds["auto"],
+        "seconds_point_by_point": seconds["loop"],
+        "percent_of_peak": 100 * operations / seconds["auto"] / peak,
+    }
+
+
 def accuracies(seeds: int, rounds: int) -> dict[str, list[float]]:
     """Test accuracy on the digits after the same rounds with loop, threads and stacked, one per seed."""
     base = Experiment(clients=20, partition="dirichlet", settings=Settings(0.5, lr=0.1, evaluate_every=rounds))
@@ -101,14 +128,20 @@ def accuracies(seeds: int, rounds: int) -> dict[str, list[float]]:
     }
 
 
-def measure(quick: bool) -> dict[str, Any]:
-    """All of it; the memory of the million clients in a process of its own."""
+def measure(quick: bool, peak: float) -> dict[str, Any]:
+    """All of it; the memory of the million clients in a process of its own.
+
+    Args:
+        quick: less of everything.
+        peak: operations per second of a large matrix product.
+    """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         many = pool.map(million, [0])[0]
     points = 125 if quick else 625
     found: dict[str, Any] = {
         "million_clients": many,
         "plane_scan_ratio": {"2nn": many_states("2nn", "stacked", points), "cnn": many_states("cnn", "stacked", 16)},
+        "plane": plane(peak, 9 if quick else 25),
         "overhead_share": {"2nn, stacked": overhead("2nn", "stacked", 3 if quick else 10)},
         "accuracy": accuracies(2 if quick else 5, 10),
     }

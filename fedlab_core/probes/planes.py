@@ -156,7 +156,7 @@ def scan(
 ) -> Iterator[Landscape]:
     """The loss on a grid of the plane, coarse grid first: every landscape has all points of the one before and more.
 
-    The run's engine evaluates up to 64 points at a time: "stacked" and "auto" take dense networks' points together, 16
+    The run's engine evaluates up to 64 points at a time: "stacked" and "auto" take dense networks' points together, 8
     in one product per layer, and networks with convolutions, whose products are large already, one per core.
 
     Args:

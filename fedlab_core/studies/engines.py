@@ -43,7 +43,7 @@ def costs_claim() -> Claim:
     bench = recorded("bench") or {}
     memory = {row["engine"]: row["peak_mib"] for row in bench.get("rows", []) if row["model"] == "2nn"}
     overhead, many = bench.get("overhead_share", {}), bench.get("million_clients", {})
-    scan = bench.get("plane_scan_ratio", {})
+    scan, plane = bench.get("plane_scan_ratio", {}), bench.get("plane", {})
     return Claim(
         id="engines.costs",
         text="What a round costs besides the clients' work, a federation of 1,000,000 clients of whom 10 take part, "
@@ -57,6 +57,7 @@ def costs_claim() -> Claim:
             "million clients: seconds to start": Range(high=5),
             "million clients: MiB beyond the data": Range(high=1024),
             "625 points, 2NN: times faster": Range(low=2),
+            "plane of 25 x 25 points, 2,000 images: times faster": Range(low=1),
         },
         measured={
             "2NN: peak memory, MiB": memory.get("auto"),
@@ -66,6 +67,11 @@ def costs_claim() -> Claim:
             "million clients: MiB beyond the data": many.get("mib_beyond_data"),
             "625 points, 2NN: times faster": scan.get("2nn"),
             "16 points, CNN: times faster": scan.get("cnn"),
+            "plane of 25 x 25 points, 2,000 images: times faster": plane["seconds_point_by_point"] / plane["seconds"]
+            if plane
+            else None,
+            "plane of 25 x 25 points: seconds": plane.get("seconds"),
+            "plane of 25 x 25 points: % of the matmul peak": plane.get("percent_of_peak"),
         },
     )
 
