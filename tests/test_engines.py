@@ -204,6 +204,23 @@ def test_stacked_evaluates_many_states_as_one_by_one() -> None:
             assert ours == pytest.approx(theirs, rel=1e-12)
 
 
+@pytest.mark.parametrize(("name", "norm"), [("mlp", "batch"), ("small_cnn", "batch"), ("vit", "none"), ("2nn", "none")])
+def test_states_that_share_tensors_are_evaluated_together(name: str, norm: str) -> None:
+    data = drawn_data("image", 40)
+    options = {"dim": 8, "depth": 1} if name == "vit" else {}
+    model = build_model(name, data.input_shape, 3, generator(0, "initial weights"), norm=norm, **options)
+    federation = Federation(data, split(20, 20), model, Settings(batch_norm="average" if norm == "batch" else None))
+    state = federation.state
+    last = list(state)[-1]
+    states = [state, state, {**state, last: state[last] + 1}]
+    together = federation.fork("stacked", engine="stacked")
+    for engine in (StackedEngine(2), StackedEngine(1)):
+        together.engine = engine
+        found = together.evaluate_states(states[:2]) + together.evaluate_states(states)
+        for ours, theirs in zip(found, federation.evaluate_states([*states[:2], *states]), strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-5)
+
+
 def test_stacked_stops_between_steps() -> None:
     federation = small_federation(split(6, 6, 6), batch_size=1)
     work, asked = federation._work(federation.segments[0], {}, 1), []

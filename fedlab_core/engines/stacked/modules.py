@@ -63,7 +63,7 @@ class StackedLinear(_Stacked, nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         clients, out, width = self.weight.shape
         if len(x) == self.fold.examples and clients > 1 and not torch.is_grad_enabled():  # one product with all weights
-            y = F.linear(x, self.weight.view(-1, width), None if self.bias is None else self.bias.flatten())
+            y = F.linear(x, self.weight.flatten(0, 1), None if self.bias is None else self.bias.flatten())
             return y.unflatten(-1, (clients, out)).movedim(-2, 0).flatten(0, 1)
         x = self.folded(x)
         y = affine(x.reshape(clients, -1, width), self.weight, self.bias, self.fold.descent)
@@ -114,7 +114,7 @@ class StackedBatchNorm(_Stacked, nn.modules.batchnorm._BatchNorm):
         if self.training and self.track_running_stats:
             self.num_batches_tracked += 1
         mean, variance = (None, None) if self.running_mean is None else (self.running_mean, self.running_var)
-        tensors = [None if t is None else t.view(-1) for t in (mean, variance, self.weight, self.bias)]
+        tensors = [None if t is None else t.flatten() for t in (mean, variance, self.weight, self.bias)]
         return _unfold(F.batch_norm(_channels(x, clients), *tensors, own, self.momentum, self.eps), clients)
 
     def _filled_up(self, x: Tensor, real: Tensor) -> Tensor:
