@@ -173,6 +173,7 @@ def overview(data: Mapping[str, Data]) -> Any:
         plots_probes.loss_lines(row[1], found["lines"][0])
         row[0].set_title(name)
         row[1].set(title=f"{name}, seed 0", ylabel="test loss (nats)")
+        row[1].set_ylim(0, 1.15 * row[1].get_ylim()[1] if len(found["lines"][0]) > 3 else None)  # room for the legend
         if len(found["lines"][0]) > 3:  # the room is below the lines then
             row[1].legend(loc="lower center")
     return fig
