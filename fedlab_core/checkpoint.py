@@ -20,7 +20,6 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-import fedlab_core.batchnorm  # noqa: F401  (makes its methods known by name)
 from fedlab_core.data import Dataset
 from fedlab_core.federation import Federation, Segment
 from fedlab_core.history import Record, Snapshot

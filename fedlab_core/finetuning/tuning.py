@@ -30,11 +30,13 @@ class Tuning:
         family: a key of `FAMILIES`.
         title: what it trains besides the classifier, in a few words.
         options: arguments of `tune` that it takes, with their defaults.
+        of_clip: whether it needs a CLIP, be it its text tower or its embedding.
     """
 
     family: str
     title: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    of_clip: bool = False
 
 
 TUNINGS: dict[str, Tuning] = {
@@ -44,10 +46,10 @@ TUNINGS: dict[str, Tuning] = {
     "layer_norm": Tuning("backbone", "gains and biases of the LayerNorms"),
     "vpt_shallow": Tuning("input", "tokens before the first block", {"tokens": 10}),
     "vpt_deep": Tuning("input", "tokens before every block", {"tokens": 10}),
-    "coop": Tuning("input", "tokens before the class names; no classifier", {"tokens": 16}),
+    "coop": Tuning("input", "tokens before the class names; no classifier", {"tokens": 16}, of_clip=True),
     "adapter": Tuning("modules", "a bottleneck in every block", {"reduction": 8, "shared": False}),
     "lora": Tuning("modules", "low-rank updates of q and v", {"rank": 8, "alpha": 8.0, "freeze_a": False}),
-    "fedclip": Tuning("modules", "a gate on CLIP's image embedding"),
+    "fedclip": Tuning("modules", "a gate on CLIP's image embedding", of_clip=True),
 }
 """Every way to fine-tune, by name."""
 

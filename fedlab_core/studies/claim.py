@@ -1,6 +1,7 @@
 """A claim: what was expected, what was measured, and a verdict that follows from the two."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -87,6 +88,12 @@ class Claim:
             "seeds": list(self.seeds),
             "verdict": self.verdict,
         }
+
+
+def differences(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation, over the seeds, of a minus b."""
+    values = [x - y for x, y in zip(a, b, strict=True)]
+    return statistics.fmean(values), statistics.stdev(values)
 
 
 def _number(value: float | None) -> float | int | str | None:

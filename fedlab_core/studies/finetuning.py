@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fedlab_core.finetuning import cost_table, meta_vit_b_16, payload_table
-from fedlab_core.studies.claim import Claim, Range
+from fedlab_core.studies.claim import Claim, Range, differences
 from fedlab_core.studies.finetuning_runs import until
 from fedlab_core.studies.record import recorded
 
@@ -63,10 +63,10 @@ def ends(runs: Sequence[Mapping[str, Any]], measure: str = "test") -> list[float
     return [one["clients"][measure] for one in runs]
 
 
-def differences(a: Sequence[float], b: Sequence[float], name: str) -> dict[str, float]:
-    """Mean and standard deviation of paired differences."""
-    each = [x - y for x, y in zip(a, b, strict=True)]
-    return {name: mean(each), f"{name}, sd": stdev(each)}
+def compared(a: Sequence[float], b: Sequence[float], name: str) -> dict[str, float]:
+    """Two parts of a claim: mean and standard deviation of a minus b."""
+    average, spread = differences(a, b)
+    return {name: average, f"{name}, sd": spread}
 
 
 def levels(
@@ -94,9 +94,9 @@ def strength_claim(data: Mapping[str, Any] | None = None) -> Claim:
         }
         strong = starts["strong"]
         best = max((name for name in strong if name != "bias"), key=lambda name: mean(ends(strong[name])))
-        measured = differences(ends(strong["bias"]), ends(strong[best]), names[0])
-        measured |= {names[1]: mean(gap["random"]), f"{names[1]}, sd": stdev(gap["random"])}
-        measured |= differences(gap["strong"], gap["random"], names[2])
+        measured = compared(ends(strong["bias"]), ends(strong[best]), names[0])
+        measured |= compared(ends(starts["random"]["bias"]), ends(starts["random"]["full"]), names[1])
+        measured |= compared(gap["strong"], gap["random"], names[2])
         for name, one in data["starts"].items():
             measured |= levels(one["runs"], f"{name}: ", one["lr"])
     return Claim(
@@ -130,7 +130,7 @@ def clip_claim(data: Mapping[str, Any] | None = None) -> Claim:
         pairs.append((ends(few[text]), ends(few["ViT, prototype head"])))
         measured = {}
         for name, (a, b) in zip(expected, pairs, strict=True):
-            measured |= differences(a, b, name)
+            measured |= compared(a, b, name)
         measured["zero-shot"] = mean(one["test"][0] for one in few[text])
         measured["prototypes before training, 1 shot"] = mean(one["test"][0] for one in few["ViT, prototype head"])
         for count, one in data["shots"].items():
@@ -160,14 +160,14 @@ def local_claim(data: Mapping[str, Any] | None = None) -> Claim:
             prefix = "" if method == "bias" else "full, "
             for count in shots:
                 together, alone = (data["shots"][count]["runs"][f"{method}, {w}"] for w in ("federated", "alone"))
-                found |= differences(ends(together), ends(alone), f"{prefix}{count}: all classes, FL minus alone")
+                found |= compared(ends(together), ends(alone), f"{prefix}{count}: all classes, FL minus alone")
                 own = f"{prefix}{count}: own distribution, FL minus alone"
-                found |= differences(ends(together, "own"), ends(alone, "own"), own)
+                found |= compared(ends(together, "own"), ends(alone, "own"), own)
                 gaps = [
                     [a - b for a, b in zip(ends(runs, "train"), ends(runs, "own"), strict=True)]
                     for runs in (alone, together)
                 ]
-                found |= differences(*gaps, f"{prefix}{count}: train minus own, alone minus FL")
+                found |= compared(*gaps, f"{prefix}{count}: train minus own, alone minus FL")
         measured |= others
     return Claim(
         id="finetuning.local",
@@ -255,7 +255,7 @@ def caltech_cifar_claim(data: Mapping[str, Any] | None = None) -> Claim:
         pairs.append((ends(learnt["bias"]), ends(learnt["head"])))
         measured = {}
         for name, (a, b) in zip(expected, pairs, strict=True):
-            measured |= differences(a, b, name)
+            measured |= compared(a, b, name)
         for name, one in data["starts"].items():
             measured |= levels(one["runs"], f"{name}: ", one["lr"])
     return Claim(

@@ -14,8 +14,8 @@ from typing import Any
 from fedlab_core.plots import figure, save
 from fedlab_core.plots import probes as plots_probes
 from fedlab_core.studies import pretraining_standard
-from fedlab_core.studies.claim import Claim, Range
-from fedlab_core.studies.pretraining_rows import RATES, Row, best, differences, finals, gaps
+from fedlab_core.studies.claim import Claim, Range, differences
+from fedlab_core.studies.pretraining_rows import RATES, Row, best, finals, gaps
 from fedlab_core.studies.pretraining_runs import SKEWS, SSL_ROUNDS
 from fedlab_core.studies.record import FIGURES, RUNS, recorded
 

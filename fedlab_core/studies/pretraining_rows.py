@@ -96,12 +96,6 @@ def finals(rows: Sequence[Row], **where: Any) -> list[float]:
     return [row["test"] for row in best(rows, **where)]
 
 
-def differences(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation, over the seeds, of a minus b."""
-    values = [x - y for x, y in zip(a, b, strict=True)]
-    return statistics.fmean(values), statistics.stdev(values)
-
-
 def gaps(rows: Sequence[Row], start: str, skew: str) -> list[float]:
     """Centralised minus federated accuracy of each seed."""
     central, fed = (finals(rows, start=start, skew=where, method="fedavg") for where in ("pooled", skew))

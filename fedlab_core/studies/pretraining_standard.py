@@ -12,8 +12,8 @@ from typing import Any
 
 from fedlab_core.plots import figure, save
 from fedlab_core.plots import probes as plots_probes
-from fedlab_core.studies.claim import Claim, Range
-from fedlab_core.studies.pretraining_rows import best, chosen_lr, differences, finals, gaps
+from fedlab_core.studies.claim import Claim, Range, differences
+from fedlab_core.studies.pretraining_rows import best, chosen_lr, finals, gaps
 from fedlab_core.studies.pretraining_standard_runs import SETUPS, SKEW, runs
 from fedlab_core.studies.record import FIGURES, RUNS, recorded
 

@@ -35,7 +35,6 @@ POLICY_LABELS = {
     "frozen": "frozen statistics (FixBN)",
     "total_variance": "average, total variance",
 }
-OF_CLIP = ("coop", "fedclip")
 BATCH_SIZES = (1, 2, 5, 10, 20, 32, 50, 64, 100, 128, 200)
 
 
@@ -79,7 +78,7 @@ class Controls:
         self.start = fields.dropdown(
             "Start", list(STARTS), "what the network has learnt before; learnt once, then kept"
         )
-        ways = [(f"{way.family}: {way.title}", name) for name, way in TUNINGS.items() if name not in OF_CLIP]
+        ways = [(f"{way.family}: {way.title}", name) for name, way in TUNINGS.items() if not way.of_clip]
         self.tuning = fields.dropdown(
             "Fine-tune", ways, "what is trained besides the classifier, and travels; of a vit"
         )

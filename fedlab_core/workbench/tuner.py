@@ -87,7 +87,7 @@ class Tuner:
 
     def _methods(self, family: str) -> list[tuple[str, str]]:
         clip = isinstance(self._networks[self.network.value][0], CLIP)
-        fits = [n for n, way in TUNINGS.items() if way.family == family and (clip or n not in ("coop", "fedclip"))]
+        fits = [n for n, way in TUNINGS.items() if way.family == family and (clip or not way.of_clip)]
         return [(f"{name}: {TUNINGS[name].title}", name) for name in fits]
 
     def _measure(self, network: str, method: str) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class DenseStack:
         self.transposed = [weight.transpose(1, 2) for weight in self.weights]
         self.biases = [state[f"{name}.bias"] for name in layers]
         self.rows = [bias[:, None] for bias in self.biases]
-        self.keep, self.lr = 1 - descent.lr * descent.decay, descent.lr
+        self.descent = descent
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """The input of every layer and the logits, (clients, B, width) each, from examples (clients * B, ...)."""
@@ -61,8 +61,6 @@ class DenseStack:
         for layer in reversed(range(len(self.weights))):
             x, weight, bias = values[layer], self.weights[layer], self.biases[layer]
             below = torch.bmm(g, weight) if layer else g
-            weight.baddbmm_(g.transpose(1, 2), x, beta=self.keep, alpha=-self.lr)
-            if self.keep != 1:
-                bias.mul_(self.keep)
-            bias.sub_(g.sum(1), alpha=self.lr)
+            self.descent.weight(weight, g, x)
+            self.descent.bias(bias, g.sum(1))
             g = torch.ops.aten.threshold_backward(below, x, 0) if layer else g

@@ -18,13 +18,23 @@ class Descent:
     lr: float
     decay: float
 
+    def weight(self, weight: Tensor, g: Tensor, x: Tensor) -> None:
+        """Steps a weight (clients, out, in) along g^T x, from g (clients, rows, out) and x (clients, rows, in)."""
+        weight.baddbmm_(g.transpose(1, 2), x, beta=1 - self.lr * self.decay, alpha=-self.lr)
+
+    def bias(self, bias: Tensor, gradient: Tensor) -> None:
+        """Steps a bias."""
+        if self.decay:
+            bias.mul_(1 - self.lr * self.decay)
+        bias.sub_(gradient, alpha=self.lr)
+
 
 def _descend(weight: Tensor, g: Tensor, x: Tensor, descent: Descent | None) -> None:
     """The gradient g^T x of a weight (clients, out, in), from g (clients, rows, out) and x (clients, rows, in): taken
     as a step, or left in `weight.grad`, whose memory is used again and again."""
     with torch.no_grad():
         if descent is not None:
-            weight.baddbmm_(g.transpose(1, 2), x, beta=1 - descent.lr * descent.decay, alpha=-descent.lr)
+            descent.weight(weight, g, x)
             return
         if weight.grad is not None:
             weight.grad.baddbmm_(g.transpose(1, 2), x)
@@ -49,9 +59,7 @@ class _Affine(torch.autograd.Function):
         bias = g.sum(1) if ctx.needs_input_grad[2] else None
         if bias is not None and ctx.bias.is_leaf and ctx.descent is not None:
             with torch.no_grad():
-                if ctx.descent.decay:
-                    ctx.bias.mul_(1 - ctx.descent.lr * ctx.descent.decay)
-                ctx.bias.sub_(bias, alpha=ctx.descent.lr)
+                ctx.descent.bias(ctx.bias, bias)
             bias = None
         if ctx.needs_input_grad[1]:
             _descend(ctx.weight, g, x, ctx.descent)
