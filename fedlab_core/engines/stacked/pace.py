@@ -5,6 +5,7 @@ import time
 import torch
 
 WARM, MEASURED = 1, 2  # steps at one number of threads: the first few are not measured, the others are
+TRIAL = WARM + MEASURED
 SLOWER = 3.0  # a step that takes so many times longer than on one core had to wait for a core
 MOST = 32  # rounds without another trial, at most
 
@@ -13,8 +14,12 @@ class Pace:
     """Threads of each operation, from step to step.
 
     The threads of one operation wait for the last of them. That pays where cores are idle and costs a multiple where
-    one is taken away meanwhile. So every round tries both on its first steps, and goes back to one thread at the first
-    step that had to wait; after rounds in which that was so, some go without a trial.
+    one is taken away meanwhile. So a round tries both on its first steps, and goes back to one thread at the first
+    step that had to wait; after rounds in which that was so, some go without a trial. A round after one that gained
+    begins with all threads.
+
+    There are never more threads than clients: products of one client's matrices are rounded in another way if they
+    are spread, and with fewer threads than clients every client's stay on one core.
 
     Args:
         cores: threads to spread over; 1 never tries.
@@ -22,39 +27,43 @@ class Pace:
 
     def __init__(self, cores: int) -> None:
         self.cores, self._pause, self._skip = cores, 0, 0
+        self._clients, self._gained = 0, False
 
     def begin(self, clients: int) -> None:
         """A new round: to be called before its first step, in the thread that computes."""
-        self._step, self._single, self._wide = 0, float("inf"), float("inf")
+        known = self._gained and clients == self._clients
         self._trying = self.cores > 1 and clients > 1 and not self._skip
         self._skip = max(0, self._skip - 1)
+        self._clients, self._gained, self._wide = clients, False, float("inf")
+        self._step = TRIAL if known else 0
+        self._single = self._single if known else float("inf")
+        self._began, self._threads = float("-inf"), 1
         torch.set_num_threads(1)
 
     def step(self, clients: int) -> None:
         """To be called before every step.
 
         Args:
-            clients: how many still train. A product of one client's matrices would be rounded in another way if it were
-                spread; with several, every client's stays on one core.
+            clients: how many still train.
         """
         if not self._trying:
             return
-        now = time.perf_counter()
-        taken = now - self._began if self._step else 0.0
-        trial = WARM + MEASURED
-        if WARM < self._step <= trial:
+        taken = time.perf_counter() - self._began
+        if WARM < self._step <= TRIAL:
             self._single = min(self._single, taken)
-        elif self._step > trial + WARM:
+        elif self._step > TRIAL + WARM:
             self._wide = min(self._wide, taken)
-        waited = self._step > trial and taken > SLOWER * self._single
-        lost = self._step == 2 * trial and self._wide > self._single
-        if clients < 2 or waited or lost:
-            torch.set_num_threads(1)
+        waited = self._step > TRIAL and taken > SLOWER * self._single
+        lost = self._step == 2 * TRIAL and self._wide > self._single
+        if waited or lost or clients == 1:
             self._trying = False
-            self._pause = min(MOST, 2 * self._pause + 1) if waited or lost else self._pause
-            self._skip = self._pause if waited or lost else 0
-        elif self._step == trial:
-            torch.set_num_threads(self.cores)
-        elif self._step == 2 * trial:
-            self._pause = 0
+        if waited or lost:
+            self._gained, self._pause = False, min(MOST, 2 * self._pause + 1)
+            self._skip = self._pause
+        elif self._step == 2 * TRIAL:
+            self._gained, self._pause = True, 0
+        threads = min(self.cores, clients) if self._trying and self._step >= TRIAL else 1
+        if threads != self._threads:
+            torch.set_num_threads(threads)
+        self._threads = threads
         self._step, self._began = self._step + 1, time.perf_counter()
