@@ -4,6 +4,8 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import torch
+
 SCHEDULES = ("constant", "exponential", "cosine")
 WEIGHTINGS = {
     "examples": "n_k / (examples of the sampled clients), the erratum's form",
@@ -34,8 +36,8 @@ class Settings:
         evaluate_every: rounds between two evaluations of the global model.
         evaluate_clients: also evaluate every sampled client's model, after its local training, on the global test set.
         double: compute in float64 instead of float32 (for exact identities).
-        channels_last: lay images and convolutions out channel by channel within each pixel, which makes convolutions
-            faster and changes their rounding.
+        channels_last: lay images and convolutions out channel by channel within each pixel; None does so on a CPU,
+            where it makes convolutions and poolings faster. It changes their rounding.
         mixed_precision: compute the products and convolutions of local training in bfloat16 (`torch.autocast`);
             weights, gradients, steps and evaluation stay float32.
         device: a torch device, "cpu" or "cuda".
@@ -58,7 +60,7 @@ class Settings:
     evaluate_every: int = 1
     evaluate_clients: bool = False
     double: bool = False
-    channels_last: bool = False
+    channels_last: bool | None = None
     mixed_precision: bool = False
     device: str = "cpu"
     engine: str = "loop"
@@ -87,6 +89,12 @@ class Settings:
         for name, accepted in (("lr_schedule", SCHEDULES), ("weighting", tuple(WEIGHTINGS))):
             if getattr(self, name) not in accepted:
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown, accepted: {list(accepted)}")
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The layout of images and of convolutions' weights, from `channels_last`."""
+        chosen = torch.device(self.device).type == "cpu" if self.channels_last is None else self.channels_last
+        return torch.channels_last if chosen else torch.contiguous_format
 
     def lr_at(self, round: int) -> float:
         """Learning rate of a round (the first is 1)."""

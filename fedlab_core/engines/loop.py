@@ -11,7 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedlab_core.data import Dataset
 from fedlab_core.engines import Task, Work
-from fedlab_core.methods import Update, task_loss
+from fedlab_core.engines.factored import factored
+from fedlab_core.methods import FedAvg, Update, task_loss
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 from fedlab_core.state import State, frozen_names, set_state
@@ -79,20 +80,30 @@ def train_client(model: nn.Module, work: Work, task: Task) -> Update:
     prepared = method.prepare(model, task.state, task.memory)
     total, steps, seen = torch.zeros((), device=x.device), 0, 0
     plan = list(batches(len(x), settings, draws, method.full_batches))
-    for batch in torch.cat(plan).to(x.device).split([len(batch) for batch in plan]):  # one transfer, not one per step
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.mixed_precision):
-            loss = method.loss(model, x[batch], y[batch], noise, prepared)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        if method.corrects:
-            method.correct(own_gradients(parameters), parameters, task.state, work.received, task.memory)
-        optimiser.step()
-        total, steps, seen = total + loss.detach(), steps + 1, seen + len(batch)
+    with factored(model, plain_sgd(work)) as wide:
+        for batch in torch.cat(plan).to(x.device).split([len(batch) for batch in plan]):  # one transfer for all steps
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.mixed_precision):
+                loss = method.loss(model, x[batch], y[batch], noise, prepared)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            if method.corrects:
+                method.correct(own_gradients(parameters), parameters, task.state, work.received, task.memory)
+            optimiser.step()
+            for layer in wide:
+                layer.descend(lr, settings.weight_decay)
+            total, steps, seen = total + loss.detach(), steps + 1, seen + len(batch)
     frozen = frozen_names(model)
     end = {name: t.detach().clone() for name, t in model.state_dict().items() if name not in frozen}
     start = {name: task.state[name] for name in end}
     extra, memory = method.finish(start, end, work.received, task.memory, steps, lr)
     return Update(task.client, len(x), steps, seen, task.state | end, memory, extra, total.item() / steps)
+
+
+def plain_sgd(work: Work) -> bool:
+    """Whether clients minimise the task's loss by SGD without momentum, so that a gradient is read by its step only."""
+    settings, method = work.settings, work.method
+    usual = type(method).optimiser is FedAvg.optimiser and not (method.own_loss or method.corrects)
+    return usual and not (settings.momentum or settings.mixed_precision)
 
 
 def own_gradients(parameters: dict[str, nn.Parameter]) -> State:
@@ -139,14 +150,14 @@ def summary(sums: Iterable[Tensor]) -> dict[str, float]:
 def worker_copy(work: Work) -> nn.Module:
     """A copy of the run's model for one worker, in the run's precision and layout and on its device."""
     model = copy.deepcopy(work.model).to(work.settings.device, _dtype(work))
-    return model.to(memory_format=torch.channels_last) if work.settings.channels_last else model
+    return model.to(memory_format=work.settings.memory_format)
 
 
 def as_input(work: Work, x: Tensor) -> Tensor:
     """Prepared examples on the run's device and, if they are no symbols, in its precision and layout."""
     if not x.is_floating_point():
         return x.to(work.settings.device)
-    layout = torch.channels_last if work.settings.channels_last and x.ndim == 4 else torch.preserve_format
+    layout = work.settings.memory_format if x.ndim == 4 else torch.preserve_format
     return x.to(work.settings.device, _dtype(work), memory_format=layout)
 
 

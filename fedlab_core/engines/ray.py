@@ -139,7 +139,7 @@ def _train(place: list[Any], sent: list[Any], client: int, own: dict[str, Any], 
 
     torch.set_num_threads(1)
     settings, method, number, received, common = ray.get(sent[0])
-    key = f"{place[0].hex()} {settings.device} {settings.double} {settings.channels_last}"
+    key = f"{place[0].hex()} {settings.device} {settings.double} {settings.memory_format}"
     if key not in _cache:
         arrays, frozen, (model, dataset, partition) = ray.get(place[0])
         x, y, indices, offsets = _tensors(arrays).values()

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import queue
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 import torch
@@ -73,6 +74,7 @@ class StackedEngine:
         """
         if reason := work_obstacle(work):
             raise ValueError(f"engine='stacked': {reason}, accepted: 'threads', 'loop' or 'auto'")
+        work = _contiguous(work)
         workers, largest = self._limits(work)
         stacks = plan(work, tasks, workers, largest)
 
@@ -100,6 +102,7 @@ class StackedEngine:
         together = EVALUATED if work.settings.device != "cpu" or is_dense(work.model) else 1
         if together == 1 or len(states) == 1:
             return ThreadsEngine(workers).evaluate(work, states, split)
+        work = _contiguous(work)
         batches = evaluation_batches(work, split)
         parts = min(workers, len(batches))
         cuts = [len(batches) * part // parts for part in range(parts + 1)]
@@ -114,6 +117,11 @@ class StackedEngine:
         sums = list(in_order(evaluate_part, pieces, workers))
         totals = [sum(sums[first : first + parts]) for first in range(0, len(sums), parts)]
         return [summary([row]) for total in totals for row in total]
+
+
+def _contiguous(work: Work) -> Work:
+    """The same work in the layout of stacks: channel after channel, those of a client side by side."""
+    return replace(work, settings=work.settings.replace(channels_last=False))
 
 
 def short_operations(work: Work) -> bool:

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.rnn import pad_sequence
 
 from fedlab_core.engines import Task, Work
-from fedlab_core.engines.loop import as_input, batches, on_device, own_gradients, stored_data
+from fedlab_core.engines.loop import as_input, batches, on_device, own_gradients, plain_sgd, stored_data
 from fedlab_core.engines.stacked.dense import DenseStack, dense_layers
 from fedlab_core.engines.stacked.functions import Descent
 from fedlab_core.engines.stacked.modules import Fold
@@ -49,7 +49,7 @@ def train_together(
     frozen = frozen_names(work.model)
     end = {n: t if n in frozen else t.clone(memory_format=torch.contiguous_format) for n, t in start.items()}
     lr = settings.lr_at(work.round)
-    plain = not settings.momentum and not method.corrects
+    plain = plain_sgd(work)
     fold.examples, fold.descent = 0, Descent(lr, settings.weight_decay) if plain else None
     layers = dense_layers(work.model) if plain else None
     network.train()
