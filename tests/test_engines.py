@@ -284,11 +284,17 @@ def test_auto_says_what_it_picks_by_model_method_and_device() -> None:
     assert recurrent.history[1].engine == "auto: threads (recurrent layers)"
     foreign = Federation(small_data(40), split(20, 20), Foreign(), Settings(1.0, engine="auto", batch_size=5)).run(1)
     assert foreign.history[1].engine == "auto: threads (a forward pass of its own, Foreign)"
-    for name, size, picked in (("small_cnn", 8, "stacked"), ("cnn", 28, "threads")):
+    for name, size, batch, picked in (
+        ("small_cnn", 8, 10, "stacked"),
+        ("small_cnn", 40, 5, "stacked"),
+        ("small_cnn", 40, None, "threads"),
+        ("resnet8", 16, 10, "stacked"),
+        ("resnet8", 16, 50, "threads"),
+    ):
         x, y = torch.zeros(20, 1, size, size).byte(), torch.zeros(20).long()
         data = Dataset("black", "image", x, y, x, y, ("a", "b"), (0.5,), (0.5,))
         model = build_model(name, data.input_shape, 2, generator(0, "initial weights"))
-        run = Federation(data, split(10, 10), model, Settings(1.0))
+        run = Federation(data, split(10, 10), model, Settings(1.0, batch_size=batch))
         work = run._work(run.segments[0], {}, 1)
         assert choose(work)[0] == picked
         assert choose(dataclasses.replace(work, settings=Settings(device="cuda")))[0] == "stacked"
@@ -299,7 +305,7 @@ def test_channels_last_changes_rounding_only_and_threads_keep_its_bits() -> None
     model = build_model("small_cnn", data.input_shape, 3, generator(0, "initial weights"), norm="batch")
     options = Settings(1.0, batch_size=5, batch_norm="average", double=True)
     runs = []
-    for changes in ({}, {"channels_last": True}, {"channels_last": True, "engine": "threads"}):
+    for changes in ({"channels_last": False}, {}, {"channels_last": True, "engine": "threads"}):
         runs.append(Federation(data, split(20, 20), model, options.replace(**changes)).run(2))
     plain, loop, threads = runs
     assert loop.inside(1).updates[0].state["blocks.1.0.weight"].is_contiguous(memory_format=torch.channels_last)

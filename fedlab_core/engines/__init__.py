@@ -69,7 +69,7 @@ ENGINES = {
     "loop": "one client after the other; the reference",
     "threads": "one client per core; the bits of loop",
     "stacked": "many clients as one network; loop within rounding",
-    "auto": "stacked or threads, by model and device",
+    "auto": "stacked or threads, by model, batch and device",
     "ray": "clients on many processes or machines; 'ray:10.0.0.1:6379' is a cluster's address",
 }
 """What `Settings.engine` may name."""

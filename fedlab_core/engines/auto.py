@@ -1,17 +1,20 @@
 """The engine for a model and a device, by a stated rule."""
 
+import copy
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
 
 from fedlab_core.engines import Engine, Task, Work, get_engine
-from fedlab_core.engines.stacked import SMALL, forward_operations, work_obstacle
+from fedlab_core.engines.stacked import forward_operations, work_obstacle
 from fedlab_core.engines.stacked.modules import is_dense, obstacle
 from fedlab_core.methods import Update
 from fedlab_core.state import State
 
-MEDIUM = 5e7  # operations of a Transformer on one example, below which its products gain from being batched
+CROWDED = 2**15  # values that a layer of a convolutional net makes of a batch, above which a client fills a core
+MEDIUM = 5e7  # operations of any other net on one example, below which its products gain from being batched
 # Modules that treat the examples of a batch alike.
 KNOWN = ("torch.nn.modules.", "fedlab_core.models.", "fedlab_core.finetuning.")
 
@@ -35,12 +38,22 @@ def choose(work: Work) -> tuple[str, str]:
         return "threads", "recurrent layers"  # their weights, used again and again, stay in a core's cache
     if is_dense(model):
         return "stacked", "dense layers"
+    if any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules()):
+        values = values_per_layer(work)
+        return ("stacked" if values < CROWDED else "threads"), f"{values / 1000:.3g} thousand values per layer"
     operations = forward_operations(work)
-    convolves = any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules())
-    return (
-        "stacked" if operations < (SMALL if convolves else MEDIUM) else "threads",
-        f"{operations / 1e6:.3g} million operations per example",
-    )
+    return "stacked" if operations < MEDIUM else "threads", f"{operations / 1e6:.3g} million operations per example"
+
+
+def values_per_layer(work: Work) -> float:
+    """How many values a convolution or dense layer makes of one batch, on average over the layers."""
+    model, made = copy.deepcopy(work.model).eval(), []
+    for module in model.modules():
+        if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+            module.register_forward_hook(lambda module, inputs, output: made.append(output.numel()))
+    with torch.no_grad():
+        model(work.dataset.prepare(work.dataset.test_x[:1]))
+    return statistics.fmean(made) * (work.settings.batch_size or work.partition.sizes.double().mean().item())
 
 
 class AutoEngine:
@@ -52,7 +65,8 @@ class AutoEngine:
         self._chosen: tuple[tuple, str] | None = None
 
     def _engine(self, work: Work) -> Engine:
-        key = (id(work.model), type(work.method), work.settings.device, work.settings.mixed_precision)
+        settings = work.settings
+        key = (id(work.model), type(work.method), settings.device, settings.mixed_precision, settings.batch_size)
         if self._chosen is None or self._chosen[0] != key:
             chosen, reason = choose(work)
             self._chosen = key, chosen
