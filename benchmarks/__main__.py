@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from benchmarks import extras
-from benchmarks.tasks import ENGINES, PLAIN, TASKS, BenchTask
+from benchmarks.products import products_alone
+from benchmarks.tasks import ENGINES, LAID_OUT, PLAIN, TASKS, BenchTask
 from benchmarks.worker import serve
 from fedlab_core import plots
 from fedlab_core.costs import count_flops
@@ -104,15 +105,15 @@ def main() -> None:
     repetitions = options.repetitions or (3 if options.quick else 5)
     names, load = options.models.split(","), os.getloadavg()[0]
     rows = []
-    header = f"{'model':9} {'engine':24} {'s/round':>8} {'min':>8} {'max':>8} {'x plain':>8} {'MiB':>6} {'% peak':>6}"
+    header = f"{'model':9} {'engine':32} {'s/round':>8} {'min':>8} {'max':>8} {'x plain':>8} {'MiB':>6} {'% peak':>6}"
     print(header, flush=True)
     for name in names:
         task = TASKS[name].quick() if options.quick else TASKS[name]
-        convolutions = ["threads, channels_last"] if name in ("cnn", "resnet20") else []
-        for row in rows_of(name, task, [*PLAIN, *ENGINES, *convolutions], repetitions):
+        laid_out = [LAID_OUT] if name in ("cnn", "resnet20") else []
+        for row in rows_of(name, task, [*PLAIN, *laid_out, *ENGINES], repetitions):
             rows.append(row)
             print(
-                f"{name:9} {row['engine']:24} {row['seconds_per_round']:8.3f} {row['seconds_min']:8.3f} "
+                f"{name:9} {row['engine']:32} {row['seconds_per_round']:8.3f} {row['seconds_min']:8.3f} "
                 f"{row['seconds_max']:8.3f} {row['ratio_to_plain']:8.2f} {row['peak_mib']:6.0f} "
                 f"{row['percent_of_peak']:6.1f}",
                 flush=True,
@@ -129,6 +130,8 @@ def main() -> None:
     found = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
     if any(found.get(key) != value for key, value in machine.items()):
         found = {}
+    alone = {name: products_alone(TASKS[name]) for name in names if name in ("2nn", "cnn", "resnet20")}
+    found["products_seconds"] = found.get("products_seconds", {}) | alone
     kept = [row for row in found.get("rows", []) if row["model"] not in names]
     found |= machine | {"rows": sorted(kept + rows, key=lambda row: list(TASKS).index(row["model"]))}
     if names == list(TASKS) or "accuracy" not in found:

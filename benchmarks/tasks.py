@@ -72,9 +72,9 @@ class BenchTask:
         partition = iid(len(data.x), self.clients, generator(0, "bench partition"))
         return Federation(data, partition, self.network(), options, memory_mib=64)
 
-    def plain(self) -> Callable[[], None]:
+    def plain(self, layout: torch.memory_format = torch.contiguous_format) -> Callable[[], None]:
         """One round as a good engineer writes it without any framework: one model, weights and the mean in place."""
-        data, model = self.data(), self.network()
+        data, model = self.data(), self.network().to(memory_format=layout)
         partition = iid(len(data.x), self.clients, generator(0, "bench partition"))
         state = copy.deepcopy(model.state_dict())
         draws = torch.Generator().manual_seed(0)
@@ -85,6 +85,7 @@ class BenchTask:
             for client in torch.randperm(self.clients, generator=draws)[:10].tolist():
                 model.load_state_dict(state)
                 x, y = data.prepare(data.x[partition[client]]), data.y[partition[client]]
+                x = x.contiguous(memory_format=layout) if x.ndim == 4 else x
                 for batch in torch.randperm(len(x), generator=draws).split(self.batch):
                     logits = model(x[batch])
                     F.cross_entropy(logits.flatten(0, -2), y[batch].flatten()).backward()
@@ -108,4 +109,5 @@ TASKS = {
     "vit": BenchTask("vit", (1, 28, 28), 10, 100, 100, 10),
 }
 PLAIN = {"plain, 1 thread": 1, "plain, 2 threads": 2}
+LAID_OUT = "plain, 2 threads, channels_last"  # told, but not what engines are compared with
 ENGINES = ("loop", "threads", "stacked", "auto")

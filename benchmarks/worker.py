@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.tasks import PLAIN, BenchTask
+from benchmarks.tasks import LAID_OUT, PLAIN, BenchTask
 
 
 def peak_mib() -> float:
@@ -23,12 +23,11 @@ def peak_mib() -> float:
 
 def serve(task: BenchTask, engine: str, channel: Connection) -> None:
     """Answers every message but None with the seconds of one round; before, and at the end, with the peak memory."""
-    if engine in PLAIN:
-        torch.set_num_threads(PLAIN[engine])
-        one_round = task.plain()
+    if engine in PLAIN or engine == LAID_OUT:
+        torch.set_num_threads(PLAIN.get(engine, 2))
+        one_round = task.plain(torch.channels_last if engine == LAID_OUT else torch.contiguous_format)
     else:
-        name, *layout = engine.split(", ")
-        federation = task.federation(name, **({"channels_last": True} if layout else {}))
+        federation = task.federation(engine)
 
         def one_round() -> None:
             federation.run(1)

@@ -44,6 +44,9 @@ def test_the_best_engine_is_judged_and_what_auto_chose_is_told(record: dict[str,
             row["ratio_to_plain"] = 1.1
     claim = engines.rounds_claim()
     assert claim.verdict == "partly" and claim.measured["2NN: x plain"] == pytest.approx(1.4)  # threads
+    assert "2NN: x plain, products alone" not in claim.measured
+    record["products_seconds"] = {"2nn": 0.1}
+    assert engines.rounds_claim().measured["2NN: x plain, products alone"] == pytest.approx(14)  # 1.4 s against 0.1 s
 
 
 def test_accuracies_that_lie_apart_are_seen(record: dict[str, object]) -> None:
@@ -60,6 +63,9 @@ def test_what_was_not_measured_is_not_run(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_picture_has_a_bar_per_engine_and_model() -> None:
     data = bench()
     fig = engines.picture(data)
-    assert len(fig.axes[0].patches) == 4 * len(engines.TARGETS)  # channels_last was not timed
+    assert len(fig.axes[0].patches) == 4 * len(engines.TARGETS)  # the plain loop's other layout was not timed
     heights = sorted(round(bar.get_height(), 6) for bar in fig.axes[0].patches)
     assert heights[-1] == 7 and heights[0] == round(1.4 / 1.5, 6)
+    fig = engines.picture(data | {"products_seconds": {"2nn": 0.1, "cnn": 0.7}})
+    (lines,) = [lines for lines in fig.axes[0].collections if lines.get_label() == "products alone"]
+    assert [segment[0][1] for segment in lines.get_segments()] == [pytest.approx(14), pytest.approx(2)]

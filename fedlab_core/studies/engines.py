@@ -28,6 +28,8 @@ def rounds_claim() -> Claim:
             chosen = next(row for row in rows if row["engine"] == "auto")
             measured[f"{NAMES[model]}: x plain, as auto chooses"] = chosen["ratio_to_plain"]
             measured[f"{NAMES[model]}: % of the matmul peak"] = max(row["percent_of_peak"] for row in rows)
+        if model in bench.get("products_seconds", {}):
+            measured[f"{NAMES[model]}: x plain, products alone"] = bound(bench, model)
     return Claim(
         id="engines.rounds",
         text="Two cores, E = 1: a round with the best engine against a plain PyTorch loop",
@@ -36,6 +38,12 @@ def rounds_claim() -> Claim:
         expected={f"{NAMES[model]}: x plain": Range(low=ratio) for model, ratio in TARGETS.items()},
         measured=measured,
     )
+
+
+def bound(bench: Mapping[str, Any], model: str) -> float:
+    """How many times faster than the plain loop a round's matrix products and convolutions are by themselves."""
+    plain = (row for row in bench["rows"] if row["model"] == model and row["ratio_to_plain"] == 1)
+    return next(plain)["seconds_per_round"] / bench["products_seconds"][model]
 
 
 def costs_claim() -> Claim:
@@ -123,10 +131,10 @@ CLAIMS: dict[str, Callable[[], Claim]] = {
 
 def picture(bench: Mapping[str, Any]) -> Figure:
     """Rounds per plain round: one group of bars per model, one bar per engine, lines from the slowest to the fastest
-    repetition."""
+    repetition; above them what the matrix products and convolutions alone would allow."""
     models = [model for model in NAMES if any(row["model"] == model for row in bench["rows"])]
     fig, axes = plots.figure(1, 1, (9, 3.6))
-    ax, engines = axes[0, 0], ("loop", "threads", "threads, channels_last", "stacked", "auto")
+    ax, engines = axes[0, 0], ("plain, 2 threads, channels_last", "loop", "threads", "stacked", "auto")
     for i, engine in enumerate(engines):
         rows = {row["model"]: row for row in bench["rows"] if row["engine"] == engine}
         if not rows:
@@ -138,11 +146,15 @@ def picture(bench: Mapping[str, Any]) -> Figure:
         spread = ratio * np.abs(seconds[0] / seconds[1:] - 1)
         color = plots.OKABE_ITO[i if i < 3 else i + 1]
         ax.bar(x, ratio, 0.15, yerr=spread, color=color, label=engine, error_kw={"elinewidth": 0.8})
+    bounds = {i: bound(bench, model) for i, model in enumerate(models) if model in bench.get("products_seconds", {})}
+    if bounds:
+        ends = [i - 0.42 for i in bounds], [i + 0.42 for i in bounds]
+        ax.hlines(list(bounds.values()), *ends, color="0.3", linewidth=1.5, label="products alone")
     ax.axhline(1, color="0.3", linewidth=1, linestyle="--")
     ax.text(len(models) - 0.5, 1, " plain\n loop", va="center", fontsize=8)
     ax.set(
         xticks=range(len(models)), xticklabels=[NAMES[m] for m in models], ylabel="rounds in the time of a plain one"
     )
     ax.set_xlim(-0.55, len(models) - 0.45)
-    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return fig
