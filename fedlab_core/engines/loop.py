@@ -1,4 +1,4 @@
-"""The reference engine: one client after the other, one intra-op thread, plain PyTorch."""
+"""The reference engine: one client after the other, one intra-op thread, plain PyTorch but for `factored`."""
 
 import copy
 import functools
