@@ -27,13 +27,14 @@ TITLES = {
 COLUMNS = ("embedding", "prompt", "norms", "attention", "LoRA", "MLP", "adapter", "gate", "projection", "scale", "head")
 FROZEN, TRAINED = "#C9DCEB", "#E69F00"
 AXES = {"round": ("rounds", 1.0), "bytes": ("MB sent, both ways", 1e6), "flops": ("TFLOP, all clients", 1e12)}
+COLORS = (*LINE_COLORS, "#7F7F7F")  # one for each of eight methods
 _DASHES = ("-", (0, (5, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1.5, 1.2)), (0, (7, 1.5, 1.5, 1.5, 1.5, 1.5)))
 
 
 def style(index: int) -> dict[str, Any]:
     """Colour, dashes and marker of a line."""
     return {
-        "color": LINE_COLORS[index % 7],
+        "color": COLORS[index % 8],
         "linestyle": _DASHES[index % 5],
         "marker": "os^Dv*PX"[index % 8],
         "markersize": 5,
@@ -99,7 +100,7 @@ def budgets(axes: Sequence[Axes], runs: Mapping[str, Sequence[Mapping[str, Any]]
             x = np.array(seeds[0][axis][:shortest]) / unit
             start = int(axis != "round")  # a logarithmic axis has no zero
             ax.plot(x[start:], values.mean(0)[start:], label=TITLES.get(name, name), **style(i))
-            band = {"color": LINE_COLORS[i % 7], "alpha": 0.15, "linewidth": 0}
+            band = {"color": COLORS[i % 8], "alpha": 0.15, "linewidth": 0}
             ax.fill_between(x[start:], values.min(0)[start:], values.max(0)[start:], **band)
         if target is not None:
             ax.axhline(target, color="0.35", linewidth=1, linestyle=":")
@@ -130,12 +131,12 @@ def dots(ax: Axes, groups: Mapping[str, Mapping[str, Sequence[float]]]) -> Axes:
     names = list(dict.fromkeys(name for group in groups.values() for name in group))
     for i, name in enumerate(names):
         shift = 0.11 * (i - (len(names) - 1) / 2)
-        look = {"color": LINE_COLORS[i % 7], "marker": "os^Dv*PX"[i % 8], "linestyle": ""}
+        look = {"color": COLORS[i % 8], "marker": "os^Dv*PX"[i % 8], "linestyle": ""}
         for x, group in enumerate(groups.values()):
             values = group[name]
             ax.plot([x + shift] * len(values), values, markersize=3, alpha=0.7, **look)
             label = TITLES.get(name, name) if x == 0 else None
-            ax.plot(x + shift, mean(values), markersize=8, label=label, markeredgecolor="black", **look)
+            ax.plot(x + shift, mean(values), markersize=7, label=label, markeredgecolor="black", **look)
     ax.set_xticks(range(len(groups)), list(groups))
     ax.set(ylabel="test accuracy", ylim=(0, 1.02), xlim=(-0.5, len(groups) - 0.5))
     ax.grid(axis="y", color="0.92")
@@ -218,7 +219,7 @@ def _ends(seeds: Sequence[Mapping[str, Any]]) -> list[float]:
 def _band(ax: Axes, shots: Sequence[str], values: Sequence[Sequence[float]], name: str, index: int) -> None:
     x = [int(count) for count in shots]
     ax.plot(x, [mean(v) for v in values], label=name, **style(index))
-    band = {"color": LINE_COLORS[index % 7], "alpha": 0.12, "linewidth": 0}
+    band = {"color": COLORS[index % 8], "alpha": 0.12, "linewidth": 0}
     ax.fill_between(x, [min(v) for v in values], [max(v) for v in values], **band)
 
 

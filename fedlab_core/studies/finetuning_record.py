@@ -15,8 +15,8 @@ from fedlab_core.studies.record import FIGURES, RUNS
 
 SEEDS = (0, 1, 2)
 STARTS = {"random": "random", "weak": "vit_weak", "strong": "vit_strong"}
-METHODS = ("full", "head", "bias", "vpt_deep", "adapter")
-SHOTS = (1, 4, 16)
+METHODS = ("full", "head", "bias", "layer_norm", "vpt_shallow", "vpt_deep", "adapter", "lora")
+SHOTS = (1, 2, 4, 8, 16)
 TUNED_AT = 4  # shots at which the learning rates of federated and local-only training are searched
 SETUP = Setup()
 PHOTOGRAPHS = Setup("cifar10", 200, 50, shots=None, steps=8, batch_size=32, rounds=8, every=4)

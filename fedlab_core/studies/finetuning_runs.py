@@ -36,9 +36,9 @@ from fedlab_core.studies.record import once
 
 NO_EVALUATION = 10**6  # rounds between two evaluations by the loop; the study has its own
 GRIDS = {
-    "linear": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
-    "cosine": (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
-    "coop": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
+    "linear": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+    "cosine": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
+    "coop": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
 }
 """Learning rates tried, equally many for every method: by the classifier, since scaled cosines need smaller steps."""
 OPTIONS: dict[str, dict[str, Any]] = {"vpt_deep": {"tokens": 4}, "vpt_shallow": {"tokens": 4}, "lora": {"rank": 4}}
