@@ -268,3 +268,11 @@ def test_check_saves_nothing(tmp_path):
     before = path.read_bytes()
     assert tool.main(["--check", str(path)]) == 0
     assert path.read_bytes() == before
+
+
+def test_the_slowest_cell_is_found(tmp_path):
+    notebook = notebook_of(
+        code("1", count=None), code("import time\ntime.sleep(0.5)", count=None), code("2", count=None)
+    )
+    _, timing = tool.execute(notebook, tmp_path)
+    assert timing.slowest == 1 and 0.5 <= timing.slowest_seconds <= timing.total

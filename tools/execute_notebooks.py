@@ -128,7 +128,7 @@ def execute(notebook: NotebookNode, folder: Path, timeout: float = CELL_TIMEOUT)
         store_widget_state=False,
         record_timing=False,
         on_cell_execute=lambda cell, cell_index: started.update({cell_index: time.perf_counter()}),
-        on_cell_complete=lambda cell, cell_index: seconds.update(
+        on_cell_executed=lambda cell, cell_index, execute_reply: seconds.update(
             {cell_index: time.perf_counter() - started[cell_index]}
         ),
     )
