@@ -102,8 +102,8 @@ def test_the_rate_is_chosen_on_further_pictures_with_seed_0(tmp_path, monkeypatc
         return {"validation": -abs(math.log(lr / 0.03)), "clients": {"test": lr}}
 
     monkeypatch.setattr(finetuning_runs, "run", fake)
-    assert tuned(tmp_path, SMALL, Way()) == 0.03 and len(calls) == 6
-    assert tuned(tmp_path, SMALL, Way()) == 0.03 and len(calls) == 6, "finished runs are kept"
+    assert tuned(tmp_path, SMALL, Way()) == 0.03 and len(calls) == 7
+    assert tuned(tmp_path, SMALL, Way()) == 0.03 and len(calls) == 7, "finished runs are kept"
     assert {seed for seed, _ in calls} == {0}
     assert {len(grid) for grid in finetuning_runs.GRIDS.values()} == {7}, "every method has the same budget"
 
