@@ -21,7 +21,7 @@ from benchmarks.tasks import ENGINES, LAID_OUT, PLAIN, TASKS, BenchTask
 from benchmarks.worker import serve
 from fedlab_core import plots
 from fedlab_core.costs import count_flops
-from fedlab_core.methods import task_loss
+from fedlab_core.local.work import task_loss
 from fedlab_core.models import build_model
 from fedlab_core.randomness import generator
 from fedlab_core.studies.engines import picture

@@ -11,12 +11,12 @@ import torch
 from benchmarks.tasks import TASKS
 from benchmarks.worker import peak_mib
 from fedlab_core.data import Dataset
-from fedlab_core.engines import Task, Work
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
+from fedlab_core.local.work import LocalMethod, Task, Work
 from fedlab_core.models import build_model
 from fedlab_core.partition import iid
-from fedlab_core.probes import plane_through, scan
+from fedlab_core.probes.planes import plane_through, scan
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 from fedlab_core.state import State, get_state, set_state
@@ -28,9 +28,9 @@ class _Timed:
     def __init__(self, engine: Any) -> None:
         self.engine, self.name, self.seconds = engine, engine.name, 0.0
 
-    def train(self, work: Work, tasks: Sequence[Task], stop: Any) -> Any:
+    def train(self, work: Work, tasks: Sequence[Task], method: LocalMethod, stop: Any) -> Any:
         began = time.perf_counter()
-        updates = list(self.engine.train(work, tasks, stop))
+        updates = list(self.engine.train(work, tasks, method, stop))
         self.seconds += time.perf_counter() - began
         yield from updates
 

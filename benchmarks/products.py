@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.tasks import BenchTask
-from fedlab_core.engines import intra_op_threads
-from fedlab_core.engines.threads import cores
+from fedlab_core.local.cores import cores, intra_op_threads
 
 CLIENTS = 10  # of a round; their dense layers may also be computed as one batched product
 

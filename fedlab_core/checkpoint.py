@@ -21,8 +21,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from fedlab_core.data import Dataset
-from fedlab_core.federation import Federation, Segment
-from fedlab_core.history import Record, Snapshot
+from fedlab_core.federation import Federation
+from fedlab_core.history import Record, Segment, Snapshot
 from fedlab_core.methods import METHODS, FedAvg, build_method
 from fedlab_core.partition import Partition
 from fedlab_core.settings import Settings

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import nn
 
-import fedlab_core.batchnorm  # noqa: F401  (makes its methods known by name)
 from fedlab_core import partition as partitions
 from fedlab_core.data import Dataset, load_dataset
 from fedlab_core.federation import Federation
@@ -20,6 +19,7 @@ from fedlab_core.methods import build_method
 from fedlab_core.models import build_model
 from fedlab_core.partition import Partition
 from fedlab_core.randomness import generator
+from fedlab_core.registry import METHODS  # noqa: F401
 from fedlab_core.settings import Settings
 
 PARTITIONS = ("iid", "shards", "dirichlet", "quantity", "natural", "pooled")
@@ -110,11 +110,12 @@ class Experiment:
         method = build_method(self.method, **self.method_options)
         model = self.make_model(dataset)
         if self.start != "random":
-            from fedlab_core.pretraining import named_start, transfer  # they are made of experiments themselves
+            from fedlab_core.pretraining.named import named_start  # they are made of experiments themselves
+            from fedlab_core.pretraining.starts import transfer  # they are made of experiments themselves
 
             transfer(named_start(self, data=dataset, root=root).state, model)
         if self.tuning != "full":
-            from fedlab_core.finetuning import tune  # it is made of starts and measures of other methods
+            from fedlab_core.finetuning.tuning import tune  # it is made of starts and measures of other methods
 
             model = tune(model, self.tuning, generator(self.settings.seed, "tuning"))
         return Federation(

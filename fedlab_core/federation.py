@@ -15,11 +15,13 @@ from torch import nn
 from fedlab_core.costs import Costs
 from fedlab_core.data import Dataset
 from fedlab_core.drift import drift
-from fedlab_core.engines import Task, Work, get_engine, single_threaded
+from fedlab_core.engines import get_engine
 from fedlab_core.history import Record, Round, Segment, Snapshot, Timeline
-from fedlab_core.methods import FedAvg, LocalOnly
+from fedlab_core.local.cores import single_threaded
+from fedlab_core.local.work import Task, Work
+from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.partition import Partition
-from fedlab_core.sampling import aggregation_weights, sample_clients
+from fedlab_core.sampling import aggregation_weights
 from fedlab_core.settings import Settings
 from fedlab_core.state import State, frozen_names, get_state, local_names, parameter_names, total_variance
 
@@ -78,7 +80,7 @@ class Federation:
     def _local_names(self, segment: Segment) -> frozenset[str]:
         if hasattr(self, "segments") and segment is self.segments[-1]:
             return self.local_names
-        if isinstance(segment.method, LocalOnly):
+        if segment.method.personal:
             return frozenset(self.model.state_dict()) - self.frozen_names
         return local_names(self.model, segment.settings.batch_norm) - self.frozen_names
 
@@ -159,7 +161,7 @@ class Federation:
             raise ValueError(f"split={split!r}, accepted: 'test', 'train'")
         work = self._work(self._segment(self.round + 1), {}, self.round + 1)
         with single_threaded():
-            results = work.method.evaluate(self.engine, work, states, split)
+            results = self.method.evaluate(self.engine, work, states, split)
         return [{f"{split}_{name}": value for name, value in result.items()} for result in results]
 
     def state_at(self, round: int) -> State:
@@ -240,7 +242,7 @@ class Federation:
 
     def _work(self, segment: Segment, received: State, round: int) -> Work:
         settings = segment.method.local_settings(segment.settings)
-        return Work(self.model, self.dataset, self.partition, settings, segment.method, received, round)
+        return Work(self.model, self.dataset, self.partition, settings, received, round)
 
     def _advance(
         self,
@@ -254,7 +256,7 @@ class Federation:
         number = past.round + 1
         segment = self._segment(number)
         settings, method, clients = segment.settings, segment.method, len(self.partition)
-        sampled = sample_clients(clients, settings.clients_per_round(clients), settings.seed, number)
+        sampled = method.sample(clients, settings.clients_per_round(clients), settings.seed, number)
         received = method.broadcast(past.server)
         tasks = [self._task(client, past, segment) for client in sampled]
         updates = []
@@ -312,7 +314,7 @@ class Federation:
         }
         if len(updates) > 1:
             metrics["cosine"] = moved.cosine
-        personal = isinstance(segment.method, LocalOnly)
+        personal = segment.method.personal
         if inside.number % segment.settings.evaluate_every == 0:
             metrics |= {} if personal else self.evaluate()
             if segment.settings.evaluate_clients or personal:

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from fedlab_core.costs import Costs
-from fedlab_core.methods import FedAvg, Update
+from fedlab_core.local.work import Update
+from fedlab_core.methods import FedAvg
 from fedlab_core.settings import Settings
 from fedlab_core.state import State, state_bytes
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedlab_core.feature_skew import FeatureSkew, SkewKind
+from fedlab_core.data.feature_skew import FeatureSkew, SkewKind
 
 _TRIES = 10  # Dirichlet draws before the smallest clients are topped up by hand
 

@@ -9,10 +9,11 @@ import torch
 
 from fedlab_core.data import missing_data
 from fedlab_core.data.scenes import PRETRAINING, class_names, split_scenes
-from fedlab_core.finetuning import backbones, zero_shot_weights
-from fedlab_core.finetuning.backbones import CAPTIONS, FOLDER, LIKE_CIFAR10, RECIPES, VOCABULARY, load_backbone
+from fedlab_core.finetuning.classifiers import zero_shot_weights
 from fedlab_core.models.clip import CLIP
 from fedlab_core.models.vit import ViT
+from fedlab_core.models.weights import shipped as backbones
+from fedlab_core.models.weights.shipped import CAPTIONS, FOLDER, LIKE_CIFAR10, RECIPES, VOCABULARY, load_backbone
 from fedlab_core.randomness import generator
 
 MADE = [name for name in RECIPES if (FOLDER / f"{name}.safetensors").exists()]
@@ -106,7 +107,9 @@ def test_a_backbone_can_be_made_again_and_comes_back_bit_by_bit(kind: str, tmp_p
 def test_what_is_wrong_with_a_backbone_is_said(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="name='vit_huge' is unknown, accepted: .*'vit_weak'"):
         load_backbone("vit_huge")
-    with pytest.raises(FileNotFoundError, match="make them with: python -m fedlab_core.finetuning.backbones vit_weak"):
+    with pytest.raises(
+        FileNotFoundError, match="make them with: python -m fedlab_core.models.weights.shipped vit_weak"
+    ):
         load_backbone("vit_weak", tmp_path)
     content = bytearray((FOLDER / "vit_weak.safetensors").read_bytes())
     content[-1] ^= 1

@@ -15,8 +15,8 @@ from small import equal, gap, small_data, small_federation, split
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab_core.batchnorm import LOCAL, FedTAN, Ledger, UnionSGD, batch_norms, synchronised_gradients
-from fedlab_core.batchnorm.lockstep import Batches
+from fedlab_core.batchnorm.fedtan import FedTAN, UnionSGD
+from fedlab_core.batchnorm.lockstep import NOTHING, Batches, Ledger, batch_norms, synchronised_gradients
 from fedlab_core.batchnorm.measures import (
     deviation,
     deviation_by_source,
@@ -43,7 +43,7 @@ LEFT_OUT = {
     "gradients": FedTAN(gradients=False),
     "variance around own means": FedTAN(around_global_mean=False),
     "statistics as constants": FedTAN(differentiate=False),
-    "everything": LOCAL,
+    "everything": NOTHING,
 }
 
 
@@ -115,7 +115,7 @@ def test_the_paths_of_the_gradient_are_right_by_finite_differences() -> None:
 def test_without_any_exchange_it_is_torchs_own_batch_norm() -> None:
     model, batches = make("resnet8"), skewed_batches(UNEQUAL)
     models, ledger = [copy.deepcopy(model) for _ in batches], Ledger()
-    losses = synchronised_gradients(models, batches, LOCAL, ledger)
+    losses = synchronised_gradients(models, batches, NOTHING, ledger)
     assert ledger == Ledger(0, 0, 0)
     for ours, loss, (x, y) in zip(models, losses, batches, strict=True):
         torchs = copy.deepcopy(model)
@@ -131,7 +131,7 @@ def test_a_client_with_a_single_example_can_take_part_but_not_alone() -> None:
     batches = skewed_batches((1, 1, 4))
     assert error(make("mlp"), batches, FedTAN()) < 1e-10
     with pytest.raises(ValueError, match="1 value per channel"):
-        error(make("mlp"), batches, LOCAL)
+        error(make("mlp"), batches, NOTHING)
 
 
 @pytest.mark.parametrize("affine", [True, False])

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from fedlab_core import plots
-from fedlab_core.browse import Browse
 from fedlab_core.experiment import Experiment
 from fedlab_core.plots import batchnorm as plots_batchnorm
 from fedlab_core.randomness import generator
@@ -14,8 +13,9 @@ from fedlab_core.settings import Settings
 from fedlab_core.studies import batchnorm, batchnorm_record
 from fedlab_core.studies.batchnorm_exact import at_skews, full_batch
 from fedlab_core.studies.batchnorm_runs import VARIANTS, Setup, compare, halved, label_blocks
-from fedlab_core.views.batchnorm import VIEWS
 from fedlab_core.workbench import Workbench
+from fedlab_core.workbench.browse import Browse
+from fedlab_core.workbench.views.batchnorm import VIEWS
 
 TINY = Setup(rounds=2, evaluate_every=1, options={"hidden": (8,)})
 

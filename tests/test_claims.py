@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedlab_core import claims
-from fedlab_core.claims import VERDICTS, Claim, Range
+from fedlab_core.studies.claim import VERDICTS, Claim, Range
 from fedlab_core.studies.record import once, recorded
 
 numbers = st.one_of(st.none(), st.floats(allow_nan=True), st.integers(-5, 5))

@@ -14,16 +14,19 @@ from small import equal, gap, small_data, small_federation, split
 from torch import nn
 
 from fedlab_core.data import Dataset
-from fedlab_core.engines import Task, get_engine, intra_op_threads
+from fedlab_core.engines import get_engine
 from fedlab_core.engines.auto import choose
-from fedlab_core.engines.loop import on_device, own_gradients
-from fedlab_core.engines.stacked import StackedEngine, pace, plan
+from fedlab_core.engines.stacked import pace
 from fedlab_core.engines.stacked.dense import DenseStack
+from fedlab_core.engines.stacked.engine import StackedEngine, plan
 from fedlab_core.engines.stacked.functions import Descent
 from fedlab_core.engines.stacked.modules import obstacle
-from fedlab_core.engines.threads import ThreadsEngine, cores, in_order
+from fedlab_core.engines.threads import ThreadsEngine, in_order
 from fedlab_core.federation import Federation
 from fedlab_core.history import Record
+from fedlab_core.local.cores import cores, intra_op_threads
+from fedlab_core.local.training import on_device, own_gradients
+from fedlab_core.local.work import Task
 from fedlab_core.methods import FedAvg, FedProx, FedSGD, LocalOnly, Scaffold
 from fedlab_core.methods.client import FedDyn, Moon
 from fedlab_core.models import NORMS, build_model
@@ -81,17 +84,17 @@ def test_what_a_client_raises_arrives_and_later_clients_are_not_begun() -> None:
 
 
 @pytest.mark.parametrize("engine", [get_engine("loop"), ThreadsEngine(1), ThreadsEngine(2)], ids=["loop", "1", "2"])
-def test_stop_is_asked_before_every_client(engine: object) -> None:
+def test_stop_is_asked_before_every_step(engine: object) -> None:
     asked = []
 
     def stop() -> bool:
         asked.append(1)
         return len(asked) > 3
 
-    federation = small_federation(split(5, 5, 5, 5, 5, 5), batch_size=2)
+    federation = small_federation(split(5, 5, 5, 5, 5, 5), batch_size=None)
     work = federation._work(federation.segments[0], {}, 1)
     tasks = [federation._task(client, federation._now, federation.segments[0]) for client in range(6)]
-    finished = [update.client for update in engine.train(work, tasks, stop)]
+    finished = [update.client for update in engine.train(work, tasks, FedAvg(), stop)]
     assert finished in ([0, 1, 2], [0, 1])  # two threads may ask in the other order
     assert len(asked) >= 4
 
@@ -230,7 +233,7 @@ def test_stacked_stops_between_steps() -> None:
         asked.append(1)
         return len(asked) > 4
 
-    assert list(StackedEngine(1).train(work, tasks, stop)) == [] and len(asked) == 5
+    assert list(StackedEngine(1).train(work, tasks, FedAvg(), stop)) == [] and len(asked) == 5
 
 
 def test_plan_puts_alike_clients_together_and_everyone_once() -> None:
@@ -257,7 +260,7 @@ def test_what_cannot_be_stacked_is_refused_with_a_reason() -> None:
     twice = nn.Linear(2, 2)
     assert "shared" in obstacle(nn.Sequential(twice, twice))
     federation = small_federation(split(10, 10), Moon(), engine="stacked")
-    with pytest.raises(ValueError, match="MOON has a loss of its own, accepted: 'threads'"):
+    with pytest.raises(ValueError, match="MOON has begin and loss of its own, accepted: 'threads'"):
         federation.run(1)
 
 
@@ -277,7 +280,7 @@ def test_auto_says_what_it_picks_by_model_method_and_device() -> None:
     assert federation.history[1].engine == "auto: stacked (dense layers)"
     assert gap(federation.state, small_federation(split(20, 20), batch_size=5).run(1).state) < 1e-12
     moon = small_federation(split(20, 20), Moon(), batch_size=5, engine="auto").run(1)
-    assert moon.history[1].engine == "auto: threads (MOON has a loss of its own)"
+    assert moon.history[1].engine == "auto: threads (MOON has begin and loss of its own)"
     text = drawn_data("text", 20)
     lstm = build_model("lstm", text.input_shape, 7, generator(0, "initial weights"), hidden=5)
     recurrent = Federation(text, split(10, 10), lstm, Settings(1.0, engine="auto")).run(1)
@@ -296,8 +299,8 @@ def test_auto_says_what_it_picks_by_model_method_and_device() -> None:
         model = build_model(name, data.input_shape, 2, generator(0, "initial weights"))
         run = Federation(data, split(10, 10), model, Settings(1.0, batch_size=batch))
         work = run._work(run.segments[0], {}, 1)
-        assert choose(work)[0] == picked
-        assert choose(dataclasses.replace(work, settings=Settings(device="cuda")))[0] == "stacked"
+        assert choose(work, FedAvg())[0] == picked
+        assert choose(dataclasses.replace(work, settings=Settings(device="cuda")), FedAvg())[0] == "stacked"
 
 
 def test_channels_last_changes_rounding_only_and_threads_keep_its_bits() -> None:

@@ -10,7 +10,8 @@ from small import equal, small_federation, split
 from fedlab_core.costs import Costs
 from fedlab_core.experiment import Experiment, run_to_target
 from fedlab_core.history import Record, clients_to_frame, rounds_to_target, to_frame
-from fedlab_core.pretraining import make_start, recipe
+from fedlab_core.pretraining.named import recipe
+from fedlab_core.pretraining.starts import make_start
 from fedlab_core.settings import Settings
 
 QUICK = Experiment(dataset_options={"examples": 200}).replace(fraction=0.2, lr=0.2)

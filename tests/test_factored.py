@@ -5,10 +5,10 @@ import torch
 from small import equal, gap, small_federation, split
 from torch import Tensor, nn
 
-from fedlab_core.engines import factored as module
-from fedlab_core.engines.factored import FactoredLinear, factored
 from fedlab_core.engines.threads import ThreadsEngine
 from fedlab_core.federation import Federation
+from fedlab_core.local import factored as module
+from fedlab_core.local.factored import FactoredLinear, factored
 from fedlab_core.methods import FedAvg, FedProx, Scaffold
 from fedlab_core.models import build_model
 from fedlab_core.randomness import generator

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import equal, gap, plain_sgd, small_data, small_federation, split
 
-from fedlab_core.engines.loop import batches
 from fedlab_core.federation import Federation
 from fedlab_core.history import Record
-from fedlab_core.methods import FedAvg, FedProx, FedSGD, LocalOnly, Scaffold, task_loss
+from fedlab_core.local.training import batches
+from fedlab_core.local.work import task_loss
+from fedlab_core.methods import FedAvg, FedProx, FedSGD, LocalOnly, Scaffold
 from fedlab_core.partition import Partition, pooled
 from fedlab_core.randomness import generator
 from fedlab_core.references import centralised, local_only

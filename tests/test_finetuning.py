@@ -16,28 +16,23 @@ from torch.nn import functional as F
 
 from fedlab_core.data import Dataset
 from fedlab_core.federation import Federation
-from fedlab_core.finetuning import (
-    HEADS,
+from fedlab_core.finetuning.accounts import (
     TABLE,
-    TUNINGS,
     anatomy,
-    class_means,
-    cosine_classifier,
     cost_table,
-    few_shot,
-    few_shot_clients,
     meta_clip,
     meta_vit_b_16,
     payload,
     payload_table,
     step_flops,
     training_memory,
-    tune,
-    with_head,
-    zero_shot_weights,
 )
+from fedlab_core.finetuning.classifiers import HEADS, class_means, cosine_classifier, with_head, zero_shot_weights
 from fedlab_core.finetuning.modules import Bottleneck, LoRA
-from fedlab_core.methods import FedAdam, FedDyn, FedProx, LocalOnly, Moon, Scaffold, task_loss
+from fedlab_core.finetuning.shots import few_shot, few_shot_clients
+from fedlab_core.finetuning.tuning import TUNINGS, tune
+from fedlab_core.local.work import task_loss
+from fedlab_core.methods import FedAdam, FedDyn, FedProx, LocalOnly, Moon, Scaffold
 from fedlab_core.models import build_model
 from fedlab_core.models.clip import CLIP, Vocabulary, clip_loss, small_clip
 from fedlab_core.models.vit import ViT

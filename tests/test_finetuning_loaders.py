@@ -14,22 +14,20 @@ from small import equal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab_core.finetuning import (
+from fedlab_core.finetuning.accounts import meta_clip, meta_vit_b_16
+from fedlab_core.finetuning.classifiers import zero_shot_weights
+from fedlab_core.finetuning.modules import LoRA
+from fedlab_core.finetuning.tuning import tune
+from fedlab_core.models import build_model
+from fedlab_core.models.vit import ViT
+from fedlab_core.models.weights.clip import (
+    clip_from_open_clip,
     load_clip,
     load_open_clip,
     load_open_clip_tokenizer,
     load_tokenizer,
-    load_vit_b_16,
-    meta_clip,
-    meta_vit_b_16,
-    tune,
-    zero_shot_weights,
 )
-from fedlab_core.finetuning.clip_loaders import clip_from_open_clip
-from fedlab_core.finetuning.loaders import vit_from_torchvision
-from fedlab_core.finetuning.modules import LoRA
-from fedlab_core.models import build_model
-from fedlab_core.models.vit import ViT
+from fedlab_core.models.weights.torchvision_vit import load_vit_b_16, vit_from_torchvision
 from fedlab_core.randomness import generator
 from fedlab_core.state import State
 

@@ -10,17 +10,19 @@ from matplotlib.figure import Figure
 
 from fedlab_core import claims, plots
 from fedlab_core.experiment import Experiment
-from fedlab_core.finetuning import anatomy, cost_table, tune, with_head
-from fedlab_core.finetuning.backbones import NETWORK, VOCABULARY, blank, load_backbone
+from fedlab_core.finetuning.accounts import anatomy, cost_table
+from fedlab_core.finetuning.classifiers import with_head
+from fedlab_core.finetuning.tuning import tune
+from fedlab_core.models.weights.shipped import NETWORK, VOCABULARY, blank, load_backbone
 from fedlab_core.plots import finetuning as plots_finetuning
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 from fedlab_core.state import parameter_names
 from fedlab_core.studies import finetuning, finetuning_record, finetuning_runs
 from fedlab_core.studies.finetuning_runs import Setup, Way, at_clients, federation, tuned, until
-from fedlab_core.views.finetuning import VIEWS, budgets_view, trained_view
 from fedlab_core.workbench import Workbench
-from fedlab_core.workbench.tuner import Tuner
+from fedlab_core.workbench.views.finetuning import VIEWS, budgets_view, trained_view
+from fedlab_core.workbench.views.tuner import Tuner
 
 SMALL = Setup(per_class=8, test_per_class=3, clients=3, shots=4, fraction=1.0, steps=1, batch_size=4, rounds=2, every=1)
 

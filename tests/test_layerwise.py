@@ -13,34 +13,31 @@ from torch import nn
 
 from fedlab_core.costs import kept_for_backward
 from fedlab_core.data import Dataset
-from fedlab_core.engines import Work, get_engine
+from fedlab_core.engines import get_engine
 from fedlab_core.federation import Federation
-from fedlab_core.layerwise import (
-    MASKS,
-    OBJECTIVES,
-    SCHEMES,
-    Features,
-    LayerWise,
-    Schedule,
-    Stage,
-    StagedModel,
-    build_staged,
+from fedlab_core.layerwise.accounts import (
     deepest,
-    features,
-    few_labels,
     flops_by_round,
-    knn_accuracy,
-    linear_probe,
-    payload,
     peak_allocated,
     peak_memory,
     relative_flops,
-    staged_loss,
     step_flops,
     traffic,
     training_memory,
 )
-from fedlab_core.layerwise.method import AUGMENTATIONS, HELD, freeze_statistics, unit_names
+from fedlab_core.layerwise.evaluation import Features, features, few_labels, knn_accuracy, linear_probe
+from fedlab_core.layerwise.method import (
+    AUGMENTATIONS,
+    HELD,
+    OBJECTIVES,
+    LayerWise,
+    freeze_statistics,
+    staged_loss,
+    unit_names,
+)
+from fedlab_core.layerwise.network import StagedModel, build_staged
+from fedlab_core.layerwise.stages import MASKS, SCHEMES, Schedule, Stage, payload
+from fedlab_core.local.work import Work
 from fedlab_core.models import build_model
 from fedlab_core.randomness import generator
 from fedlab_core.selfsupervised import augment
@@ -269,7 +266,7 @@ def test_a_client_needs_nothing_but_what_it_fetched(scheme: str, mask: str) -> N
     for update in inside.updates:
         fetched = update.fetched | {"rounds"}
         blank = {n: t if n in fetched else torch.full_like(t, torch.nan) for n, t in inside.start.items()}
-        work = Work(run.model, run.dataset, run.partition, run.settings, run.method, {}, UNITS)
+        work = Work(run.model, run.dataset, run.partition, run.settings, {}, UNITS)
         task = run._task(update.client, run._snapshot(UNITS - 1), run.segments[0])
         again = next(iter(run.method.train(engine, work, [replace(task, state=blank)], lambda: False)))
         assert all(torch.equal(again.state[n], update.state[n]) for n in update.sent)
@@ -353,7 +350,7 @@ def test_a_run_resumes_rewinds_and_forks(tmp_path) -> None:
 def test_threads_give_the_same_bits_and_stacking_is_refused() -> None:
     rule = LayerWise(drop=0.5)
     assert equal(federation(rule, engine="threads").run(3).state, federation(rule).run(3).state)
-    with pytest.raises(ValueError, match="layer-wise has a loss of its own"):
+    with pytest.raises(ValueError, match="layer-wise has optimiser and begin and loss of its own"):
         federation(rule, engine="stacked").run(1)
 
 

@@ -8,12 +8,15 @@ import torch
 from matplotlib.figure import Figure
 
 from fedlab_core import plots
-from fedlab_core.layerwise import LayerWise, Stage, build_staged, relative_flops, training_memory
+from fedlab_core.layerwise.accounts import relative_flops, training_memory
+from fedlab_core.layerwise.method import LayerWise
+from fedlab_core.layerwise.network import build_staged
+from fedlab_core.layerwise.stages import Stage
 from fedlab_core.plots import layerwise as plots_layerwise
 from fedlab_core.randomness import generator
 from fedlab_core.studies import layerwise, layerwise_record, layerwise_runs
 from fedlab_core.studies.layerwise_runs import Setup, at_budget, kept_run, tuned
-from fedlab_core.workbench.climb import Climb
+from fedlab_core.workbench.views.climb import Climb
 
 SMALL = Setup(
     examples=80,

@@ -10,6 +10,8 @@ from small import equal, gap, small_data, small_federation, split
 from fedlab_core import checkpoint
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
+from fedlab_core.local.training import local_context
+from fedlab_core.local.work import Task
 from fedlab_core.methods import METHODS, FedAvg, build_method
 from fedlab_core.methods.client import FedDyn, Moon
 from fedlab_core.methods.server import FedAdam, FedAvgM, FedNova, FedYogi, learnt
@@ -158,8 +160,10 @@ def test_moons_loss_is_its_formula() -> None:
     memory = federation._now.clients[0]
     x, y = federation.dataset.prepare(federation.dataset.x[:7]).double(), federation.dataset.y[:7]
     method = Moon(mu=2.0, tau=0.3)
-    prepared = method.prepare(model, state, memory)
-    loss = method.loss(model, x, y, generator(0, "loss"), prepared)
+    work = federation._work(federation.segments[0], {}, 3)
+    context = local_context(model, work, Task(0, state, memory))
+    method.begin(context)
+    loss = method.loss(context, x, y)
 
     def features(weights: State) -> torch.Tensor:
         hidden = torch.relu(x.flatten(1) @ weights["blocks.0.0.weight"].T + weights["blocks.0.0.bias"])

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedlab_core.feature_skew import FeatureSkew
+from fedlab_core.data.feature_skew import FeatureSkew
 from fedlab_core.partition import (
     Partition,
     _raise_to,

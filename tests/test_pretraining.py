@@ -3,6 +3,7 @@
 import json
 import math
 import threading
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -11,19 +12,8 @@ from small import equal
 
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
+from fedlab_core.models.weights import torchvision_resnet as inet
 from fedlab_core.partition import pooled
-from fedlab_core.pretraining import (
-    STARTS,
-    Decentralised,
-    Fractals,
-    Start,
-    Supervised,
-    begin,
-    make_start,
-    recipe,
-    transfer,
-)
-from fedlab_core.pretraining import imagenet as inet
 from fedlab_core.pretraining.fractals import (
     Codes,
     chaos_game,
@@ -33,7 +23,7 @@ from fedlab_core.pretraining.fractals import (
     sample_codes,
     singular_values,
 )
-from fedlab_core.pretraining.named import SHIPPED
+from fedlab_core.pretraining.named import SHIPPED, STARTS, imagenet_start, recipe
 from fedlab_core.pretraining.objectives import MultiLabel, SelfSupervised, Siamese, held
 from fedlab_core.pretraining.pairs import (
     compose,
@@ -45,6 +35,7 @@ from fedlab_core.pretraining.pairs import (
     random_sets,
 )
 from fedlab_core.pretraining.sources import fractal_labels, fractal_views
+from fedlab_core.pretraining.starts import Decentralised, Fractals, Start, Supervised, begin, make_start, transfer
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 
@@ -202,7 +193,7 @@ def test_the_multi_label_loss_is_one_logistic_loss_per_code() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return logits
 
-    loss = MultiLabel().loss(Fixed(), torch.zeros(1, 1), torch.tensor([0b101]), generator(0, "x"), None)
+    loss = MultiLabel().loss(SimpleNamespace(model=Fixed()), torch.zeros(1, 1), torch.tensor([0b101]))
     parts = [math.log(1 + math.exp(-2)), math.log(1 + math.exp(-1)), math.log(1 + math.exp(-0.5))]
     assert loss.item() == pytest.approx(sum(parts) / 3)
 
@@ -293,7 +284,7 @@ def test_the_names_are_torchvisions_and_full_size_images_keep_every_weight(weigh
 def test_imagenet_weights_are_a_start_in_one_call(weights, tmp_path) -> None:
     safetensors.torch.save_file(weights, tmp_path / "resnet18.safetensors")
     model = inet.torchvision_resnet("resnet18", (3, 32, 32), 10, generator(1, "model"))
-    start = inet.imagenet_start(model, file=tmp_path / "resnet18.safetensors")
+    start = imagenet_start(model, file=tmp_path / "resnet18.safetensors")
     assert equal(dict(sorted(start.state.items())), dict(sorted(inet.fit_imagenet(weights, model).items())))
     assert start.recipe["architecture"] == "resnet18" and start.rounds == 0
 

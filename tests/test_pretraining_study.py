@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from fedlab_core import plots, probes
 from fedlab_core.experiment import Experiment
 from fedlab_core.plots import probes as plots_probes
-from fedlab_core.pretraining import Fractals
+from fedlab_core.pretraining.starts import Fractals
 from fedlab_core.settings import Settings
 from fedlab_core.studies import pretraining as study
 from fedlab_core.studies import pretraining_rows as rows_of
 from fedlab_core.studies import pretraining_runs as runs
 from fedlab_core.studies import pretraining_standard as standard
 from fedlab_core.studies import pretraining_standard_runs as standard_runs
-from fedlab_core.views import probes as views
-from fedlab_core.views.probes import VIEWS
 from fedlab_core.workbench import Workbench
+from fedlab_core.workbench.views import probes as views
+from fedlab_core.workbench.views.probes import VIEWS
 
 
 def row(start: str, skew: str, seed: int, lr: float, test: float, held_out: float, method: str = "fedavg") -> dict:

@@ -10,7 +10,7 @@ from small import equal, small_data, small_federation, split
 
 from fedlab_core import probes
 from fedlab_core.federation import Federation
-from fedlab_core.methods import task_loss
+from fedlab_core.local.work import task_loss
 from fedlab_core.models import build_model
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings

@@ -15,6 +15,7 @@ from small import equal, small_federation, split
 
 from fedlab_core.engines import get_engine
 from fedlab_core.federation import Federation
+from fedlab_core.local.work import Context
 from fedlab_core.methods import FedAvg, Scaffold
 from fedlab_core.state import State
 
@@ -42,18 +43,16 @@ class Marked(FedAvg):
     victim: int = -1
     pause: float = 0.0
 
-    def finish(
-        self, start: State, end: State, received: State, memory: State, steps: int, lr: float
-    ) -> tuple[State, State]:
+    def finish(self, context: Context, end: State) -> tuple[State, State]:
         node = ray.get_runtime_context().get_node_id()
         file = Path(self.folder) / f"{node}-{os.getpid()}-{time.monotonic_ns()}"
         file.touch()
         time.sleep(self.pause)
         killed = Path(self.folder) / "killed"
-        if steps == 2 and self.victim >= 0 and not killed.exists():  # the client with four examples
+        if context.step == 2 and self.victim >= 0 and not killed.exists():  # the client with four examples
             killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return {}, memory
+        return {}, context.memory
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +96,9 @@ class MarkedScaffold(Scaffold):
     folder: str = ""
     victim: int = -1
 
-    def finish(
-        self, start: State, end: State, received: State, memory: State, steps: int, lr: float
-    ) -> tuple[State, State]:
-        Marked(self.folder, self.victim).finish(start, end, received, memory, steps, lr)
-        return super().finish(start, end, received, memory, steps, lr)
+    def finish(self, context: Context, end: State) -> tuple[State, State]:
+        Marked(self.folder, self.victim).finish(context, end)
+        return super().finish(context, end)
 
 
 def test_data_and_model_are_placed_once(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

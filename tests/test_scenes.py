@@ -17,7 +17,7 @@ from fedlab_core.data.scenes import (
     draw_scenes,
     split_scenes,
 )
-from fedlab_core.finetuning.backbones import VOCABULARY
+from fedlab_core.models.weights.shipped import VOCABULARY
 from fedlab_core.randomness import generator
 
 

@@ -3,7 +3,6 @@
 import json
 import sys
 import threading
-from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -19,7 +18,7 @@ from fedlab_core.settings import Settings
 from fedlab_core.state import BATCH_NORM_POLICIES
 from fedlab_core.workbench import Busy, View, Workbench
 from fedlab_core.workbench.controls import POLICY_LABELS, Controls
-from fedlab_core.workbench.runs import Interruptible, changes, unique
+from fedlab_core.workbench.runs import changes, unique
 
 SMALL = Experiment(
     dataset_options={"examples": 120},
@@ -382,21 +381,18 @@ def test_the_centralised_reference_is_the_core_s(bench):
 
 def test_the_reference_stops_in_the_middle_of_its_training(bench):
     bench.run(1, block=True)
-    run, stop = bench.runs[0], threading.Event()
-    run.advance_reference(stop)
+    run = bench.runs[0]
+    run.advance_reference(threading.Event())
     bench.run(1, block=True)
-    steps = []
+    asked = []
 
-    class Counting(Interruptible):
-        def correct(self, *arguments):
-            steps.append(1)
-            if len(steps) == 3:
-                stop.set()
-            super().correct(*arguments)
+    class Stop(threading.Event):
+        def is_set(self):
+            asked.append(1)
+            return len(asked) > 3
 
-    run.reference.segments[-1] = replace(run.reference.segments[-1], method=Counting(stop))
-    run.advance_reference(stop)
-    assert len(steps) == 3 and run.reference.round == 1
+    run.advance_reference(Stop())
+    assert len(asked) == 4 and run.reference.round == 1
 
 
 def test_files(bench, tmp_path, monkeypatch):

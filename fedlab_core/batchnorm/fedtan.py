@@ -10,49 +10,37 @@ the batches.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
-from fedlab_core.batchnorm.lockstep import Ledger, batch_norms, synchronised_gradients
-from fedlab_core.methods import METHODS, FedAvg, Update, task_loss
+from fedlab_core.batchnorm.lockstep import Ledger, Sharing, batch_norms, synchronised_gradients
+from fedlab_core.local.training import batches, client_data, worker_copy
+from fedlab_core.local.work import Engine, Task, Update, Work, task_loss
+from fedlab_core.methods.fedavg import FedAvg
+from fedlab_core.randomness import generator
+from fedlab_core.settings import Settings
 from fedlab_core.state import State, get_state, set_state
-
-if TYPE_CHECKING:
-    from fedlab_core.engines import Engine, Task, Work
-    from fedlab_core.settings import Settings
 
 
 @dataclass(frozen=True)
-class FedTAN(FedAvg):
+class FedTAN(Sharing, FedAvg):
     """Layer-wise synchronised batch normalisation in local step 1, ordinary local steps afterwards (arXiv 2301.02982).
 
     With the defaults, one local step and equal models, the weighted mean of the clients' gradients is the gradient of
     the union batch. Each exchange can be left out, to see what it is for; all three left out is plain FedAvg.
 
     Args:
-        mean: exchange 1, the clients' means; without it everybody uses its own.
-        variance: exchange 2, the variances; without it everybody uses its own.
-        gradients: exchange 3, the gradients with respect to mean and variance; without it everybody uses its own.
-        around_global_mean: variances are taken around the returned mean; False takes them around each client's own
-            mean, so that the spread between the clients is lost.
-        differentiate: False treats mean and variance as constants in the backward pass, as if they did not depend on
-            the weights; there is no third exchange then.
+        mean, variance, gradients, around_global_mean, differentiate: see `lockstep.Sharing`.
         freeze: in steps 2 to E clients normalise with the running statistics of step 1 and keep them; the published
             code normalises with local batch statistics there.
     """
 
-    mean: bool = True
-    variance: bool = True
-    gradients: bool = True
-    around_global_mean: bool = True
-    differentiate: bool = True
     freeze: bool = False
     name = "FedTAN"
 
-    def local_settings(self, settings: "Settings") -> "Settings":
+    def local_settings(self, settings: Settings) -> Settings:
         if settings.batch_norm not in (None, "average", "total_variance"):
             raise ValueError(
                 f"batch_norm={settings.batch_norm!r}: FedTAN's clients share one batch normalisation, "
@@ -62,12 +50,7 @@ class FedTAN(FedAvg):
             raise ValueError("mixed_precision=True: FedTAN's exchanges are computed in one precision, accepted: False")
         return settings
 
-    def train(
-        self, engine: "Engine", work: "Work", tasks: "Sequence[Task]", stop: Callable[[], bool]
-    ) -> Iterator[Update]:
-        from fedlab_core.engines.loop import batches, client_data
-        from fedlab_core.randomness import generator
-
+    def train(self, engine: Engine, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Update]:
         settings, lr = work.settings, work.settings.lr_at(work.round)
         models = _models(engine, work, len(tasks))
         data = [client_data(work, task.client) for task in tasks]
@@ -122,12 +105,7 @@ class UnionSGD(FedAvg):
 
     name = "centralised (union batches)"
 
-    def train(
-        self, engine: "Engine", work: "Work", tasks: "Sequence[Task]", stop: Callable[[], bool]
-    ) -> Iterator[Update]:
-        from fedlab_core.engines.loop import batches, client_data
-        from fedlab_core.randomness import generator
-
+    def train(self, engine: Engine, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Update]:
         settings = work.settings
         (model,) = _models(engine, work, 1)
         set_state(model, tasks[0].state)
@@ -159,20 +137,11 @@ class UnionSGD(FedAvg):
         return updates[0].state, server
 
 
-_MODELS: "WeakKeyDictionary[Engine, list[nn.Module]]" = WeakKeyDictionary()
+_MODELS: WeakKeyDictionary[Engine, list[nn.Module]] = WeakKeyDictionary()
 
 
-def _models(engine: "Engine", work: "Work", count: int) -> list[nn.Module]:
+def _models(engine: Engine, work: Work, count: int) -> list[nn.Module]:
     """Models to train in, made once per engine, so once per run: copying takes longer than a small model's step."""
-    from fedlab_core.engines.loop import worker_copy
-
     models = _MODELS.setdefault(engine, [])
     models += [worker_copy(work) for _ in range(count - len(models))]
     return models[:count]
-
-
-LOCAL = FedTAN(mean=False, variance=False, gradients=False)
-"""No exchange at all: every client normalises with its own batch, as in FedAvg."""
-
-METHODS["fedtan"] = FedTAN
-METHODS["union_sgd"] = UnionSGD

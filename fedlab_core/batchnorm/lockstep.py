@@ -2,20 +2,43 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedlab_core.methods import task_loss
-
-if TYPE_CHECKING:
-    from fedlab_core.batchnorm.fedtan import FedTAN
+from fedlab_core.local.work import task_loss
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 """One (inputs, targets) per client."""
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """What clients share at every batch-norm layer of a synchronised step.
+
+    Attributes:
+        mean: exchange 1, the clients' means; without it everybody uses its own.
+        variance: exchange 2, the variances; without it everybody uses its own.
+        gradients: exchange 3, the gradients with respect to mean and variance; without it everybody uses its own.
+        around_global_mean: variances are taken around the returned mean; False takes them around each client's own
+            mean, so that the spread between the clients is lost.
+        differentiate: False treats mean and variance as constants in the backward pass, as if they did not depend on
+            the weights; there is no third exchange then.
+    """
+
+    mean: bool = True
+    variance: bool = True
+    gradients: bool = True
+    around_global_mean: bool = True
+    differentiate: bool = True
+
+
+EVERYTHING = Sharing()
+NOTHING = Sharing(mean=False, variance=False, gradients=False)
+"""No exchange at all: every client normalises with its own batch, as in FedAvg."""
 
 
 @dataclass
@@ -47,7 +70,7 @@ def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
 def synchronised_gradients(
     models: Sequence[nn.Module],
     batches: Batches,
-    rule: "FedTAN",
+    rule: Sharing = EVERYTHING,
     ledger: Ledger | None = None,
     weights: Sequence[float] | None = None,
 ) -> list[Tensor]:
@@ -133,7 +156,7 @@ def _run(node: fx.Node, model: nn.Module, value: Callable[[fx.Node], Any]) -> An
 
 
 def _normalise(
-    layers: list[_BatchNorm], x: list[Tensor], rule: "FedTAN", weights: Sequence[float], ledger: Ledger
+    layers: list[_BatchNorm], x: list[Tensor], rule: Sharing, weights: Sequence[float], ledger: Ledger
 ) -> list[Tensor]:
     values = [t.numel() // t.shape[1] for t in x]  # m_k, per channel
     counts = [sum(values)] * len(x) if rule.mean or rule.variance else values
@@ -157,9 +180,7 @@ class _SharedNorm(torch.autograd.Function):
     """Batch normalisation of K clients' activations at once; inputs and outputs are K tensors (B_k, C, ...)."""
 
     @staticmethod
-    def forward(
-        ctx: Any, rule: "FedTAN", weights: Any, eps: float, ledger: Ledger, kept: list, *tensors: Tensor
-    ) -> Any:
+    def forward(ctx: Any, rule: Sharing, weights: Any, eps: float, ledger: Ledger, kept: list, *tensors: Tensor) -> Any:
         clients = len(tensors) // 3
         x, gamma, beta = tensors[:clients], tensors[clients : 2 * clients], tensors[2 * clients :]
         dims = [d for d in range(x[0].ndim) if d != 1]

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedlab_core.batchnorm.fedtan import LOCAL, FedTAN
-from fedlab_core.batchnorm.lockstep import Batches, batch_norms, synchronised_gradients
+from fedlab_core.batchnorm.lockstep import NOTHING, Batches, Sharing, batch_norms, synchronised_gradients
 from fedlab_core.federation import Federation
-from fedlab_core.methods import task_loss
+from fedlab_core.local.work import task_loss
 from fedlab_core.randomness import generator
 from fedlab_core.state import State, set_state
 
@@ -80,7 +79,7 @@ def fixed_batches(federation: Federation, size: int | None = 64, clients: Sequen
         size: examples per client (all it has if it has fewer); None takes all.
         clients: all of them by default.
     """
-    from fedlab_core.engines.loop import client_data
+    from fedlab_core.local.training import client_data
 
     work = federation._work(federation.segments[-1], {}, 0)
     batches = []
@@ -151,12 +150,12 @@ def union_gradient(model: nn.Module, batches: Batches) -> State:
 
 
 def mean_gradient(
-    model: nn.Module, batches: Batches, rule: FedTAN = LOCAL, weights: Sequence[float] | None = None
+    model: nn.Module, batches: Batches, rule: Sharing = NOTHING, weights: Sequence[float] | None = None
 ) -> State:
     """sum_k p_k g_k by parameter name: every client's gradient at the same model, under a rule of exchange.
 
     Args:
-        rule: `LOCAL` is FedAvg with batch normalisation, `FedTAN()` the full exchange.
+        rule: `NOTHING` is FedAvg with batch normalisation, `Sharing()` the full exchange.
         weights: p_k; n_k / n of the batches by default. The model is not changed.
     """
     models = [copy.deepcopy(model).train() for _ in batches]
@@ -184,10 +183,10 @@ def deviation_by_source(model: nn.Module, batches: Batches) -> dict[str, Deviati
     up to rounding.
     """
     rules = {
-        "local": LOCAL,
-        "forward": FedTAN(mean=False, variance=False),
-        "backward": FedTAN(gradients=False),
-        "none": FedTAN(),
+        "local": NOTHING,
+        "forward": Sharing(mean=False, variance=False),
+        "backward": Sharing(gradients=False),
+        "none": Sharing(),
     }
     union = union_gradient(model, batches)
     return {source: deviation(mean_gradient(model, batches, rule), union) for source, rule in rules.items()}

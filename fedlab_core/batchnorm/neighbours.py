@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fedlab_core.batchnorm.lockstep import batch_norms
 from fedlab_core.batchnorm.measures import fixed_batches, in_training
-from fedlab_core.engines import single_threaded
 from fedlab_core.federation import Federation
+from fedlab_core.local.cores import single_threaded
 from fedlab_core.partition import label_counts
 from fedlab_core.randomness import generator
 from fedlab_core.state import State, get_state

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..randomness import generator
-from .dataset import Dataset, channel_statistics, stratified_split
+from fedlab_core.data.dataset import Dataset, channel_statistics, stratified_split
+from fedlab_core.randomness import generator
 
 # Capitals, and the 11 lower-case letters whose shape is not their capital's (the classes of EMNIST Balanced without its
 # digits: Cohen et al., 2017, section II-C). No digit is among them, so a task on digits stays unseen.

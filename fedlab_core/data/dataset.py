@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..randomness import generator
+from fedlab_core.randomness import generator
 
 IGNORE = -100  # target of padded positions: the default ignore_index of torch's cross-entropy
 

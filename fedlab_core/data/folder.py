@@ -15,9 +15,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from ..randomness import generator
-from . import cache
-from .dataset import Dataset, stratified_split
+from fedlab_core.data import cache
+from fedlab_core.data.dataset import Dataset, stratified_split
+from fedlab_core.randomness import generator
 
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 MIXED = 64  # pixels: height and width when the images differ in size and none is asked for

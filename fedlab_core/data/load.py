@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import builtin, text, vision
-from .dataset import Dataset
-from .folder import image_folder
-from .scenes import scenes
+from fedlab_core.data import builtin, text, vision
+from fedlab_core.data.dataset import Dataset
+from fedlab_core.data.folder import image_folder
+from fedlab_core.data.scenes import scenes
 
 LOADERS = {
     "digits": builtin.digits,

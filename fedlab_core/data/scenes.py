@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..randomness import generator
-from .dataset import Dataset, channel_statistics
+from fedlab_core.data.dataset import Dataset, channel_statistics
+from fedlab_core.randomness import generator
 
 SHAPES = ("circle", "ring", "square", "triangle", "star", "cross", "bar", "crescent")
 TEXTURES = ("solid", "striped", "checkered", "dotted")

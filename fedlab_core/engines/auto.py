@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import nn
 
-from fedlab_core.engines import Engine, Task, Work, get_engine
-from fedlab_core.engines.stacked import forward_operations, work_obstacle
+from fedlab_core.engines.loop import LoopEngine
+from fedlab_core.engines.stacked.engine import StackedEngine, forward_operations, work_obstacle
 from fedlab_core.engines.stacked.modules import is_dense, obstacle
-from fedlab_core.methods import Update
+from fedlab_core.engines.threads import ThreadsEngine
+from fedlab_core.local.work import Engine, LocalMethod, Task, Update, Work
+from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.state import State
 
 CROWDED = 2**15  # values that a layer of a convolutional net makes of a batch, above which a client fills a core
@@ -19,14 +21,14 @@ MEDIUM = 5e7  # operations of any other net on one example, below which its prod
 KNOWN = ("torch.nn.modules.", "fedlab_core.models.", "fedlab_core.finetuning.")
 
 
-def choose(work: Work) -> tuple[str, str]:
+def choose(work: Work, method: LocalMethod) -> tuple[str, str]:
     """The name of an engine, and why.
 
     Stacked clients win where single operations are small or the device is wide (`make bench` measures both); a client
     per core wins where one client's operations fill a core.
     """
     model, device = work.model, torch.device(work.settings.device).type
-    reason = work_obstacle(work) or obstacle(model)
+    reason = work_obstacle(work, method) or obstacle(model)
     foreign = [type(m) for m in model.modules() if not type(m).__module__.startswith(KNOWN)]
     if reason is None and foreign:
         reason = f"a forward pass of its own, {foreign[0].__name__}"
@@ -64,22 +66,27 @@ class AutoEngine:
         self._engines: dict[str, Engine] = {}
         self._chosen: tuple[tuple, str] | None = None
 
-    def _engine(self, work: Work) -> Engine:
+    def _engine(self, work: Work, method: LocalMethod) -> Engine:
         settings = work.settings
-        key = (id(work.model), type(work.method), settings.device, settings.mixed_precision, settings.batch_size)
+        key = (id(work.model), type(method), settings.device, settings.mixed_precision, settings.batch_size)
         if self._chosen is None or self._chosen[0] != key:
-            chosen, reason = choose(work)
+            chosen, reason = choose(work, method)
             self._chosen = key, chosen
             self.name = f"auto: {chosen} ({reason})"
-        chosen = self._chosen[1]
-        if chosen not in self._engines:
-            self._engines[chosen] = get_engine(chosen)
-        return self._engines[chosen]
+        return self._made(self._chosen[1])
 
-    def train(self, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Update]:
-        """See `fedlab_core.engines.Engine`."""
-        yield from self._engine(work).train(work, tasks, stop)
+    def _made(self, name: str) -> Engine:
+        if name not in self._engines:
+            self._engines[name] = {"stacked": StackedEngine, "threads": ThreadsEngine, "loop": LoopEngine}[name]()
+        return self._engines[name]
+
+    def train(
+        self, work: Work, tasks: Sequence[Task], method: LocalMethod, stop: Callable[[], bool]
+    ) -> Iterator[Update]:
+        """See `local.work.Engine`."""
+        yield from self._engine(work, method).train(work, tasks, method, stop)
 
     def evaluate(self, work: Work, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
-        """See `fedlab_core.engines.Engine`."""
-        return self._engine(work).evaluate(work, states, split)
+        """See `local.work.Engine`."""
+        engine = self._made(self._chosen[1]) if self._chosen else self._engine(work, FedAvg())
+        return engine.evaluate(work, states, split)

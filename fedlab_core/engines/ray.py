@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 
-from fedlab_core.engines import Task, Work
-from fedlab_core.engines.loop import train_client, worker_copy
 from fedlab_core.engines.threads import ThreadsEngine
-from fedlab_core.methods import Update
+from fedlab_core.local.training import train_client, worker_copy
+from fedlab_core.local.work import LocalMethod, Task, Update, Work
 from fedlab_core.state import State, frozen_names
 
 RETRIES = 8  # of one client, when the process that trains it dies
@@ -47,8 +46,10 @@ class RayEngine:
         self._placed: tuple[Any, ...] | None = None
         self._threads = ThreadsEngine()
 
-    def train(self, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Update]:
-        """See `fedlab_core.engines.Engine`. Stopping, or leaving the iterator, ends the clients under way, and a
+    def train(
+        self, work: Work, tasks: Sequence[Task], method: LocalMethod, stop: Callable[[], bool]
+    ) -> Iterator[Update]:
+        """See `local.work.Engine`. Stopping, or leaving the iterator, ends the clients under way, and a
         cluster that was started here."""
         if stop():
             return
@@ -57,7 +58,7 @@ class RayEngine:
         common = {n: t for n, t in tasks[0].state.items() if all(task.state[n] is t for task in tasks)}
         frozen = {n: common.pop(n) for n in frozen_names(work.model)}
         place = self._place(work, frozen)
-        sent = ray.put((work.settings, work.method, work.round, _arrays(work.received), _arrays(common)))
+        sent = ray.put((work.settings, method, work.round, _arrays(work.received), _arrays(common)))
         options = {"num_cpus": 1, "max_retries": RETRIES, "num_gpus": int(work.settings.device != "cpu")}
         train = ray.remote(_train).options(**options)
         waiting = []
@@ -82,7 +83,7 @@ class RayEngine:
                 disconnect()
 
     def evaluate(self, work: Work, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
-        """See `fedlab_core.engines.Engine`; on this machine."""
+        """See `local.work.Engine`; on this machine."""
         return self._threads.evaluate(work, states, split)
 
     def _place(self, work: Work, frozen: State) -> Any:
@@ -144,15 +145,15 @@ def _train(place: list[Any], sent: list[Any], client: int, own: dict[str, Any], 
         arrays, frozen, (model, dataset, partition) = ray.get(place[0])
         x, y, indices, offsets = _tensors(arrays).values()
         dataset, partition = replace(dataset, x=x, y=y), replace(partition, indices=indices, offsets=offsets)
-        work = Work(model, dataset, partition, settings, method, {}, 0)
+        work = Work(model, dataset, partition, settings, {}, 0)
         _cache.clear()
         _cache[key] = work, worker_copy(work), _tensors(frozen, settings.device)
     work, model, frozen = _cache[key]
     tensors = [_tensors(arrays, settings.device) for arrays in (common | own, memory, received)]
     state, kept, sent_down = tensors
-    work = replace(work, settings=settings, method=method, received=sent_down, round=number)
+    work = replace(work, settings=settings, received=sent_down, round=number)
     ordered = {name: frozen[name] if name in frozen else state[name] for name in model.state_dict()}
-    update = train_client(model, work, Task(client, ordered, kept))
+    update = train_client(model, work, Task(client, ordered, kept), method)
     return _mapped(replace(update, state={n: t for n, t in update.state.items() if n not in frozen}), _arrays)
 
 

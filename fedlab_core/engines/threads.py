@@ -12,19 +12,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from fedlab_core.engines import Task, Work
-from fedlab_core.engines.loop import batch_sums, evaluation_batches, summary, train_client, worker_copy
-from fedlab_core.methods import Update
+from fedlab_core.local.cores import cores
+from fedlab_core.local.training import batch_sums, evaluation_batches, summary, train_client, worker_copy
+from fedlab_core.local.work import LocalMethod, Task, Update, Work
 from fedlab_core.state import State, set_state
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
-
-
-def cores() -> int:
-    """Cores that this process may use; `OMP_NUM_THREADS`, where set, is the limit."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    return min(allowed, int(limit)) if limit.isdigit() and int(limit) else allowed
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
@@ -79,20 +72,22 @@ class ThreadsEngine:
         yield model
         self._models.put(model)
 
-    def train(self, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Update]:
-        """See `fedlab_core.engines.Engine`."""
+    def train(
+        self, work: Work, tasks: Sequence[Task], method: LocalMethod, stop: Callable[[], bool]
+    ) -> Iterator[Update]:
+        """See `local.work.Engine`."""
 
         def client(task: Task) -> Update | None:
             if stop():
                 return None
             with self._model(work) as model:
-                return train_client(model, work, task)
+                return train_client(model, work, task, method, stop)
 
         with contextlib.closing(in_order(client, tasks, self.workers)) as updates:
             yield from takewhile(lambda update: update is not None, updates)
 
     def evaluate(self, work: Work, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
-        """See `fedlab_core.engines.Engine`."""
+        """See `local.work.Engine`."""
         batches = evaluation_batches(work, split)
         parts = 1 if len(states) >= self.workers else min(self.workers, len(batches))
         cuts = [len(batches) * part // parts for part in range(parts + 1)]

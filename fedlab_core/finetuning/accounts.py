@@ -15,7 +15,7 @@ from fedlab_core.costs import count_flops, kept_for_backward
 from fedlab_core.finetuning.classifiers import cosine_classifier
 from fedlab_core.finetuning.tuning import tune
 from fedlab_core.layerwise.accounts import Memory
-from fedlab_core.methods import task_loss
+from fedlab_core.local.work import task_loss
 from fedlab_core.models.clip import CLIP, Vocabulary, openai_clip
 from fedlab_core.models.vit import ViT
 from fedlab_core.randomness import generator

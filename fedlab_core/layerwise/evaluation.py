@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedlab_core.data import Dataset
-from fedlab_core.engines import single_threaded
 from fedlab_core.layerwise.network import StagedModel
+from fedlab_core.local.cores import single_threaded
 from fedlab_core.randomness import generator
 from fedlab_core.state import State, set_state
 

@@ -3,14 +3,14 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from fedlab_core.layerwise.network import StagedModel
 from fedlab_core.layerwise.stages import Schedule, Stage, payload
-from fedlab_core.methods import FedAvg, Update
+from fedlab_core.local.work import Context, Engine, Task, Update, Work
+from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.selfsupervised import (
     CHARACTERS,
     Augmentation,
@@ -21,11 +21,8 @@ from fedlab_core.selfsupervised import (
     nt_xent,
     simsiam_loss,
 )
+from fedlab_core.settings import Settings
 from fedlab_core.state import State, get_state, mean_state, set_state
-
-if TYPE_CHECKING:
-    from fedlab_core.engines import Engine, Task, Work
-    from fedlab_core.settings import Settings
 
 OBJECTIVES = {
     "simclr": "NT-Xent between two views (Chen et al. 2020)",
@@ -36,7 +33,7 @@ OBJECTIVES = {
 OPTIMISERS = {"adamw": 2, "sgd": 1}  # numbers kept per weight, with momentum
 NEW_UNITS = ("copy", "fresh")
 AUGMENTATIONS = {"characters": CHARACTERS, "photographs": Augmentation()}
-CLIENT, HELD = "layerwise.client", "layerwise.held"
+HELD = "layerwise.held"
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ class LayerWise(FedAvg):
         """The part that decides about units."""
         return Schedule(self.scheme, self.rounds_per_stage, self.units_per_stage, self.drop, self.mask)
 
-    def local_settings(self, settings: "Settings") -> "Settings":
+    def local_settings(self, settings: Settings) -> Settings:
         """Refuses batch-norm policies under which the server would have to change or to guess frozen tensors."""
         if settings.batch_norm not in (None, "average", "frozen"):
             raise ValueError(f"batch_norm={settings.batch_norm!r}, accepted by {self.name}: 'average', 'frozen'")
@@ -111,9 +108,7 @@ class LayerWise(FedAvg):
         """Share of the learning rate in the round of a stage that follows `rounds` finished ones."""
         return min(1.0, (rounds - stage.number * self.rounds_per_stage + 1) / (self.warm_up + 1))
 
-    def train(
-        self, engine: "Engine", work: "Work", tasks: "Sequence[Task]", stop: Callable[[], bool]
-    ) -> Iterator[Update]:
+    def train(self, engine: Engine, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Update]:
         model, settings, state = _staged(work.model), work.settings, tasks[0].state
         rounds = int(state["rounds"])
         stage = self.schedule.stage(rounds, len(model.units))
@@ -122,15 +117,14 @@ class LayerWise(FedAvg):
             held = frozenset(task.memory[HELD].tolist()) if self.stateful and HELD in task.memory else frozenset()
             kept = self.schedule.masked_download(stage, settings.seed, work.round, task.client)
             payloads.append(payload(model, stage, kept, held, state))
-        local = LocalStage(self, stage, settings.seed, work.round, work.dataset.mean, work.dataset.std)
         settings = settings.replace(lr=settings.lr * self.warm_up_factor(rounds, stage))
-        named = [replace(task, memory={CLIENT: torch.tensor(task.client)}) for task in tasks]
-        updates = engine.train(replace(work, settings=settings, method=local), named, stop)
+        bare = [replace(task, memory={}) for task in tasks]
+        updates = engine.train(replace(work, settings=settings), bare, LocalStage(self, stage), stop)
         for update, p in zip(updates, payloads, strict=False):  # fewer updates than tasks if stopped
             memory = {HELD: torch.tensor(sorted(p.held))} if self.stateful and p.held else {}
             yield replace(update, memory=memory, sent=p.sent, fetched=p.fetched)
 
-    def evaluate(self, engine: "Engine", work: "Work", states: Sequence[State], split: str) -> list[dict[str, float]]:
+    def evaluate(self, engine: Engine, work: Work, states: Sequence[State], split: str) -> list[dict[str, float]]:
         """Accuracy of a nearest-neighbour classifier on the frozen features, all units trained so far present."""
         from fedlab_core.layerwise.evaluation import features, knn_accuracy
 
@@ -179,53 +173,33 @@ class LocalStage(FedAvg):
     Attributes:
         rule: the method.
         stage: of the round.
-        seed, round: address of the masks.
-        mean, std: of the data, for the augmentations.
     """
 
     rule: LayerWise = LayerWise()
     stage: Stage = Stage(0, 1, 0, 0)
-    seed: int = 0
-    round: int = 1
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
     name = "layer-wise"
     full_batches = True  # a smaller batch has fewer negatives
 
-    def optimiser(self, parameters: Sequence[nn.Parameter], settings: "Settings", lr: float) -> torch.optim.Optimizer:
+    def optimiser(self, parameters: Sequence[nn.Parameter], context: Context) -> torch.optim.Optimizer:
         """AdamW, or SGD with the settings' momentum; weights without a gradient are not touched by either."""
         if self.rule.optimiser_name == "sgd":
-            return super().optimiser(parameters, settings, lr)
-        return torch.optim.AdamW(parameters, lr, weight_decay=settings.weight_decay, foreach=True)
+            return super().optimiser(parameters, context)
+        return torch.optim.AdamW(parameters, context.lr, weight_decay=context.settings.weight_decay, foreach=True)
 
-    def prepare(self, model: nn.Module, start: State, memory: State) -> "LocalWork":
-        freeze_statistics(_staged(model), self.stage)
-        target = copy.deepcopy(model) if self.rule.objective in ("byol", "moco_v3") else None
-        return LocalWork(int(memory[CLIENT]), target)
+    def begin(self, context: Context) -> None:
+        """Freeze statistics below the stage, and copy the network where its moving average is compared with it."""
+        freeze_statistics(_staged(context.model), self.stage)
+        averaged = self.rule.objective in ("byol", "moco_v3")
+        context.scratch = copy.deepcopy(context.model) if averaged else None
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, draws: torch.Generator, prepared: Any) -> Tensor:
-        if prepared.target is not None and prepared.step:
-            moved = move_target(get_state(prepared.target), get_state(model), self.rule.momentum)
-            set_state(prepared.target, moved)
-        kept = self.rule.schedule.kept(self.stage, self.seed, self.round, prepared.client, prepared.step)
-        prepared.step += 1
-        recipe = AUGMENTATIONS[self.rule.views]
-        views = torch.cat([augment(x, draws, recipe, self.mean, self.std) for _ in range(2)])
-        return staged_loss(_staged(model), views, self.rule, self.stage, kept, prepared.target)
-
-    def finish(
-        self, start: State, end: State, received: State, memory: State, steps: int, lr: float
-    ) -> tuple[State, State]:
-        return {}, {}
-
-
-@dataclass
-class LocalWork:
-    """What a client keeps during one round: its number, its moving-average network, and the steps taken."""
-
-    client: int
-    target: nn.Module | None = None
-    step: int = 0
+    def loss(self, context: Context, x: Tensor, y: Tensor) -> Tensor:
+        model, target = context.model, context.scratch
+        if target is not None and context.step:
+            set_state(target, move_target(get_state(target), get_state(model), self.rule.momentum))
+        kept = self.rule.schedule.kept(self.stage, context.settings.seed, context.round, context.client, context.step)
+        recipe, data = AUGMENTATIONS[self.rule.views], context.dataset
+        views = torch.cat([augment(x, context.draws, recipe, data.mean, data.std) for _ in range(2)])
+        return staged_loss(_staged(model), views, self.rule, self.stage, kept, target)
 
 
 def staged_loss(

@@ -1,9 +1,8 @@
 """What differs between federated algorithms, as hooks around one round loop; by name in `METHODS`."""
 
-import importlib
-
+from fedlab_core.local.work import Update, task_loss
 from fedlab_core.methods.client import FedDyn, FedProx, Moon, Scaffold
-from fedlab_core.methods.fedavg import FedAvg, FedSGD, LocalOnly, Update, task_loss
+from fedlab_core.methods.fedavg import FedAvg, FedSGD, LocalOnly
 from fedlab_core.methods.server import FedAdam, FedAvgM, FedNova, FedYogi
 
 METHODS: dict[str, type[FedAvg]] = {
@@ -19,9 +18,6 @@ METHODS: dict[str, type[FedAvg]] = {
     "feddyn": FedDyn,
     "moon": Moon,
 }
-# Packages that add methods of their own to `METHODS` when they are imported.
-ELSEWHERE = {"fedtan": "batchnorm", "union_sgd": "batchnorm", "layer_wise": "layerwise"}
-
 __all__ = [
     "METHODS",
     "FedAdam",
@@ -42,15 +38,13 @@ __all__ = [
 
 
 def build_method(name: str, **options: float) -> FedAvg:
-    """The method called `name` (a key of `METHODS` or of `ELSEWHERE`) with its own options, such as `mu` of FedProx.
+    """The method called `name` (a key of `METHODS`) with its own options, such as `mu` of FedProx.
 
     Raises:
         ValueError: an unknown name, or options that the method does not take.
     """
-    if name in ELSEWHERE:
-        importlib.import_module(f"fedlab_core.{ELSEWHERE[name]}")
     if name not in METHODS:
-        raise ValueError(f"method={name!r} is unknown, accepted: {sorted(METHODS | ELSEWHERE)}")
+        raise ValueError(f"method={name!r} is unknown, accepted: {sorted(METHODS)}")
     try:
         return METHODS[name](**options)
     except TypeError as error:

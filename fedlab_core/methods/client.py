@@ -3,18 +3,16 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from fedlab_core.methods.fedavg import FedAvg, Update, task_loss
+from fedlab_core.local.work import Context, Update, task_loss
+from fedlab_core.methods.fedavg import FedAvg, stackable
 from fedlab_core.methods.server import learnt, uniform_mean
+from fedlab_core.settings import Settings
 from fedlab_core.state import State, mean_state, set_state
-
-if TYPE_CHECKING:
-    from fedlab_core.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,9 @@ class FedProx(FedAvg):
         if not self.mu >= 0:
             raise ValueError(f"mu={self.mu!r}, accepted: a number >= 0")
 
-    def correct(self, grads: State, weights: State, start: State, received: State, memory: State) -> None:
+    @stackable
+    def correct(self, context: Context, grads: State, weights: State) -> None:
+        start = context.start
         if self.mu:
             for name, grad in grads.items():
                 grad.add_(weights[name].detach() - start[name], alpha=self.mu)
@@ -50,7 +50,7 @@ class Scaffold(FedAvg):
 
     name = "SCAFFOLD"
 
-    def local_settings(self, settings: "Settings") -> "Settings":
+    def local_settings(self, settings: Settings) -> Settings:
         if settings.momentum or settings.weight_decay:
             raise ValueError(
                 f"momentum={settings.momentum}, weight_decay={settings.weight_decay}: SCAFFOLD's controls presume "
@@ -66,21 +66,21 @@ class Scaffold(FedAvg):
     def broadcast(self, server: State) -> State:
         return server
 
-    def correct(self, grads: State, weights: State, start: State, received: State, memory: State) -> None:
+    @stackable
+    def correct(self, context: Context, grads: State, weights: State) -> None:
+        received, memory = context.received, context.memory
         for name, grad in grads.items():
             key = f"control.{name}"
             grad.add_(received[key])
             if key in memory:
                 grad.sub_(memory[key])
 
-    def finish(
-        self, start: State, end: State, received: State, memory: State, steps: int, lr: float
-    ) -> tuple[State, State]:
-        sent, kept = {}, dict(memory)
-        for key, control in received.items():
+    def finish(self, context: Context, end: State) -> tuple[State, State]:
+        sent, kept, memory = {}, dict(context.memory), context.memory
+        for key, control in context.received.items():
             name = key.removeprefix("control.")
             old: Tensor | float = memory.get(key, 0.0)
-            kept[key] = old - control + (start[name] - end[name]) / (steps * lr)
+            kept[key] = old - control + (context.start[name] - end[name]) / (context.step * context.lr)
             sent[key] = kept[key] - old
         return sent, kept
 
@@ -117,16 +117,17 @@ class FedDyn(FedAvg):
     def server_memory(self, state: State) -> State:
         return {f"h.{name}": torch.zeros_like(state[name]) for name in learnt(state)}
 
-    def correct(self, grads: State, weights: State, start: State, received: State, memory: State) -> None:
+    @stackable
+    def correct(self, context: Context, grads: State, weights: State) -> None:
+        start, memory = context.start, context.memory
         for name, grad in grads.items():
             grad.add_(weights[name].detach() - start[name], alpha=self.alpha)
             if f"h.{name}" in memory:
                 grad.sub_(memory[f"h.{name}"])
 
-    def finish(
-        self, start: State, end: State, received: State, memory: State, steps: int, lr: float
-    ) -> tuple[State, State]:
-        moved = {f"h.{name}": self.alpha * (end[name] - start[name]) for name in learnt(start)}
+    def finish(self, context: Context, end: State) -> tuple[State, State]:
+        start, memory = context.start, context.memory
+        moved = {f"h.{name}": self.alpha * (end[name] - start[name]) for name in learnt(end)}
         return {}, {key: memory[key] - change if key in memory else -change for key, change in moved.items()}
 
     def aggregate(
@@ -166,7 +167,8 @@ class Moon(FedAvg):
         if not self.tau > 0:
             raise ValueError(f"tau={self.tau!r}, accepted: a number > 0")
 
-    def prepare(self, model: nn.Module, start: State, memory: State) -> Any:
+    def begin(self, context: Context) -> None:
+        model, start, memory = context.model, context.start, context.memory
         if not (hasattr(model, "features") and hasattr(model, "head")):
             raise ValueError(f"model {type(model).__name__}: MOON needs one with `features` and `head`")
         previous = {name: memory.get(f"previous.{name}", tensor) for name, tensor in start.items()}
@@ -174,19 +176,18 @@ class Moon(FedAvg):
         for state in (start, previous):
             frozen.append(copy.deepcopy(model).eval().requires_grad_(False))
             set_state(frozen[-1], state)
-        return frozen
+        context.scratch = frozen
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, draws: torch.Generator, prepared: Any) -> Tensor:
+    def loss(self, context: Context, x: Tensor, y: Tensor) -> Tensor:
+        model = context.model
         if not self.mu:
             return task_loss(model(x), y)
         features = model.features(x)
         with torch.no_grad():
-            others = [frozen.features(x) for frozen in prepared]
+            others = [frozen.features(x) for frozen in context.scratch]
         cosines = torch.stack([F.cosine_similarity(features, other, dim=-1) for other in others], -1)
         contrast = -F.log_softmax(cosines / self.tau, -1)[..., 0].mean()
         return task_loss(model.head(features), y) + self.mu * contrast
 
-    def finish(
-        self, start: State, end: State, received: State, memory: State, steps: int, lr: float
-    ) -> tuple[State, State]:
+    def finish(self, context: Context, end: State) -> tuple[State, State]:
         return {}, {f"previous.{name}": tensor for name, tensor in end.items()}

@@ -2,16 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from fedlab_core.methods.fedavg import FedAvg, Update
+from fedlab_core.local.work import Update
+from fedlab_core.methods.fedavg import FedAvg
+from fedlab_core.settings import Settings
 from fedlab_core.state import State, mean_state
-
-if TYPE_CHECKING:
-    from fedlab_core.settings import Settings
 
 
 def learnt(state: State) -> Iterator[str]:
@@ -34,7 +32,7 @@ class FedNova(FedAvg):
 
     name = "FedNova"
 
-    def local_settings(self, settings: "Settings") -> "Settings":
+    def local_settings(self, settings: Settings) -> Settings:
         if settings.momentum:
             raise ValueError(f"momentum={settings.momentum}: FedNova divides by steps of plain SGD, accepted: 0")
         return settings

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from fedlab_core.plots import LINE_COLORS
-from fedlab_core.probes import LossLine
+from fedlab_core.probes.lines import LossLine
 
 
 def loss_lines(ax: Axes, lines: Sequence[LossLine], title: str, index: int = 0) -> Axes:

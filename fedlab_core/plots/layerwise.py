@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from fedlab_core.layerwise import MIB, Memory, Stage
+from fedlab_core.layerwise.accounts import MIB, Memory
+from fedlab_core.layerwise.stages import Stage
 from fedlab_core.plots import LINE_COLORS, figure
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -10,7 +10,8 @@ from matplotlib.colors import LogNorm
 from numpy.typing import ArrayLike
 
 from fedlab_core.plots import COLORMAP, LINE_COLORS
-from fedlab_core.probes import Landscape, LossLine
+from fedlab_core.probes.lines import LossLine
+from fedlab_core.probes.planes import Landscape
 
 _MARKERS = "os^Dv*PX"
 _DASHES = ("-", "--", "-.", ":")

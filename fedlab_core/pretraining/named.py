@@ -4,7 +4,10 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from torch import nn
+
 from fedlab_core.data import Dataset
+from fedlab_core.models.weights.torchvision_resnet import fit_imagenet, imagenet_weights
 from fedlab_core.pretraining.starts import Decentralised, Fractals, Start, Step, Supervised, body, make_start
 
 if TYPE_CHECKING:
@@ -72,8 +75,15 @@ def named_start(
     data = data or experiment.load_data(root)
     steps = recipe(experiment.start, data.input_shape)
     if experiment.start in SHIPPED:
-        from fedlab_core.finetuning.backbones import load_backbone  # it reads checkpoints as this package does
+        from fedlab_core.models.weights.shipped import load_backbone  # it reads checkpoints as this package does
 
         known = load_backbone(experiment.start)
         return Start(known.name, body(known.model.state_dict()), dict(known.about))
     return make_start(experiment, steps, name=experiment.start, data=data, root=root, stop=stop)
+
+
+def imagenet_start(model: nn.Module, name: str = "resnet18", *, file: str | Path | None = None) -> Start:
+    """The start from torchvision's ImageNet weights for a `torchvision_resnet` of that architecture; `transfer` its
+    state into the model. See `imagenet_weights` and `fit_imagenet` for the arguments and for what is raised."""
+    recipe = {"kind": "ImageNet", "architecture": name, "file": None if file is None else Path(file).name}
+    return Start("ImageNet", fit_imagenet(imagenet_weights(name, file=file), model), recipe)

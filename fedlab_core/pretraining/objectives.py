@@ -1,21 +1,19 @@
 """Objectives for pre-training as methods of the round loop, so that one client or many can pre-train alike."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedlab_core.engines.loop import EVALUATION_BATCH, worker_copy
-from fedlab_core.methods import FedAvg, Update
+from fedlab_core.data import Dataset
+from fedlab_core.local.training import EVALUATION_BATCH, worker_copy
+from fedlab_core.local.work import Context, Engine, Work
+from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.randomness import generator
 from fedlab_core.selfsupervised import CHARACTERS, Augmentation, augment, nt_xent, predictor, projector, simsiam_loss
 from fedlab_core.state import State, set_state
-
-if TYPE_CHECKING:
-    from fedlab_core.engines import Engine, Task, Work
 
 VIEWS = {"characters": CHARACTERS, "moco_v2": Augmentation()}
 OBJECTIVES = ("simclr", "simsiam")
@@ -71,14 +69,11 @@ class SelfSupervised(FedAvg):
         objective: "simclr" or "simsiam", the model's.
         temperature: of SimCLR.
         views: a key of `VIEWS`.
-        mean, std: of the data set; filled in by `train` and `evaluate`.
     """
 
     objective: str = "simclr"
     temperature: float = 0.2
     views: str = "characters"
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
     name = "self-supervised"
     full_batches = True  # a batch of one has no negatives and no batch statistics
 
@@ -89,19 +84,17 @@ class SelfSupervised(FedAvg):
                 f"{OBJECTIVES}, {sorted(VIEWS)}, a number > 0"
             )
 
-    def train(
-        self, engine: "Engine", work: "Work", tasks: "Sequence[Task]", stop: Callable[[], bool]
-    ) -> Iterator[Update]:
-        yield from engine.train(replace(work, method=self._of(work)), tasks, stop)
+    def loss(self, context: Context, x: Tensor, y: Tensor) -> Tensor:
+        return self._objective(context.model, x, context.draws, context.dataset)
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, draws: torch.Generator, prepared: Any) -> Tensor:
+    def _objective(self, model: nn.Module, x: Tensor, draws: torch.Generator, data: Dataset) -> Tensor:
         halves = x.split(x.shape[1] // 2, 1) if x.shape[1] in (2, 6) else (x, x)
-        mean, std = (values[: halves[0].shape[1]] for values in (self.mean, self.std))
+        mean, std = (values[: halves[0].shape[1]] for values in (data.mean, data.std))
         first, second = (augment(half, draws, VIEWS[self.views], mean, std) for half in halves)
         (z1, p1), (z2, p2) = model(first), model(second)
         return nt_xent(z1, z2, self.temperature) if self.objective == "simclr" else simsiam_loss(p1, p2, z1, z2)
 
-    def evaluate(self, engine: "Engine", work: "Work", states: Sequence[State], split: str) -> list[dict[str, float]]:
+    def evaluate(self, engine: Engine, work: Work, states: Sequence[State], split: str) -> list[dict[str, float]]:
         """The objective on the split's first batch, always with the same views, in evaluation mode."""
         model, data = worker_copy(work).eval(), work.dataset
         x = (data.test_x if split == "test" else data.x)[:EVALUATION_BATCH]
@@ -111,12 +104,9 @@ class SelfSupervised(FedAvg):
             like = next(model.parameters())
             with torch.no_grad():
                 inputs = data.prepare(x).to(like.device, like.dtype)
-                loss = self._of(work).loss(model, inputs, inputs, generator(0, "evaluation views"), None)
+                loss = self._objective(model, inputs, generator(0, "evaluation views"), data)
             results.append({"loss": loss.item()})
         return results
-
-    def _of(self, work: "Work") -> "SelfSupervised":
-        return replace(self, mean=work.dataset.mean, std=work.dataset.std)
 
 
 @dataclass(frozen=True)
@@ -126,11 +116,11 @@ class MultiLabel(FedAvg):
 
     name = "multi-label"
 
-    def loss(self, model: nn.Module, x: Tensor, y: Tensor, draws: torch.Generator, prepared: Any) -> Tensor:
-        logits = model(x)
+    def loss(self, context: Context, x: Tensor, y: Tensor) -> Tensor:
+        logits = context.model(x)
         return F.binary_cross_entropy_with_logits(logits, held(y, logits.shape[1]).to(logits.dtype))
 
-    def evaluate(self, engine: "Engine", work: "Work", states: Sequence[State], split: str) -> list[dict[str, float]]:
+    def evaluate(self, engine: Engine, work: Work, states: Sequence[State], split: str) -> list[dict[str, float]]:
         """Loss, and the F1 score of "logit above 0" over all images and codes."""
         model, data = worker_copy(work).eval(), work.dataset
         x, y = (data.test_x, data.test_y) if split == "test" else (data.x, data.y)

@@ -3,13 +3,7 @@
 Pure functions on states. They evaluate through `Federation.evaluate_states` and leave the run and its model alone.
 """
 
-from fedlab_core.probes.gradients import (
-    Curvature,
-    Gradients,
-    client_gradients,
-    curvature,
-    local_against_global,
-)
+from fedlab_core.probes.gradients import Curvature, Gradients, client_gradients, curvature, local_against_global
 from fedlab_core.probes.lines import FIGURE_ONE_THETAS, LossLine, interpolate, line, recalibrate
 from fedlab_core.probes.mixtures import (
     Mixtures,

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedlab_core.drift import drift
-from fedlab_core.engines import single_threaded
 from fedlab_core.federation import Federation
-from fedlab_core.methods import task_loss
+from fedlab_core.local.cores import single_threaded
+from fedlab_core.local.work import task_loss
 from fedlab_core.randomness import generator
 from fedlab_core.state import State
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedlab_core.engines import single_threaded
-from fedlab_core.engines.loop import EVALUATION_BATCH
 from fedlab_core.federation import Federation
+from fedlab_core.local.cores import single_threaded
+from fedlab_core.local.training import EVALUATION_BATCH
 from fedlab_core.state import State, get_state, mean_state, set_state
 
 FIGURE_ONE_THETAS = tuple(-0.2 + 1.4 * i / 49 for i in range(50))

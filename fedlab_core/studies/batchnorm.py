@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from fedlab_core.batchnorm import FedTAN, Ledger, batch_norms, synchronised_gradients
+from fedlab_core.batchnorm.fedtan import FedTAN
+from fedlab_core.batchnorm.lockstep import Ledger, batch_norms, synchronised_gradients
 from fedlab_core.data import load_dataset
 from fedlab_core.models import build_model
 from fedlab_core.randomness import generator

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from fedlab_core.batchnorm import LOCAL, FedTAN, synchronised_gradients
+from fedlab_core.batchnorm.fedtan import FedTAN
+from fedlab_core.batchnorm.lockstep import NOTHING, synchronised_gradients
 from fedlab_core.batchnorm.measures import (
     deviation,
     deviation_by_source,
@@ -46,7 +47,7 @@ def identity(name: str, sizes: Sequence[int], image: tuple[int, int, int] = (1, 
         "without exchange 3 (gradients)": (FedTAN(gradients=False), None),
         "variances around own means": (FedTAN(around_global_mean=False), None),
         "statistics as constants": (FedTAN(differentiate=False), None),
-        "without any (FedAvg+BN)": (LOCAL, None),
+        "without any (FedAvg+BN)": (NOTHING, None),
         "weights 1/K": (FedTAN(), [1 / len(sizes)] * len(sizes)),
     }
     return {
@@ -147,7 +148,7 @@ def full_batch(
 def objective(federation: Federation, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
     """F = loss of the union batch + weight_decay / 2 ||w||^2 at the global model, and the norm of its gradient."""
     model, decay = in_training(federation, federation.state), federation.settings.weight_decay
-    loss = synchronised_gradients([model], [tuple(torch.cat(part) for part in zip(*batches, strict=True))], LOCAL)[
+    loss = synchronised_gradients([model], [tuple(torch.cat(part) for part in zip(*batches, strict=True))], NOTHING)[
         0
     ].item()
     squares = sum(p.detach().square().sum().item() for p in model.parameters())

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from fedlab_core.batchnorm import FedTAN, UnionSGD
+from fedlab_core.batchnorm.fedtan import FedTAN, UnionSGD
 from fedlab_core.batchnorm.neighbours import fixbn, four_ways, reestimate
 from fedlab_core.data import Dataset, load_dataset
 from fedlab_core.data.dataset import channel_statistics

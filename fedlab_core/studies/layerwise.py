@@ -9,18 +9,10 @@ import torch
 
 from fedlab_core.data import Dataset
 from fedlab_core.federation import Federation
-from fedlab_core.layerwise import (
-    MASKS,
-    SCHEMES,
-    LayerWise,
-    StagedModel,
-    build_staged,
-    peak_memory,
-    relative_flops,
-    step_flops,
-    traffic,
-    training_memory,
-)
+from fedlab_core.layerwise.accounts import peak_memory, relative_flops, step_flops, traffic, training_memory
+from fedlab_core.layerwise.method import LayerWise
+from fedlab_core.layerwise.network import StagedModel, build_staged
+from fedlab_core.layerwise.stages import MASKS, SCHEMES
 from fedlab_core.partition import pooled
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 
 from fedlab_core import plots
-from fedlab_core.layerwise import LayerWise, deepest, peak_memory
+from fedlab_core.layerwise.accounts import deepest, peak_memory
+from fedlab_core.layerwise.method import LayerWise
 from fedlab_core.plots import layerwise as plots_layerwise
 from fedlab_core.studies.layerwise_runs import COMPARED, Setup, kept_run, supervised, tuned
 from fedlab_core.studies.record import FIGURES, RUNS, once

@@ -13,16 +13,11 @@ from torch import nn
 
 from fedlab_core.data import Dataset, load_dataset
 from fedlab_core.federation import Federation
-from fedlab_core.layerwise import (
-    LayerWise,
-    StagedModel,
-    build_staged,
-    features,
-    flops_by_round,
-    knn_accuracy,
-    linear_probe,
-    traffic,
-)
+from fedlab_core.layerwise.accounts import flops_by_round, traffic
+from fedlab_core.layerwise.evaluation import features, knn_accuracy, linear_probe
+from fedlab_core.layerwise.method import LayerWise
+from fedlab_core.layerwise.network import StagedModel, build_staged
+from fedlab_core.local.work import Context
 from fedlab_core.methods import FedAvg
 from fedlab_core.models import build_model
 from fedlab_core.partition import Partition, dirichlet, iid, pooled
@@ -101,8 +96,8 @@ COMPARED: dict[str, dict[str, Any]] = {
 class Supervised(FedAvg):
     """FedAvg with the optimiser of the self-supervised runs."""
 
-    def optimiser(self, parameters: Sequence[nn.Parameter], settings: Settings, lr: float) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(parameters, lr, weight_decay=settings.weight_decay, foreach=True)
+    def optimiser(self, parameters: Sequence[nn.Parameter], context: Context) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, context.lr, weight_decay=context.settings.weight_decay, foreach=True)
 
 
 def federation(

@@ -15,8 +15,9 @@ from fedlab_core.data import Dataset
 from fedlab_core.data.dataset import stratified_split
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
-from fedlab_core.pretraining import STARTS as NAMES
-from fedlab_core.pretraining import Start, begin, make_start, recipe
+from fedlab_core.pretraining.named import STARTS as NAMES
+from fedlab_core.pretraining.named import recipe
+from fedlab_core.pretraining.starts import Start, begin, make_start
 from fedlab_core.randomness import generator
 from fedlab_core.references import centralised
 from fedlab_core.settings import Settings

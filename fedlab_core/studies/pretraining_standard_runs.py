@@ -17,7 +17,7 @@ from fedlab_core.data import Dataset
 from fedlab_core.data.dataset import channel_statistics
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
-from fedlab_core.pretraining import Fractals, Start, Supervised, begin, make_start
+from fedlab_core.pretraining.starts import Fractals, Start, Supervised, begin, make_start
 from fedlab_core.references import centralised
 from fedlab_core.settings import Settings
 from fedlab_core.state import State

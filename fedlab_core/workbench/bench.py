@@ -6,15 +6,15 @@ from typing import Any
 
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
-from fedlab_core.pretraining import recipe
+from fedlab_core.pretraining.named import recipe
 from fedlab_core.workbench import text
 from fedlab_core.workbench.controls import Controls
 from fedlab_core.workbench.display import Display
 from fedlab_core.workbench.export import Report, save_csv, save_figure
 from fedlab_core.workbench.panel import Panel
 from fedlab_core.workbench.runs import Run, changes, describe, unique
+from fedlab_core.workbench.tabs import BUILT_IN, View, curves_view
 from fedlab_core.workbench.training import begin, load, train
-from fedlab_core.workbench.views import BUILT_IN, View, curves_view
 from fedlab_core.workbench.worker import EXPECTED, Busy, Worker
 
 

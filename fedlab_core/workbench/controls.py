@@ -9,13 +9,13 @@ from typing import Any, get_args
 import ipywidgets as widgets
 
 from fedlab_core.data import dataset_names, missing_data
+from fedlab_core.data.feature_skew import SkewKind
 from fedlab_core.engines import ENGINES
 from fedlab_core.experiment import PARTITIONS, Experiment
-from fedlab_core.feature_skew import SkewKind
-from fedlab_core.finetuning import TUNINGS
+from fedlab_core.finetuning.tuning import TUNINGS
 from fedlab_core.methods import METHODS
 from fedlab_core.models import MODELS
-from fedlab_core.pretraining import STARTS
+from fedlab_core.pretraining.named import STARTS
 from fedlab_core.state import BATCH_NORM_POLICIES
 from fedlab_core.workbench import fields
 from fedlab_core.workbench.runs import method_label

@@ -11,7 +11,7 @@ from fedlab_core.partition import Partition
 from fedlab_core.workbench import text
 from fedlab_core.workbench.panel import Panel, png
 from fedlab_core.workbench.runs import Run
-from fedlab_core.workbench.views import View, holdings_figure, waiting_view
+from fedlab_core.workbench.tabs import View, holdings_figure, waiting_view
 from fedlab_core.workbench.worker import Busy, Worker
 
 SHORTEST, LONGEST = 0.25, 2.0  # seconds between two live drawings; between these

@@ -12,9 +12,8 @@ from fedlab_core.federation import Federation
 from fedlab_core.history import Record, to_frame
 from fedlab_core.methods import METHODS, FedAvg, build_method
 from fedlab_core.plots import Line
-from fedlab_core.pretraining import Start
+from fedlab_core.pretraining.starts import Start
 from fedlab_core.references import centralised
-from fedlab_core.state import State
 
 SHORT = {
     "dataset": "data set",
@@ -131,36 +130,16 @@ class Run:
         root = self.root
         if root.reference is None:
             plain = centralised(root.federation)
-            method = Interruptible(stop)
             root.reference = Federation(
                 plain.dataset,
                 plain.partition,
                 plain.model,
-                plain.settings.replace(engine="loop"),  # one client, and a method that holds a lock
-                method,
+                plain.settings.replace(engine="loop"),
                 name="centralised",
                 memory_mib=0,
             )
-        try:
-            for _ in root.reference.rounds(max(0, self.round - root.reference.round), stop=stop):
-                pass
-        except Interrupted:
-            return
-
-
-class Interrupted(Exception):
-    """A local training was given up half-way."""
-
-
-@dataclass(frozen=True)
-class Interruptible(FedAvg):
-    """FedAvg that can be stopped at any gradient step: one client with all data trains too long to wait for."""
-
-    stop: threading.Event = field(default_factory=threading.Event, compare=False)
-
-    def correct(self, grads: State, weights: State, start: State, received: State, memory: State) -> None:
-        if self.stop.is_set():
-            raise Interrupted
+        for _ in root.reference.rounds(max(0, self.round - root.reference.round), stop=stop):
+            pass
 
 
 def make_method(experiment: Experiment) -> FedAvg:

@@ -8,7 +8,7 @@ from pathlib import Path
 from fedlab_core.data import Dataset, missing_data
 from fedlab_core.data.vision import SOURCES
 from fedlab_core.experiment import Experiment
-from fedlab_core.pretraining import named_start
+from fedlab_core.pretraining.named import named_start
 from fedlab_core.workbench.display import Display
 from fedlab_core.workbench.panel import Panel
 from fedlab_core.workbench.runs import Run

@@ -124,7 +124,9 @@ def test_dark_theme_and_every_view(lab, page):
 
 def test_a_start_is_learnt_and_mixtures_are_followed(lab, page):
     page.set_viewport_size({"width": 1400, "height": 900})
-    cell = PANEL.replace("bench = Workbench(", "from fedlab_core.views.probes import VIEWS\nbench = Workbench(")
+    cell = PANEL.replace(
+        "bench = Workbench(", "from fedlab_core.workbench.views.probes import VIEWS\nbench = Workbench("
+    )
     cell = cell.replace("reference=True", "views=VIEWS, band=False")
     notebook = lab.open(page, lab.write("starts.ipynb", cell))
     notebook.run_all()

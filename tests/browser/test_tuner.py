@@ -8,10 +8,10 @@ SETUP = """
 import torch
 from fedlab_core.experiment import Experiment
 from fedlab_core.finetuning import with_head
-from fedlab_core.finetuning.backbones import VOCABULARY, load_backbone
+from fedlab_core.models.weights.shipped import VOCABULARY, load_backbone
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
-from fedlab_core.views.finetuning import VIEWS
+from fedlab_core.workbench.views.finetuning import VIEWS
 from fedlab_core.workbench import Workbench
 from fedlab_core.workbench.tuner import Tuner
 pictures = torch.zeros(4, 3, 32, 32)

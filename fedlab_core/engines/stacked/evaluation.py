@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from fedlab_core.engines import Work
-from fedlab_core.engines.loop import as_input
 from fedlab_core.engines.stacked.modules import Fold
 from fedlab_core.engines.stacked.training import IGNORED, load
+from fedlab_core.local.training import as_input
+from fedlab_core.local.work import Work
 from fedlab_core.state import State
 
 

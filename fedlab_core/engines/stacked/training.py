@@ -1,6 +1,7 @@
 """Local training of several clients as one network of stacked layers."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import zip_longest
 
 import torch
@@ -8,13 +9,22 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.rnn import pad_sequence
 
-from fedlab_core.engines import Task, Work
-from fedlab_core.engines.loop import as_input, batches, on_device, own_gradients, plain_sgd, stored_data
 from fedlab_core.engines.stacked.dense import DenseStack, dense_layers
 from fedlab_core.engines.stacked.functions import Descent
 from fedlab_core.engines.stacked.modules import Fold
 from fedlab_core.engines.stacked.pace import Pace
-from fedlab_core.methods import Update
+from fedlab_core.local.training import (
+    as_input,
+    batches,
+    freeze_statistics,
+    handed_back,
+    local_context,
+    on_device,
+    own_gradients,
+    plain_sgd,
+    stored_data,
+)
+from fedlab_core.local.work import LocalMethod, Task, Update, Work
 from fedlab_core.randomness import generator
 from fedlab_core.state import State, frozen_names
 
@@ -22,7 +32,13 @@ IGNORED = -100
 
 
 def train_together(
-    network: nn.Module, fold: Fold, work: Work, tasks: Sequence[Task], stop: Callable[[], bool], pace: Pace
+    network: nn.Module,
+    fold: Fold,
+    work: Work,
+    tasks: Sequence[Task],
+    method: LocalMethod,
+    stop: Callable[[], bool],
+    pace: Pace,
 ) -> list[Update] | None:
     """The local training of clients whose memories have the same names; None if stopped before its end.
 
@@ -34,7 +50,7 @@ def train_together(
         stop: asked before every step.
         pace: threads of the operations of dense stacks.
     """
-    settings, method = work.settings, work.method
+    settings = work.settings
     sizes = [len(work.partition[task.client]) for task in tasks]
     draws = [generator(settings.seed, "batches", work.round, task.client) for task in tasks]
     drawn = [list(batches(size, settings, g, method.full_batches)) for size, g in zip(sizes, draws, strict=True)]
@@ -49,14 +65,13 @@ def train_together(
     frozen = frozen_names(work.model)
     end = {n: t if n in frozen else t.clone(memory_format=torch.contiguous_format) for n, t in start.items()}
     lr = settings.lr_at(work.round)
-    plain = plain_sgd(work)
+    together = local_context(network, work, Task(-1, start, memory))
+    plain = method.plain and plain_sgd(settings)
     fold.examples, fold.descent = 0, Descent(lr, settings.weight_decay) if plain else None
     layers = dense_layers(work.model) if plain else None
     network.train()
     if settings.batch_norm == "frozen":
-        for module in network.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval()
+        freeze_statistics(network)
     normalised = any(isinstance(module, _BatchNorm) and module.training for module in network.modules())
     trained = {name for name, parameter in work.model.named_parameters() if parameter.requires_grad}
     velocity = {name: torch.zeros_like(end[name]) for name in trained} if settings.momentum else {}
@@ -96,15 +111,14 @@ def train_together(
             continue
         values[-1].backward(gradient)
         if method.corrects:
-            method.correct(own_gradients(parameters), parameters, inside[0], work.received, inside[1])
+            method.correct(replace(together, start=inside[0], memory=inside[1]), own_gradients(parameters), parameters)
         _step(parameters, inside[2], lr, settings.momentum, settings.weight_decay)
 
     updates: list[Update | None] = [None] * len(tasks)
     for k, (task, own, loss) in enumerate(zip(tasks, lengths, total.tolist(), strict=True)):
         moved = {name: tensor[k] for name, tensor in end.items() if name not in frozen}
-        begun, state = {name: task.state[name] for name in moved}, task.state | moved
-        extra, kept = method.finish(begun, moved, work.received, task.memory, len(own), lr)
-        updates[order[k]] = Update(task.client, sizes[k], len(own), sum(own), state, kept, extra, loss / len(own))
+        context = replace(local_context(network, work, task), step=len(own))
+        updates[order[k]] = handed_back(context, task, method, sizes[k], sum(own), moved, loss / len(own))
     return updates
 
 

@@ -11,7 +11,6 @@ from torch.nn import functional as F
 
 from fedlab_core.data import data_root
 from fedlab_core.models.layers import initialise
-from fedlab_core.pretraining.starts import Start
 from fedlab_core.state import State
 
 ARCHITECTURES = ("resnet18", "resnet34", "resnet50")
@@ -108,13 +107,6 @@ def read_state(file: Path) -> State:
     if not isinstance(loaded, dict) or not all(isinstance(t, Tensor) for t in loaded.values()):
         raise ValueError(f"{file} holds {type(loaded).__name__}, accepted: a state dict")
     return loaded
-
-
-def imagenet_start(model: nn.Module, name: str = "resnet18", *, file: str | Path | None = None) -> Start:
-    """The start from torchvision's ImageNet weights for a `torchvision_resnet` of that architecture; `transfer` its
-    state into the model. See `imagenet_weights` and `fit_imagenet` for the arguments and for what is raised."""
-    recipe = {"kind": "ImageNet", "architecture": name, "file": None if file is None else Path(file).name}
-    return Start("ImageNet", fit_imagenet(imagenet_weights(name, file=file), model), recipe)
 
 
 def fit_imagenet(weights: State, model: nn.Module) -> State:

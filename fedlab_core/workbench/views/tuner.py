@@ -10,17 +10,10 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from fedlab_core import plots
-from fedlab_core.finetuning import (
-    FAMILIES,
-    TUNINGS,
-    anatomy,
-    cosine_classifier,
-    payload,
-    step_flops,
-    training_memory,
-    tune,
-)
-from fedlab_core.layerwise import MIB
+from fedlab_core.finetuning.accounts import anatomy, payload, step_flops, training_memory
+from fedlab_core.finetuning.classifiers import cosine_classifier
+from fedlab_core.finetuning.tuning import FAMILIES, TUNINGS, tune
+from fedlab_core.layerwise.accounts import MIB
 from fedlab_core.models.clip import CLIP, Vocabulary
 from fedlab_core.plots import finetuning as plots_finetuning
 from fedlab_core.randomness import generator

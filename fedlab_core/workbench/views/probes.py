@@ -11,7 +11,7 @@ from fedlab_core import plots, probes
 from fedlab_core.federation import Federation
 from fedlab_core.plots import probes as plots_probes
 from fedlab_core.workbench import Run, View
-from fedlab_core.workbench.views import SIZE
+from fedlab_core.workbench.tabs import SIZE
 
 GRID, MOST_POINTS, MOST_FOLLOWED = 13, 24, 8
 _FOLLOWED: WeakKeyDictionary[Run, dict[int, Mapping[str, Any]]] = WeakKeyDictionary()

@@ -8,7 +8,10 @@ import torch
 from matplotlib.figure import Figure
 
 from fedlab_core import plots
-from fedlab_core.layerwise import LayerWise, Memory, Stage, StagedModel, peak_memory, relative_flops, training_memory
+from fedlab_core.layerwise.accounts import Memory, peak_memory, relative_flops, training_memory
+from fedlab_core.layerwise.method import LayerWise
+from fedlab_core.layerwise.network import StagedModel
+from fedlab_core.layerwise.stages import Stage
 from fedlab_core.plots import layerwise as plots_layerwise
 from fedlab_core.workbench.panel import png
 

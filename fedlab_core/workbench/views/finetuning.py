@@ -7,12 +7,12 @@ from torch import nn
 
 from fedlab_core import plots
 from fedlab_core.federation import Federation
-from fedlab_core.finetuning import anatomy, payload, step_flops, training_memory
-from fedlab_core.layerwise import MIB
+from fedlab_core.finetuning.accounts import anatomy, payload, step_flops, training_memory
+from fedlab_core.layerwise.accounts import MIB
 from fedlab_core.models.vit import ViT
 from fedlab_core.plots import finetuning as plots_finetuning
 from fedlab_core.workbench import Run, View
-from fedlab_core.workbench.views import SIZE
+from fedlab_core.workbench.tabs import SIZE
 
 _COSTS: WeakKeyDictionary[nn.Module, tuple[float, float, float]] = WeakKeyDictionary()
 

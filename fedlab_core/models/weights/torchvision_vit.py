@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fedlab_core.data import data_root
 from fedlab_core.models.vit import ViT
-from fedlab_core.pretraining.imagenet import read_state
+from fedlab_core.models.weights.torchvision_resnet import read_state
 from fedlab_core.state import State
 
 STATISTICS = {

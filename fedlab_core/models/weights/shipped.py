@@ -1,4 +1,4 @@
-"""Small pre-trained networks that come with the package: `python -m fedlab_core.finetuning.backbones NAME ...` makes
+"""Small pre-trained networks that come with the package: `python -m fedlab_core.models.weights.shipped NAME ...` makes
 them again.
 
 The weights of a backbone are NAME.safetensors in the folder `backbones`; NAME.json beside them says how they were made
@@ -119,7 +119,7 @@ def _load(name: str, folder: Path) -> Backbone:
     if name not in RECIPES:
         raise ValueError(f"name={name!r} is unknown, accepted: {list(RECIPES)}")
     path = folder / f"{name}.safetensors"
-    command = f"python -m fedlab_core.finetuning.backbones {name}"
+    command = f"python -m fedlab_core.models.weights.shipped {name}"
     if not (path.is_file() and path.with_suffix(".json").is_file()):
         raise FileNotFoundError(f"backbone {name!r} needs {path} and the JSON beside it; make them with: {command}")
     content, about = path.read_bytes(), json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))

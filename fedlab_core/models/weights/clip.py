@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedlab_core.finetuning.loaders import block_tensors, filled, renamed, set_eps
 from fedlab_core.models.clip import CLIP, openai_clip, quick_gelu
+from fedlab_core.models.weights.torchvision_vit import block_tensors, filled, renamed, set_eps
 from fedlab_core.state import State
 
 _HF_BLOCK = {

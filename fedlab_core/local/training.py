@@ -1,0 +1,204 @@
+"""The reference: how one client trains and how one model is evaluated, step by step, in plain PyTorch."""
+
+import copy
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fedlab_core.data import Dataset
+from fedlab_core.local.factored import factored
+from fedlab_core.local.work import Context, LocalMethod, Task, Update, Work, task_loss
+from fedlab_core.randomness import generator
+from fedlab_core.settings import Settings
+from fedlab_core.state import State, frozen_names, set_state
+
+EVALUATION_BATCH = 512
+
+
+def train_client(
+    model: nn.Module, work: Work, task: Task, method: LocalMethod, stop: Callable[[], bool] = lambda: False
+) -> Update | None:
+    """Train one client from the state it received: E epochs, or `steps` steps, of the method's optimiser.
+
+    Args:
+        model: to compute with; its weights are overwritten.
+        stop: asked before every step.
+
+    Returns:
+        its update; None if it was stopped before its last step.
+    """
+    settings = work.settings
+    set_state(model, task.state)
+    model.train()
+    if settings.batch_norm == "frozen":
+        freeze_statistics(model)
+    x, y = client_data(work, task.client)
+    plan = list(
+        batches(len(x), settings, generator(settings.seed, "batches", work.round, task.client), method.full_batches)
+    )
+    context = local_context(model, work, task)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    optimiser = method.optimiser(list(parameters.values()), context)
+    method.begin(context)
+    total, seen = torch.zeros((), device=x.device), 0
+    with factored(model, method.plain and plain_sgd(settings)) as wide:
+        for batch in torch.cat(plan).to(x.device).split([len(batch) for batch in plan]):  # one transfer for all steps
+            if stop():
+                return None
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.mixed_precision):
+                loss = method.loss(context, x[batch], y[batch])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            if method.corrects:
+                method.correct(context, own_gradients(parameters), parameters)
+            optimiser.step()
+            for layer in wide:
+                layer.descend(context.lr, settings.weight_decay)
+            total, seen = total + loss.detach(), seen + len(batch)
+            context.step += 1
+    frozen = frozen_names(model)
+    end = {name: t.detach().clone() for name, t in model.state_dict().items() if name not in frozen}
+    return handed_back(context, task, method, len(x), seen, end, total.item() / context.step)
+
+
+def local_context(model: nn.Module, work: Work, task: Task) -> Context:
+    """Where a client stands before its first step."""
+    settings = work.settings
+    return Context(
+        client=task.client,
+        round=work.round,
+        settings=settings,
+        dataset=work.dataset,
+        model=model,
+        start=task.state,
+        received=work.received,
+        memory=task.memory,
+        draws=generator(settings.seed, "loss", work.round, task.client),
+        lr=settings.lr_at(work.round),
+    )
+
+
+def handed_back(
+    context: Context, task: Task, method: LocalMethod, examples: int, seen: int, end: State, loss: float
+) -> Update:
+    """The update of a client whose local training ended with the tensors `end`."""
+    extra, memory = method.finish(context, end)
+    state = task.state | method.upload(context, end)
+    return Update(task.client, examples, context.step, seen, state, memory, extra, loss)
+
+
+def batches(examples: int, settings: Settings, draws: torch.Generator, full: bool = False) -> Iterator[Tensor]:
+    """Positions (B,) of each local step's batch: a fresh shuffle per epoch, the last batch of an epoch may be smaller.
+
+    Args:
+        full: leave such smaller batches out, unless a client holds less than one batch.
+    """
+    size, used = settings.batch_size or examples, examples
+    if full and size < examples:
+        used -= examples % size
+    left = settings.local_steps(used)
+    while left > 0:
+        for batch in torch.randperm(examples, generator=draws)[:used].split(size)[:left]:
+            left -= 1
+            yield batch
+
+
+def client_data(work: Work, client: int) -> tuple[Tensor, Tensor]:
+    """A client's inputs, seen through its own transform if the partition has one, then normalised; and its targets."""
+    x, y = stored_data(work, client)
+    return as_input(work, work.dataset.prepare(x)), y
+
+
+def stored_data(work: Work, client: int) -> tuple[Tensor, Tensor]:
+    """A client's inputs and targets on the run's device as they are stored, not yet normalised."""
+    device, transform = work.settings.device, work.partition.transform
+    data = on_device(work.dataset, device) if transform is None else work.dataset
+    indices = work.partition[client].to(data.x.device)
+    x = data.x[indices] if transform is None else transform.apply(data.x[indices], client)
+    return x.to(device), data.y[indices].to(device)
+
+
+def on_device(data: Dataset, device: str) -> Dataset:
+    """The data set with its examples on a device, copied there once and not once per round."""
+    return data if torch.device(device).type == data.x.device.type else _copied(data, device)
+
+
+@functools.lru_cache(maxsize=2)
+def _copied(data: Dataset, device: str) -> Dataset:
+    names = ("x", "y", "test_x", "test_y")
+    return replace(data, **{name: getattr(data, name).to(device) for name in names})
+
+
+def freeze_statistics(model: nn.Module) -> None:
+    """Let every batch norm use its running statistics and keep them (FixBN)."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.eval()
+
+
+def plain_sgd(settings: Settings) -> bool:
+    """Whether a gradient is read by nothing but the step w - lr g, so that it need not be formed."""
+    return not (settings.momentum or settings.mixed_precision)
+
+
+def own_gradients(parameters: dict[str, nn.Parameter]) -> State:
+    """The gradients by name, each with memory of its own, so that they can be changed in place.
+
+    Autograd may hand out several views of one tensor, for instance to two parameters that are added to a batch of one.
+    """
+    grads = {name: p.grad for name, p in parameters.items() if p.grad is not None}
+    if len({grad.untyped_storage().data_ptr() for grad in grads.values()}) < len(grads):
+        for name in grads:
+            grads[name] = parameters[name].grad = grads[name].clone()
+    return grads
+
+
+def evaluate(model: nn.Module, work: Work, state: State, split: str = "test") -> dict[str, float]:
+    """Mean loss (nats per target) and accuracy of a state, batch by batch, in evaluation mode."""
+    set_state(model, state)
+    return summary(batch_sums(model, work, x, y) for x, y in evaluation_batches(work, split))
+
+
+def evaluation_batches(work: Work, split: str) -> list[tuple[Tensor, Tensor]]:
+    """The batches (inputs, targets) of a split as they are stored, the same for every engine."""
+    data = on_device(work.dataset, work.settings.device)
+    inputs, targets = (data.test_x, data.test_y) if split == "test" else (data.x, data.y)
+    return list(zip(inputs.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True))
+
+
+@torch.no_grad()
+def batch_sums(model: nn.Module, work: Work, x: Tensor, y: Tensor) -> Tensor:
+    """(3,) float64: summed loss, right answers and targets of one batch, the model in evaluation mode."""
+    model.eval()
+    logits = model(as_input(work, work.dataset.prepare(x)))
+    sums = task_loss(logits, y, "sum"), (logits.argmax(-1) == y).sum(), (y != -100).sum()
+    return torch.stack([value.double() for value in sums])
+
+
+def summary(sums: Iterable[Tensor]) -> dict[str, float]:
+    """Mean loss and accuracy from the sums of the batches, added up in their order."""
+    total = sum(sums)
+    loss, accuracy = (total[:2] / total[2]).tolist()
+    return {"loss": loss, "accuracy": accuracy}
+
+
+def worker_copy(work: Work) -> nn.Module:
+    """A copy of the run's model for one worker, in the run's precision and layout and on its device."""
+    model = copy.deepcopy(work.model).to(work.settings.device, _dtype(work))
+    return model.to(memory_format=work.settings.memory_format)
+
+
+def as_input(work: Work, x: Tensor) -> Tensor:
+    """Prepared examples on the run's device and, if they are no symbols, in its precision and layout."""
+    if not x.is_floating_point():
+        return x.to(work.settings.device)
+    layout = work.settings.memory_format if x.ndim == 4 else torch.preserve_format
+    return x.to(work.settings.device, _dtype(work), memory_format=layout)
+
+
+def _dtype(work: Work) -> torch.dtype:
+    return torch.float64 if work.settings.double else torch.float32

@@ -1,0 +1,159 @@
+"""What a round gives its clients to do, and what they hand back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fedlab_core.data import Dataset
+from fedlab_core.partition import Partition
+from fedlab_core.settings import Settings
+from fedlab_core.state import State
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one client starts a round with: the model as it arrives there, and what the client kept from earlier
+    rounds."""
+
+    client: int
+    state: State
+    memory: State
+
+
+@dataclass(frozen=True)
+class Work:
+    """One round's work, common to all its clients.
+
+    Attributes:
+        model: a module to copy the structure from; engines load states into their own copies.
+        settings: local work as the method wants it.
+        received: what travels to each client besides the model.
+        round: number of the round, from 1.
+    """
+
+    model: nn.Module
+    dataset: Dataset
+    partition: Partition
+    settings: Settings
+    received: State
+    round: int
+
+
+@dataclass(frozen=True)
+class Update:
+    """What a client hands back after its local training.
+
+    Attributes:
+        client: its number.
+        examples: how many training examples it holds (n_k).
+        steps: local gradient steps it took.
+        seen: examples that went through them; a repeated epoch counts again.
+        state: its whole model; only the names that travel are sent.
+        memory: tensors that stay with the client for its next round.
+        extra: tensors sent up besides the model.
+        loss: mean training loss over its local steps, each at the weights of that step.
+        exchanges: times it waited for the server during local training; 0 for all but layer-wise methods.
+        bytes_up, bytes_down: what it sent and received during local training.
+        sent, fetched: names of the model's tensors that it sent back, and that it received before; None for all
+            that travel.
+    """
+
+    client: int
+    examples: int
+    steps: int
+    seen: int
+    state: State
+    memory: State
+    extra: State
+    loss: float
+    exchanges: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    sent: frozenset[str] | None = None
+    fetched: frozenset[str] | None = None
+
+
+@dataclass
+class Context:
+    """Where a client stands in its local training: what every hook of a method is given.
+
+    Attributes:
+        client: its number. In a stack of clients -1: their tensors then have a leading client dimension.
+        round: number of the round, from 1.
+        settings: local work as the method wants it.
+        dataset: training and test data, with their mean and standard deviation.
+        model: the module being trained; in a stack the network of all its clients.
+        start: the model that the client received.
+        received: what the method's `broadcast` sent besides.
+        memory: what the client kept from its last round; empty before its first.
+        draws: the client's generator for this round, for augmentations and the like.
+        lr: learning rate of the round.
+        step: local gradient steps taken so far.
+        scratch: whatever a method's `begin` wants to keep until `finish`.
+    """
+
+    client: int
+    round: int
+    settings: Settings
+    dataset: Dataset
+    model: nn.Module
+    start: State
+    received: State
+    memory: State
+    draws: torch.Generator
+    lr: float
+    step: int = 0
+    scratch: Any = None
+
+
+class LocalMethod(Protocol):
+    """The part of a method that acts on a client, see `methods.fedavg.FedAvg` for each hook."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def full_batches(self) -> bool: ...
+    @property
+    def corrects(self) -> bool: ...
+    @property
+    def stack_obstacle(self) -> str | None: ...
+    @property
+    def plain(self) -> bool: ...
+    def optimiser(self, parameters: Sequence[nn.Parameter], context: Context) -> torch.optim.Optimizer: ...
+    def begin(self, context: Context) -> None: ...
+    def loss(self, context: Context, x: Tensor, y: Tensor) -> Tensor: ...
+    def correct(self, context: Context, grads: State, weights: State) -> None: ...
+    def upload(self, context: Context, end: State) -> State: ...
+    def finish(self, context: Context, end: State) -> tuple[State, State]: ...
+
+
+class Engine(Protocol):
+    """Trains clients and evaluates models.
+
+    Attributes:
+        name: what it is called in records.
+    """
+
+    name: str
+
+    def train(
+        self, work: Work, tasks: Sequence[Task], method: LocalMethod, stop: Callable[[], bool]
+    ) -> Iterator[Update]:
+        """Yield the updates in the order of the tasks; return early once `stop()` is true, asked before every local
+        step, and leave nothing running when closed."""
+        ...
+
+    def evaluate(self, work: Work, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
+        """Mean loss and accuracy of each state on a split of the data, in evaluation mode."""
+        ...
+
+
+def task_loss(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
+    """Cross-entropy of logits (..., classes) and targets (...); targets of -100 are padding and count nowhere."""
+    return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-100, reduction=reduction)
