@@ -78,8 +78,6 @@ class ThreadsEngine:
         """See `local.work.Engine`."""
 
         def client(task: Task) -> Update | None:
-            if stop():
-                return None
             with self._model(work) as model:
                 return train_client(model, work, task, method, stop)
 
