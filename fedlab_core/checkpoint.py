@@ -9,7 +9,7 @@ behind.
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,23 +21,27 @@ from safetensors import SafetensorError
 from torch import nn
 
 from fedlab_core.data import Dataset
-from fedlab_core.federation import Federation
-from fedlab_core.history import Record, Segment, Snapshot
+from fedlab_core.history import Past, Record, Segment
 from fedlab_core.methods import METHODS, FedAvg, build_method
 from fedlab_core.partition import Partition
 from fedlab_core.settings import Settings
 from fedlab_core.state import State, frozen_names
+from fedlab_core.timeline import Snapshot, Timeline
 
 FORMAT = 1
 _CHECKSUMS: WeakKeyDictionary[Snapshot, str] = WeakKeyDictionary()  # snapshots never change, so each is hashed once
 
 
-def save(federation: Federation, folder: str | Path) -> None:
-    """Writes a run into a folder; snapshots that are there already are not written again."""
+def write(past: Past, fingerprints: Mapping[str, str], folder: str | Path) -> None:
+    """Write a run into a folder; snapshots that are there already are not written again.
+
+    Args:
+        fingerprints: of what the run was made with, see `fingerprints`.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    snapshots, first = {}, federation.timeline.at_or_before(0)
-    for snapshot in federation.timeline:
+    snapshots, first = {}, past.timeline.at_or_before(0)
+    for snapshot in past.timeline:
         checksum, content = _CHECKSUMS.get(snapshot), None
         if checksum is None:
             content = safetensors.torch.save(_to_tensors(snapshot, first))
@@ -48,16 +52,16 @@ def save(federation: Federation, folder: str | Path) -> None:
         snapshots[str(snapshot.round)] = {"file": file.name, "sha256": checksum}
     run = {
         "format": FORMAT,
-        "name": federation.name,
-        "parent": federation.parent,
-        "round": federation.round,
-        "fingerprints": _fingerprints(federation.dataset, federation.partition, federation.model),
+        "name": past.name,
+        "parent": past.parent,
+        "round": past.now.round,
+        "fingerprints": dict(fingerprints),
         "segments": [
             {"start": s.start, "settings": s.settings.to_json(), "method": method_to_json(s.method)}
-            for s in federation.segments
+            for s in past.segments
         ],
         "snapshots": snapshots,
-        "records": [record.to_json() for record in federation.history],
+        "records": [record.to_json() for record in past.records],
         "torch": torch.__version__,
     }
     _write(folder / "run.json", json.dumps(run, allow_nan=False).encode())
@@ -67,11 +71,12 @@ def save(federation: Federation, folder: str | Path) -> None:
             file.unlink(missing_ok=True)
 
 
-def load(folder: str | Path, dataset: Dataset, partition: Partition, model: nn.Module) -> Federation:
-    """Reads a run back.
+def read(folder: str | Path, fingerprints: Mapping[str, str], names: Sequence[str], memory_mib: float = 512.0) -> Past:
+    """Read a run back.
 
     Args:
-        dataset, partition, model: what the run was made with; only the model's architecture matters, not its weights.
+        fingerprints: of what the run is to go on with, see `fingerprints`.
+        names: of the model's tensors, in their order.
 
     Raises:
         FileNotFoundError: there is no run in the folder.
@@ -84,34 +89,32 @@ def load(folder: str | Path, dataset: Dataset, partition: Partition, model: nn.M
     for part in ("name", "parent", "round", "fingerprints", "segments", "records"):
         if part not in run:
             raise ValueError(f"{folder / 'run.json'}: not a complete run, {part!r} is missing")
-    for what, expected in _fingerprints(dataset, partition, model).items():
+    for what, expected in fingerprints.items():
         if run["fingerprints"].get(what) != expected:
             raise ValueError(
                 f"{what}: {expected} is not what the run in {folder} was made with: {run['fingerprints'].get(what)}"
             )
     try:
-        segments = [
+        segments = tuple(
             Segment(s["start"], Settings(**s["settings"]), build_method(s["method"]["name"], **s["method"]["options"]))
             for s in run["segments"]
-        ]
-        federation = Federation(dataset, partition, model, segments[0].settings, segments[0].method, name=run["name"])
-        federation._begin(segments[-1], segments[:-1])
-        federation.parent = tuple(run["parent"]) if run["parent"] else None
-        federation.history = [Record.from_json(record) for record in run["records"]]
+        )
+        device = segments[-1].settings.device
+        records = tuple(Record.from_json(record) for record in run["records"])
+        parent = tuple(run["parent"]) if run["parent"] else None
         entries = sorted((int(round), entry) for round, entry in run["snapshots"].items())
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"{folder / 'run.json'}: not a complete run ({error!r})") from error
-    starts = {segment.start for segment in segments}
+    timeline, starts = Timeline(int(memory_mib * 2**20)), {segment.start for segment in segments}
     for round, entry in entries:
-        tensors = _read_tensors(folder / entry["file"], entry["sha256"], federation.settings.device)
-        first = federation.timeline.at_or_before(0) if round else None
-        snapshot = _from_tensors(round, tensors, federation.state, first)
+        tensors = _read_tensors(folder / entry["file"], entry["sha256"], device)
+        first = timeline.at_or_before(0) if round else None
+        snapshot = _from_tensors(round, tensors, names, first)
         _CHECKSUMS[snapshot] = entry["sha256"]
-        federation.timeline.add(snapshot, pin=round in starts)
-    federation._now = federation.timeline.at_or_before(run["round"])
-    if federation._now.round != run["round"]:
+        timeline = timeline.added(snapshot, pin=round in starts)
+    if timeline.last.round != run["round"]:
         raise ValueError(f"{folder / 'run.json'}: the snapshot of round {run['round']} is missing")
-    return federation
+    return Past(run["name"], parent, segments, records, timeline)
 
 
 def method_to_json(method: FedAvg) -> dict[str, Any]:
@@ -119,7 +122,8 @@ def method_to_json(method: FedAvg) -> dict[str, Any]:
     return {"name": next(name for name, kind in METHODS.items() if kind is type(method)), "options": asdict(method)}
 
 
-def _fingerprints(dataset: Dataset, partition: Partition, model: nn.Module) -> dict[str, str]:
+def fingerprints(dataset: Dataset, partition: Partition, model: nn.Module) -> dict[str, str]:
+    """What tells data, partition and architecture from others."""
     shapes = repr([(name, tuple(tensor.shape)) for name, tensor in model.state_dict().items()])
     frozen = sorted(frozen_names(model))
     return {

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import functools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,14 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
+from fedlab_core import checkpoint
 from fedlab_core.costs import Costs
 from fedlab_core.data import Dataset
-from fedlab_core.drift import drift
 from fedlab_core.engines import get_engine
-from fedlab_core.history import Record, Round, Segment, Snapshot, Timeline
+from fedlab_core.history import Past, Record, Round, Segment, make_record
 from fedlab_core.local.cores import single_threaded
 from fedlab_core.local.work import Task, Work
 from fedlab_core.methods.fedavg import FedAvg
@@ -24,6 +24,7 @@ from fedlab_core.partition import Partition
 from fedlab_core.sampling import aggregation_weights
 from fedlab_core.settings import Settings
 from fedlab_core.state import State, frozen_names, get_state, local_names, parameter_names, total_variance
+from fedlab_core.timeline import Snapshot, Timeline
 
 
 class Federation:
@@ -39,6 +40,11 @@ class Federation:
         name: what the run is called in legends and files.
         memory_mib: limit of the kept snapshots; past it they are thinned, and rounds in between are replayed when
             asked for.
+        past: what has happened before, to go on from; settings, method, name and memory limit are then its own.
+
+    Attributes:
+        past: everything that has happened, one value that never changes: a round is committed by putting the next in
+            its place.
 
     Raises:
         ValueError: a client without data, or a model with batch normalisation without a named policy for it.
@@ -54,31 +60,33 @@ class Federation:
         *,
         name: str = "run",
         memory_mib: float = 512.0,
+        past: Past | None = None,
     ) -> None:
         if int(partition.sizes.min()) < 1:
             empty = int((partition.sizes < 1).nonzero()[0])
             raise ValueError(f"partition: client {empty} holds no example; make it with min_size >= 1")
-        self.dataset, self.partition, self.name = dataset, partition, name
+        self.dataset, self.partition = dataset, partition
         self.model = copy.deepcopy(model).to("cpu")
         self.frozen_names = frozen_names(self.model)
-        self.parent: tuple[str, int] | None = None
-        self.history: list[Record] = []
-        self.timeline = Timeline(memory_mib)
-        method = method or FedAvg()
-        self._begin(Segment(0, settings, method), [])
-        state = self._place(get_state(self.model))
-        self._now = Snapshot(0, state, method.server_memory(self._travelling(state)), {})
-        self.timeline.add(self._now, pin=True)
+        if past is None:
+            method = method or FedAvg()
+            first = Snapshot(0, get_state(self.model), {}, {}).placed(settings)
+            first = replace(first, server=method.server_memory(self._travelling(first.state)))
+            timeline = Timeline(int(memory_mib * 2**20)).added(first, pin=True)
+            past = Past(name, None, (Segment(0, settings, method),), (), timeline)
+        self._follow(past)
 
-    def _begin(self, segment: Segment, earlier: list[Segment]) -> None:
+    def _follow(self, past: Past) -> None:
+        """Stand at the end of a past; its last segment says how the next round goes."""
+        segment = past.segments[-1]
         segment.method.local_settings(segment.settings)  # raises where a method cannot work with the settings
         self.local_names = self._local_names(segment)
         self.trained_names = parameter_names(self.model)
-        self.segments = [*earlier, segment]
         self.engine = get_engine(segment.settings.engine)
+        self.past = past
 
     def _local_names(self, segment: Segment) -> frozenset[str]:
-        if hasattr(self, "segments") and segment is self.segments[-1]:
+        if hasattr(self, "past") and segment is self.past.segments[-1]:
             return self.local_names
         if segment.method.personal:
             return frozenset(self.model.state_dict()) - self.frozen_names
@@ -88,29 +96,59 @@ class Federation:
         """What methods and servers see of a model: all but its frozen parameters."""
         return {n: t for n, t in state.items() if n not in self.frozen_names}
 
-    def _place(self, state: State) -> State:
-        dtype = torch.float64 if self.settings.double else torch.float32
-        return {n: t.to(self.settings.device, dtype if t.is_floating_point() else t.dtype) for n, t in state.items()}
+    @property
+    def name(self) -> str:
+        """What the run is called in legends and files."""
+        return self.past.name
+
+    @property
+    def parent(self) -> tuple[str, int] | None:
+        """Name and round of the run that this one was forked from."""
+        return self.past.parent
+
+    @property
+    def segments(self) -> list[Segment]:
+        """Which settings and method the rounds follow."""
+        return list(self.past.segments)
 
     @property
     def settings(self) -> Settings:
         """The settings of the next round."""
-        return self.segments[-1].settings
+        return self.past.segments[-1].settings
 
     @property
     def method(self) -> FedAvg:
         """The method of the next round."""
-        return self.segments[-1].method
+        return self.past.segments[-1].method
+
+    @property
+    def history(self) -> list[Record]:
+        """One record per round, from that of round 0 on."""
+        return list(self.past.records)
+
+    @property
+    def timeline(self) -> Timeline:
+        """The kept snapshots."""
+        return self.past.timeline
+
+    @property
+    def memory_mib(self) -> float:
+        """Limit of the kept snapshots."""
+        return self.timeline.limit / 2**20
+
+    @memory_mib.setter
+    def memory_mib(self, value: float) -> None:
+        self.past = replace(self.past, timeline=replace(self.timeline, limit=int(value * 2**20)))
 
     @property
     def round(self) -> int:
         """Number of rounds done."""
-        return self._now.round
+        return self.past.now.round
 
     @property
     def state(self) -> State:
         """The global model: parameters and buffers by name."""
-        return self._now.state
+        return self.past.now.state
 
     def rounds(
         self,
@@ -129,18 +167,19 @@ class Federation:
         """
         if count < 0:
             raise ValueError(f"count={count}, accepted: a whole number >= 0")
-        if not self.history:
+        if not self.past.records:
             zero = Record(0, self.settings.lr_at(1), self.evaluate(), Costs(), Costs(), [])
-            self.history.append(zero)
+            self.past = replace(self.past, records=(zero,))
         for _ in range(count):
             began = time.perf_counter()
-            done = self._advance(self._now, stop, progress)
+            done = self._advance(self.past.now, stop, progress)
             if done is None:
                 return
-            self._now, inside = done
-            record = self._record(inside, began)
-            self.history.append(record)
-            self.timeline.add(self._now)
+            snapshot, inside = done
+            test = functools.partial(self._measure, split="test", round=inside.number + 1)
+            record = make_record(self.past, inside, snapshot.state, self.trained_names, test)
+            record = replace(record, seconds=time.perf_counter() - began, engine=self.engine.name)
+            self.past = self.past.after(record, snapshot)  # the whole round, in one step
             if checkpoint is not None:
                 self.save(checkpoint)
             yield record
@@ -156,10 +195,14 @@ class Federation:
         return self.evaluate_states([self.state if state is None else state], split)[0]
 
     def evaluate_states(self, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
-        """The same for many states."""
+        """Loss and accuracy of many states."""
         if split not in ("test", "train"):
             raise ValueError(f"split={split!r}, accepted: 'test', 'train'")
-        work = self._work(self._segment(self.round + 1), {}, self.round + 1)
+        return self._measure(states, split, self.round + 1)
+
+    def _measure(self, states: Sequence[State], split: str, round: int) -> list[dict[str, float]]:
+        """Evaluate states as the given round would begin with them."""
+        work = self._work(self._segment(round), {}, round)
         with single_threaded():
             results = self.method.evaluate(self.engine, work, states, split)
         return [{f"{split}_{name}": value for name, value in result.items()} for result in results]
@@ -182,11 +225,7 @@ class Federation:
 
     def rewind(self, round: int) -> None:
         """Goes back to the end of a round. Running on from there gives what was there before, bit for bit."""
-        self._now = self._snapshot(round)
-        self.history = self.history[: round + 1]
-        self.timeline = self.timeline.until(round)
-        segments = [s for s in self.segments if s.start <= round]
-        self._begin(segments[-1], segments[:-1])
+        self._follow(self.past.until(self._snapshot(round)))
 
     def fork(self, name: str, *, at: int | None = None, method: FedAvg | None = None, **changes: Any) -> "Federation":
         """A new run that shares this one's past up to round `at` (now by default) and goes on with other settings.
@@ -198,44 +237,42 @@ class Federation:
             changes: settings to change, such as `lr=0.01` or `batch_norm="frozen"`.
         """
         at = self.round if at is None else at
-        past, before = self._snapshot(at), self._segment(max(1, at))
-        other = copy.copy(self)
-        other.name, other.parent = name, (self.name, at)
-        other.history = self.history[: at + 1]
+        now, before = self._snapshot(at), self._segment(max(1, at))
         segment = Segment(at, before.settings.replace(**changes), method or before.method)
-        other._begin(segment, [s for s in self.segments if s.start < at])
-        state = other._place(past.state)
-        server, clients = past.server, past.clients
+        first = now.placed(segment.settings)
         if segment.method != before.method:
-            server, clients = segment.method.server_memory(self._travelling(state)), {}
-        if other.local_names != self.local_names or segment.settings.double != before.settings.double:
-            clients = {}
-        other._now = Snapshot(at, state, other._place(server), clients)
-        other.timeline = self.timeline.until(at)
-        other.timeline.add(other._now, pin=True)
+            first = replace(first, server=segment.method.server_memory(self._travelling(first.state)), clients={})
+        if self._local_names(segment) != self._local_names(before) or segment.settings.double != before.settings.double:
+            first = replace(first, clients={})
+        other = copy.copy(self)
+        other._follow(replace(self.past.forked(segment, first), name=name, parent=(self.name, at)))
         return other
 
     def save(self, folder: str | Path) -> None:
-        """Writes the run into a folder (safetensors and JSON; see `fedlab_core.checkpoint`)."""
-        from fedlab_core.checkpoint import save
+        """Write the run into a folder (safetensors and JSON; see `fedlab_core.checkpoint`)."""
+        checkpoint.write(self.past, checkpoint.fingerprints(self.dataset, self.partition, self.model), folder)
 
-        save(self, folder)
+    @classmethod
+    def load(cls, folder: str | Path, dataset: Dataset, partition: Partition, model: nn.Module) -> "Federation":
+        """Read a saved run back.
 
-    @staticmethod
-    def load(folder: str | Path, dataset: Dataset, partition: Partition, model: nn.Module) -> "Federation":
-        """Reads a saved run back; data, partition and architecture are given by the caller and checked against the
-        file."""
-        from fedlab_core.checkpoint import load
+        Args:
+            dataset, partition, model: what the run was made with; of the model only the architecture matters.
 
-        return load(folder, dataset, partition, model)
+        Raises:
+            FileNotFoundError: there is no run in the folder.
+            ValueError: a file is damaged (the message names it), or data, partition or architecture are not the run's.
+        """
+        past = checkpoint.read(folder, checkpoint.fingerprints(dataset, partition, model), tuple(get_state(model)))
+        return cls(dataset, partition, model, past.segments[-1].settings, past=past)
 
     def _segment(self, round: int) -> Segment:
-        return next(segment for segment in reversed(self.segments) if segment.start < round)
+        return self.past.segment(round)
 
     def _snapshot(self, round: int) -> Snapshot:
         if not 0 <= round <= self.round:
             raise ValueError(f"round={round}, accepted: 0 to {self.round}")
-        snapshot = self._now if round == self.round else self.timeline.at_or_before(round)
+        snapshot = self.timeline.at_or_before(round)
         while snapshot.round < round:
             snapshot = self._advance(snapshot)[0]
         return snapshot
@@ -289,41 +326,3 @@ class Federation:
         memory, local = past.clients.get(client, {}), self._local_names(segment)
         origin = self.timeline.at_or_before(segment.start).state
         return Task(client, {n: memory.get(n, origin[n]) if n in local else t for n, t in past.state.items()}, memory)
-
-    def _record(self, inside: Round, began: float) -> Record:
-        segment, updates, costs = self._segment(inside.number), inside.updates, inside.costs
-        shares = [weight / sum(inside.weights) for weight in inside.weights]
-        with single_threaded():
-            moved = drift(inside.start, [u.state for u in updates], shares, self.trained_names)
-        rows = [
-            {
-                "client": u.client,
-                "examples": u.examples,
-                "steps": u.steps,
-                "loss": u.loss,
-                "drift": size,
-                "cosine_to_mean": cosine,
-            }
-            for u, size, cosine in zip(updates, moved.sizes.tolist(), moved.cosine_to_mean.tolist(), strict=True)
-        ]
-        metrics = {
-            "train_loss": sum(share * u.loss for share, u in zip(shares, updates, strict=True)),
-            "drift": moved.size,
-            "relative_drift": moved.relative_size,
-            "diversity": moved.diversity,
-        }
-        if len(updates) > 1:
-            metrics["cosine"] = moved.cosine
-        personal = segment.method.personal
-        if inside.number % segment.settings.evaluate_every == 0:
-            metrics |= {} if personal else self.evaluate()
-            if segment.settings.evaluate_clients or personal:
-                results = self.evaluate_states([u.state for u in updates])
-                for row, result in zip(rows, results, strict=True):
-                    row |= result
-                for key in results[0]:
-                    mean = sum(share * result[key] for share, result in zip(shares, results, strict=True))
-                    metrics[key if personal else f"clients_{key}"] = mean
-        lr = segment.settings.lr_at(inside.number)
-        total = self.history[-1].total + costs
-        return Record(inside.number, lr, metrics, costs, total, rows, time.perf_counter() - began, self.engine.name)

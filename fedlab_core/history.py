@@ -1,17 +1,20 @@
-"""What a run remembers: one record per round (plain data) and snapshots of its states, thinned to a memory limit."""
+"""What a run remembers: one record per round, as plain data, and everything that has happened as one value."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import pandas as pd
 
 from fedlab_core.costs import Costs
+from fedlab_core.drift import drift
+from fedlab_core.local.cores import single_threaded
 from fedlab_core.local.work import Update
 from fedlab_core.methods import FedAvg
 from fedlab_core.settings import Settings
 from fedlab_core.state import State, state_bytes
+from fedlab_core.timeline import Snapshot, Timeline
 
 
 @dataclass(frozen=True)
@@ -141,6 +144,40 @@ class Round:
     local_names: frozenset[str]
 
     @property
+    def shares(self) -> list[float]:
+        """The aggregation weights, scaled to add up to 1."""
+        return [weight / sum(self.weights) for weight in self.weights]
+
+    def measures(self, names: Sequence[str]) -> tuple[dict[str, float], list[dict[str, float]]]:
+        """What local training tells about the round, and about each of its clients.
+
+        Args:
+            names: of the trained parameters, over which drift is measured.
+        """
+        shares = self.shares
+        moved = drift(self.start, [u.state for u in self.updates], shares, names)
+        metrics = {
+            "train_loss": sum(share * u.loss for share, u in zip(shares, self.updates, strict=True)),
+            "drift": moved.size,
+            "relative_drift": moved.relative_size,
+            "diversity": moved.diversity,
+        }
+        if len(self.updates) > 1:
+            metrics["cosine"] = moved.cosine
+        rows = [
+            {
+                "client": u.client,
+                "examples": u.examples,
+                "steps": u.steps,
+                "loss": u.loss,
+                "drift": size,
+                "cosine_to_mean": cosine,
+            }
+            for u, size, cosine in zip(self.updates, moved.sizes.tolist(), moved.cosine_to_mean.tolist(), strict=True)
+        ]
+        return metrics, rows
+
+    @property
     def costs(self) -> Costs:
         """What it cost, counted from what was sent."""
         names, updates = self.start.keys() - self.local_names, self.updates
@@ -156,78 +193,75 @@ class Round:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Snapshot:
-    """Everything a run needs to go on after a round.
+@dataclass(frozen=True)
+class Past:
+    """Everything that has happened in a run, as one value: whoever holds it holds whole rounds only.
 
     Attributes:
-        round: the round it was taken after; 0 before any training.
-        state: the global model. Tensors that never leave the clients hold the clients' mean, for evaluation only.
-        server: the server's memory.
-        clients: the memory of every client that has taken part, by client number.
+        name: what the run is called.
+        parent: name and round of the run that it was forked from.
+        segments: which settings and method its rounds follow, at least one; the first starts at 0.
+        records: one per round, from that of round 0 on; none before the first round has begun.
+        timeline: its snapshots; the last is where the run stands.
     """
 
-    round: int
-    state: State
-    server: State
-    clients: dict[int, State]
+    name: str
+    parent: tuple[str, int] | None
+    segments: tuple[Segment, ...]
+    records: tuple[Record, ...]
+    timeline: Timeline
 
-    def tensors(self) -> Iterable[Any]:
-        """All tensors, some perhaps shared with other snapshots."""
-        for state in (self.state, self.server, *self.clients.values()):
-            yield from state.values()
+    @property
+    def now(self) -> Snapshot:
+        """Where the run stands."""
+        return self.timeline.last
+
+    def segment(self, round: int) -> Segment:
+        """Which settings and method a round follows, from 1 on."""
+        return next(segment for segment in reversed(self.segments) if segment.start < round)
+
+    def after(self, record: Record, snapshot: Snapshot) -> "Past":
+        """With one more round."""
+        return replace(self, records=(*self.records, record), timeline=self.timeline.added(snapshot))
+
+    def until(self, snapshot: Snapshot) -> "Past":
+        """Back at the end of an earlier round, whose snapshot is given."""
+        segments = tuple(s for s in self.segments if s.start <= snapshot.round)
+        timeline = self.timeline.until(snapshot.round)
+        if timeline.last.round < snapshot.round:
+            timeline = timeline.added(snapshot)
+        return replace(self, segments=segments, records=self.records[: snapshot.round + 1], timeline=timeline)
+
+    def forked(self, segment: Segment, snapshot: Snapshot) -> "Past":
+        """Up to the start of another segment, and on from the snapshot there."""
+        segments = tuple(s for s in self.segments if s.start < segment.start)
+        timeline = self.timeline.until(segment.start).added(snapshot, pin=True)
+        records = self.records[: segment.start + 1]
+        return replace(self, segments=(*segments, segment), records=records, timeline=timeline)
 
 
-class Timeline:
-    """Snapshots by round. Past the memory limit only every second, fourth, ... round stays; pinned rounds and the
-    last always do."""
+def make_record(
+    past: Past, inside: Round, state: State, names: Sequence[str], test: Callable[[list[State]], list[dict[str, float]]]
+) -> Record:
+    """The record of the round that follows a past, its time and engine left out.
 
-    def __init__(self, limit_mib: float = 512.0) -> None:
-        self.limit = int(limit_mib * 2**20)
-        self.stride = 1
-        self._snapshots: dict[int, Snapshot] = {}
-        self._bytes: dict[int, int] = {}
-        self._pinned: set[int] = set()
-
-    def add(self, snapshot: Snapshot, *, pin: bool = False) -> None:
-        """Stores a snapshot taken after all that are stored, or in place of one of the same round."""
-        last = max(self._snapshots, default=None)
-        if last is not None and last != snapshot.round and not self._stays(last):
-            self._drop(last)
-        known = {t.data_ptr() for t in self._snapshots[max(self._snapshots)].tensors()} if self._snapshots else set()
-        self._snapshots[snapshot.round] = snapshot
-        self._bytes[snapshot.round] = sum(
-            t.numel() * t.element_size() for t in snapshot.tensors() if t.data_ptr() not in known
-        )
-        if pin:
-            self._pinned.add(snapshot.round)
-        while sum(self._bytes.values()) > self.limit and self.stride < snapshot.round:
-            self.stride *= 2
-            for round in [r for r in self._snapshots if not self._stays(r) and r != snapshot.round]:
-                self._drop(round)
-
-    def at_or_before(self, round: int) -> Snapshot:
-        """The latest stored snapshot that is not after `round`."""
-        return self._snapshots[max(r for r in self._snapshots if r <= round)]
-
-    def rounds(self) -> list[int]:
-        """Rounds with a stored snapshot, ascending."""
-        return sorted(self._snapshots)
-
-    def until(self, round: int) -> "Timeline":
-        """A timeline of its own with the snapshots up to `round`; the tensors are shared."""
-        copy = Timeline(self.limit / 2**20)
-        copy.stride = self.stride
-        copy._snapshots = {r: s for r, s in self._snapshots.items() if r <= round}
-        copy._bytes = {r: b for r, b in self._bytes.items() if r <= round}
-        copy._pinned = {r for r in self._pinned if r <= round}
-        return copy
-
-    def __iter__(self) -> Iterator[Snapshot]:
-        return iter([self._snapshots[r] for r in self.rounds()])
-
-    def _stays(self, round: int) -> bool:
-        return round % self.stride == 0 or round in self._pinned
-
-    def _drop(self, round: int) -> None:
-        del self._snapshots[round], self._bytes[round]
+    Args:
+        state: the global model after the round.
+        names: of the trained parameters.
+        test: evaluates models on the test set.
+    """
+    segment = past.segment(inside.number)
+    with single_threaded():
+        metrics, rows = inside.measures(names)
+    personal = segment.method.personal
+    if inside.number % segment.settings.evaluate_every == 0:
+        metrics |= {} if personal else test([state])[0]
+        if segment.settings.evaluate_clients or personal:
+            results = test([update.state for update in inside.updates])
+            for row, result in zip(rows, results, strict=True):
+                row |= result
+            for key in results[0]:
+                mean = sum(share * result[key] for share, result in zip(inside.shares, results, strict=True))
+                metrics[key if personal else f"clients_{key}"] = mean
+    total = past.records[-1].total + inside.costs
+    return Record(inside.number, segment.settings.lr_at(inside.number), metrics, inside.costs, total, rows)

@@ -93,7 +93,7 @@ def test_stop_is_asked_before_every_step(engine: object) -> None:
 
     federation = small_federation(split(5, 5, 5, 5, 5, 5), batch_size=None)
     work = federation._work(federation.segments[0], {}, 1)
-    tasks = [federation._task(client, federation._now, federation.segments[0]) for client in range(6)]
+    tasks = [federation._task(client, federation.past.now, federation.segments[0]) for client in range(6)]
     finished = [update.client for update in engine.train(work, tasks, FedAvg(), stop)]
     assert finished in ([0, 1, 2], [0, 1])  # two threads may ask in the other order
     assert len(asked) >= 4
@@ -227,7 +227,7 @@ def test_states_that_share_tensors_are_evaluated_together(name: str, norm: str) 
 def test_stacked_stops_between_steps() -> None:
     federation = small_federation(split(6, 6, 6), batch_size=1)
     work, asked = federation._work(federation.segments[0], {}, 1), []
-    tasks = [federation._task(client, federation._now, federation.segments[0]) for client in range(3)]
+    tasks = [federation._task(client, federation.past.now, federation.segments[0]) for client in range(3)]
 
     def stop() -> bool:
         asked.append(1)

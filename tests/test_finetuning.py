@@ -411,7 +411,7 @@ def test_stacked_agrees_or_says_why_not_and_auto_takes_what_works(name: str) -> 
         for method in (Scaffold(), FedDyn(0.5)):
             runs = [federate(model, method, engine=engine).run(2) for engine in ("loop", "stacked")]
             assert gap(runs[0].state, runs[1].state) < 1e-4
-            memories = [run._now.clients[0] for run in runs]
+            memories = [run.past.now.clients[0] for run in runs]
             assert {n.split(".", 1)[1] for n in memories[1]} == {n.split(".", 1)[1] for n in memories[0]}
             assert {n.split(".", 1)[1] for n in memories[1]} == trained_names(model)
 
@@ -422,8 +422,8 @@ def test_every_federated_method_leaves_frozen_tensors_alone_and_sends_none(metho
     run = federate(model, method).run(2)
     first, trained = run.state_at(0), trained_names(model)
     assert all(run.state[n].data_ptr() == first[n].data_ptr() for n in run.frozen_names)
-    assert {name.split(".", 1)[1] for name in run._now.server} <= trained
-    own = [memory for memory in run._now.clients.values()]
+    assert {name.split(".", 1)[1] for name in run.past.now.server} <= trained
+    own = [memory for memory in run.past.now.clients.values()]
     assert all(name in trained or name.split(".", 1)[1] in trained for memory in own for name in memory)
     factor = {"SCAFFOLD": 2, "local only": 0}.get(method.name, 1)
     assert run.history[1].costs.bytes_up == factor * 3 * payload(model).bytes

@@ -529,9 +529,10 @@ def test_bytes_by_hand() -> None:
     assert [r.costs.bytes_down for r in kept[1:]] == [stem + block + heads] * 3 + [block + heads]
     assert [r.costs.bytes_down for r in worst[1:]] == [stem + block + heads] * 3 + [stem + 2 * block + heads]
     assert all(
-        t.numel() == 0 or t.dtype == torch.int64 for t in federation(LayerWise(), model).run(2)._now.clients[0].values()
+        t.numel() == 0 or t.dtype == torch.int64
+        for t in federation(LayerWise(), model).run(2).past.now.clients[0].values()
     )
-    assert federation(LayerWise(), model).run(2)._now.clients[0][HELD].tolist() == [-1, 0]
+    assert federation(LayerWise(), model).run(2).past.now.clients[0][HELD].tolist() == [-1, 0]
 
 
 def test_masks_drawn_before_the_download_save_it_and_later_ones_do_not() -> None:
@@ -661,5 +662,5 @@ def test_other_models_are_refused() -> None:
     run = Federation(images(), split(24), encoder, Settings(evaluate_every=100), LayerWise())
     with pytest.raises(ValueError, match="accepted: a StagedModel"):
         run.method.train(
-            get_engine("loop"), run._work(run.segments[0], {}, 1), [run._task(0, run._now, run.segments[0])], bool
+            get_engine("loop"), run._work(run.segments[0], {}, 1), [run._task(0, run.past.now, run.segments[0])], bool
         ).send(None)

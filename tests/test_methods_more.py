@@ -7,7 +7,6 @@ import pytest
 import torch
 from small import equal, gap, small_data, small_federation, split
 
-from fedlab_core import checkpoint
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.local.training import local_context
@@ -116,7 +115,7 @@ def test_server_optimisers_leave_running_statistics_to_the_mean() -> None:
 
 def test_feddyns_server_keeps_the_mean_of_what_the_clients_keep() -> None:
     federation = run(FedDyn(alpha=0.5))
-    snapshot = federation._now
+    snapshot = federation.past.now
     for name in federation.trained_names:
         mean = sum(memory[f"h.{name}"] for memory in snapshot.clients.values()) / 3
         assert torch.allclose(snapshot.server[f"h.{name}"], mean, atol=1e-13)
@@ -157,7 +156,7 @@ def test_moon_without_its_term_is_fedavg_and_its_first_round_is_too() -> None:
 def test_moons_loss_is_its_formula() -> None:
     federation = run(Moon(), rounds=2)
     model, state = federation.model.double(), federation.state
-    memory = federation._now.clients[0]
+    memory = federation.past.now.clients[0]
     x, y = federation.dataset.prepare(federation.dataset.x[:7]).double(), federation.dataset.y[:7]
     method = Moon(mu=2.0, tau=0.3)
     work = federation._work(federation.segments[0], {}, 3)
@@ -191,7 +190,7 @@ def test_every_method_runs_resumes_and_replays_bit_for_bit(name, tmp_path) -> No
     whole = experiment.build().run(3)
     part = experiment.build().run(2)
     part.save(tmp_path)
-    again = checkpoint.load(tmp_path, part.dataset, part.partition, part.model).run(1)
+    again = Federation.load(tmp_path, part.dataset, part.partition, part.model).run(1)
     assert equal(whole.state, again.state)
     whole.rewind(1)
     assert equal(whole.run(2).state, again.state)

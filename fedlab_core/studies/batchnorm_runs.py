@@ -189,7 +189,7 @@ def train(
 ) -> Federation:
     """A finished run of one of the `VARIANTS`; FixBN freezes at half of the rounds with a lower learning rate then."""
     federation = setup.build(VARIANTS[name], seed, lr, data, device=device)
-    federation.name = name
+    federation.past = dataclasses.replace(federation.past, name=name)
     if name == "FixBN":
         return fixbn(federation, setup.rounds, setup.rounds // 2, fixbn_factor * lr)
     return federation.run(setup.rounds)

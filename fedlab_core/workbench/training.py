@@ -46,7 +46,7 @@ def begin(
         panel.say("busy", f"Learning the start {experiment.start} (kept for the next time) …")
         start = named_start(experiment, root=root, stop=stop)
     federation = experiment.build(root, name=name)
-    federation.timeline.limit = int(memory_mib * 2**20)
+    federation.memory_mib = memory_mib
     return Run(federation, [(0, experiment)], start)
 
 
