@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedlab_core.data import Dataset
 from fedlab_core.local.factored import factored
-from fedlab_core.local.work import Context, LocalMethod, Task, Update, Work, task_loss
+from fedlab_core.local.work import Context, LocalMethod, Stopped, Task, Update, Work, task_loss
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 from fedlab_core.state import State, frozen_names, set_state
@@ -172,7 +172,13 @@ def evaluation_batches(work: Work, split: str) -> list[tuple[Tensor, Tensor]]:
 
 @torch.no_grad()
 def batch_sums(model: nn.Module, work: Work, x: Tensor, y: Tensor) -> Tensor:
-    """(3,) float64: summed loss, right answers and targets of one batch, the model in evaluation mode."""
+    """(3,) float64: summed loss, right answers and targets of one batch, the model in evaluation mode.
+
+    Raises:
+        Stopped: the work was asked to stop.
+    """
+    if work.stop():
+        raise Stopped
     model.eval()
     logits = model(as_input(work, work.dataset.prepare(x)))
     sums = task_loss(logits, y, "sum"), (logits.argmax(-1) == y).sum(), (y != -100).sum()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -35,6 +35,7 @@ class Work:
         settings: local work as the method wants it.
         received: what travels to each client besides the model.
         round: number of the round, from 1.
+        stop: asked before every batch of an evaluation; once it is true, `Stopped` is raised.
     """
 
     model: nn.Module
@@ -43,6 +44,11 @@ class Work:
     settings: Settings
     received: State
     round: int
+    stop: Callable[[], bool] = field(default=lambda: False, compare=False, repr=False)
+
+
+class Stopped(Exception):
+    """An evaluation was asked to stop; the round it belonged to is given up."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from fedlab_core.engines.stacked.modules import Fold
 from fedlab_core.engines.stacked.training import IGNORED, load
 from fedlab_core.local.training import as_input
-from fedlab_core.local.work import Work
+from fedlab_core.local.work import Stopped, Work
 from fedlab_core.state import State
 
 
@@ -23,11 +23,16 @@ def evaluate_together(
 
     Returns:
         (states, 3) float64: summed loss, right answers, targets.
+
+    Raises:
+        Stopped: the work was asked to stop.
     """
     load(network, state)
     network.eval()
     total = torch.zeros(3, len(next(iter(state.values()))), dtype=torch.float64, device=work.settings.device)
     for x, y in batches:
+        if work.stop():
+            raise Stopped
         fold.examples = len(x)
         logits = network(as_input(work, work.dataset.prepare(x))).unflatten(0, (-1, len(x)))
         targets = y.expand(len(logits), *y.shape)

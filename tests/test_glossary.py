@@ -1,0 +1,15 @@
+"""The glossary: one sentence a term, and a term for whatever a reader meets."""
+
+from fedlab_core.glossary import GLOSSARY, define
+from fedlab_core.registry import METHODS
+
+
+def test_every_definition_is_one_sentence():
+    for term, sentence in GLOSSARY.items():
+        assert sentence.endswith(".") and len(sentence) < 260, term
+    assert define("Relative Drift") == GLOSSARY["relative drift"] and define("no such term") == ""
+
+
+def test_every_built_in_method_is_defined():
+    shown = {kind.name for name, kind in METHODS.items() if name != "union_sgd"}
+    assert {name for name in shown if not define(name)} == set()
