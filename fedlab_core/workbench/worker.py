@@ -3,9 +3,17 @@
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
-from fedlab_core.workbench.panel import Panel
+
+class Voice(Protocol):
+    """Where a reader sees what happens: a status line, and a place for longer texts."""
+
+    def say(self, kind: str, text: str) -> None:
+        """Sets the status line."""
+
+    def show_text(self, text: str) -> None:
+        """Shows a text such as a traceback; an empty one takes it away."""
 
 
 class Busy(RuntimeError):
@@ -30,7 +38,7 @@ class Worker:
         training: set by the work once its settings have been accepted: errors from then on show their traceback.
     """
 
-    def __init__(self, panel: Panel, finish: Callable[[], None]) -> None:
+    def __init__(self, panel: Voice, finish: Callable[[], None]) -> None:
         self.stop = threading.Event()
         self.error: Exception | None = None
         self.training = False

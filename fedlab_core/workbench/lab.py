@@ -1,0 +1,282 @@
+"""The Lab: a small live panel of one experiment, with a few knobs, a picture, and a sentence that reads the picture."""
+
+import base64
+import html
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets as widgets
+from IPython.display import display, update_display
+
+from fedlab_core import plots
+from fedlab_core.federation import Federation
+from fedlab_core.workbench.bench import Workbench
+from fedlab_core.workbench.panel import SIGNS, png
+from fedlab_core.workbench.plan import Plan, Result, say
+from fedlab_core.workbench.style import CSS, status
+from fedlab_core.workbench.worker import Busy, Worker
+
+TRIAL = 0.6  # seconds: how long the first look after a knob was moved may take, which also measures a round
+KEPT = 4  # earlier results that stay for comparison
+SHORTEST, SHARE = 0.25, 4  # seconds between two live drawings: the larger of this and so many times the last drawing
+LAB_CSS = """<style>
+.fedlab-lab { gap: 6px; max-width: 1000px; overflow: visible; }
+.fedlab-lab .fedlab-knobs { flex-flow: row wrap; gap: 4px 14px; overflow: visible; }
+.fedlab-lab .fedlab-knobs > * { width: 230px; margin: 0; }
+.fedlab-lab .fedlab-bar { gap: 6px; flex-flow: row wrap; align-items: center; overflow: visible; }
+.fedlab-lab .fedlab-bar .jupyter-button { width: auto; padding: 0 10px; border-radius: 3px; }
+.fedlab-lab img { width: 100%; height: auto; background: white; border: 1px solid var(--jp-border-color2);
+  border-radius: 4px; box-sizing: border-box; margin: 0; }
+.fedlab-lab p, .fedlab-lab li { margin: 0; font-size: 13px; line-height: 1.4; color: var(--jp-ui-font-color1); }
+.fedlab-lab .fedlab-sentence { font-size: 14px; padding: 2px 8px; border-left: 3px solid var(--jp-brand-color1); }
+.fedlab-lab ul { margin: 2px 0 0 18px; padding: 0; }
+.fedlab-lab pre { user-select: all; font-size: 12px; line-height: 1.35; margin: 0; padding: 6px 8px; overflow: auto;
+  color: var(--jp-ui-font-color1); background: var(--jp-layout-color2); }
+</style>"""
+
+
+class Lab:
+    """A live panel of a `Plan`, in a notebook or without one.
+
+        lab = Lab(plan)
+        lab                              # the panel, as the last expression of a cell
+        lab.set(alpha=0.1).run(block=True)   # the same as moving a knob and pressing Run
+        lab.sentence, lab.result         # what came out
+
+    Shown, or after a knob has moved, it trains for about half a second: the first picture, and a measured estimate of
+    how long Run will take. Run goes on from there.
+
+    Attributes:
+        plan: what it runs.
+        kept: finished results before the one shown, the latest last.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.kept: list[Result] = []
+        self._result: Result | None = None
+        self._shown_as: str | None = None
+        self._bench: Workbench | None = None
+        self._quiet, self._drawn, self._cost = False, 0.0, 0.05
+        self.knobs = {name: _knob(name, values, plan.start.get(name)) for name, values in plan.knobs.items()}
+        self._run = widgets.Button(description="Run", icon="play", button_style="success", tooltip="train to the end")
+        self._stop = widgets.Button(description="Stop", icon="stop", tooltip="stop; what was finished stays")
+        self._open = widgets.Button(description="Open in the workbench", icon="external-link")
+        self._copy = widgets.Button(description="Copy as code", icon="code", tooltip="show the code of these settings")
+        self._bar = widgets.FloatProgress(0.0, min=0.0, max=1.0, layout={"width": "100%", "height": "8px"})
+        self._about, self._status, self._said = widgets.HTML(), widgets.HTML(), widgets.HTML()
+        self._image = widgets.Image(format="png")
+        self._list, self._text = widgets.HTML(), widgets.HTML()
+        knobs, bar = widgets.Box(list(self.knobs.values())), widgets.Box(self._buttons())
+        knobs.add_class("fedlab-knobs")
+        bar.add_class("fedlab-bar")
+        head = widgets.HTML(f"{CSS}{LAB_CSS}<p><b>{html.escape(plan.title)}</b></p>")
+        parts = [head, knobs, bar, self._bar, self._status, self._image, self._said, self._list, self._text]
+        self.view = widgets.VBox(parts)
+        self.view.add_class("fedlab")
+        self.view.add_class("fedlab-lab")
+        self._worker = Worker(self, lambda: None)
+        for knob in self.knobs.values():
+            knob.observe(self._on_knob, "value")
+        self._run.on_click(lambda _: self._worker.press(self.run))
+        self._stop.on_click(lambda _: self.stop())
+        self._open.on_click(lambda _: self._worker.press(self.open_workbench))
+        self._copy.on_click(lambda _: self.show_text("" if self._text.value else self.code()))
+        self.say("", "Predict first; then press Run.")
+
+    def _buttons(self) -> list[widgets.Widget]:
+        return [self._run, self._stop, self._about, *([self._open] if self.plan.experiment else []), self._copy]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the knobs say."""
+        return {name: knob.value for name, knob in self.knobs.items()}
+
+    @property
+    def result(self) -> Result:
+        """What is shown.
+
+        Raises:
+            ValueError: nothing has run yet.
+        """
+        if self._result is None:
+            raise ValueError("no result yet: call run(block=True) first")
+        return self._result
+
+    @property
+    def sentence(self) -> str:
+        """The picture in numbers."""
+        return self.plan.sentence(self.result)
+
+    @property
+    def figure(self) -> plots.Picture:
+        """The picture of the result."""
+        plots.style()
+        figure = plots.Picture(figsize=self.plan.size, layout="constrained")
+        self.plan.draw(figure, self.result)
+        return figure
+
+    def set(self, **values: Any) -> "Lab":
+        """Moves knobs, and returns the lab.
+
+        Raises:
+            ValueError: an unknown knob, or a value it does not have.
+        """
+        for name, value in values.items():
+            if name not in self.knobs:
+                raise ValueError(f"{name!r} is no knob, accepted: {list(self.knobs)}")
+            if value not in self.plan.knobs[name]:
+                raise ValueError(f"{name}={value!r}, accepted: {list(self.plan.knobs[name])}")
+        self._quiet = True
+        for name, value in values.items():
+            self.knobs[name].value = value
+        self._quiet = False
+        return self
+
+    def run(self, block: bool = False) -> "Lab":
+        """Trains to the end with the knobs' settings; a result that is complete is left as it is.
+
+        Args:
+            block: wait for the end, and raise what was raised.
+
+        Raises:
+            Busy: a run is under way.
+        """
+        if self._worker.busy and self._worker.training:
+            if not block:
+                raise Busy("Already running: wait for the end or press Stop first.")
+            self._worker.wait()
+        self._end_trial()
+        self._worker.start(lambda: self._advance(None), block)
+        if block and self._shown_as is not None:  # so that the saved notebook shows the finished picture
+            update_display(self._bundle(), raw=True, display_id=self._shown_as)
+        return self
+
+    def stop(self) -> None:
+        """Asks the run to stop; what was finished stays, and Run goes on from there."""
+        self._worker.stop.set()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Waits for the end of the work, and raises what it raised; TimeoutError after `timeout` seconds."""
+        self._worker.wait(timeout)
+
+    def code(self) -> str:
+        """Python that repeats the settings shown."""
+        arguments = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        lines = [f"lab.set({arguments}).run(block=True)"]
+        if self.plan.experiment is not None:
+            experiment = self.plan.experiment(**self.settings)
+            lines += ["", "from fedlab_core.experiment import Experiment", "", f"data = {experiment.to_json()!r}"]
+            lines += [f"federation = Experiment.from_json(data).build().run({self.plan.rounds})"]
+        return "\n".join(lines)
+
+    def open_workbench(self) -> Workbench:
+        """The settings in a full workbench, under the lab."""
+        if self.plan.experiment is None:
+            raise ValueError("this lab is no single experiment, so the workbench cannot open it")
+        self._bench = Workbench(self.plan.experiment(**self.settings), rounds=self.plan.rounds)
+        self.view.children = (*self.view.children[:9], self._bench.view)
+        return self._bench
+
+    def say(self, kind: str, text: str) -> None:
+        """Sets the status line; `kind` is a key of `panel.SIGNS`."""
+        self._status.value = status(kind, SIGNS[kind], html.escape(text))
+
+    def show_text(self, text: str) -> None:
+        """Shows a text, such as code or a traceback, under the picture; an empty one takes it away."""
+        self._text.value = f"<pre tabindex='0'>{html.escape(text)}</pre>" if text else ""
+
+    def _ipython_display_(self) -> None:
+        if self._result is None and not self._worker.busy:
+            self._worker.start(lambda: self._advance(TRIAL))
+        self._shown_as = f"lab-{id(self)}"
+        display(self._bundle(), raw=True, display_id=self._shown_as)
+
+    def _bundle(self) -> dict[str, Any]:
+        bundle = {**(self.view._repr_mimebundle_() or {}), "text/plain": f"[lab: {self.plan.title}]"}
+        return bundle | ({"image/png": base64.b64encode(self._image.value).decode()} if self._image.value else {})
+
+    def _on_knob(self, _: object) -> None:
+        if self._quiet:
+            return
+        if self._worker.busy and self._worker.training:
+            self.say("warning", "The picture belongs to the settings before. Run starts with the new ones.")
+            return
+        self._end_trial()
+        self._worker.start(lambda: self._advance(TRIAL))
+
+    def _end_trial(self) -> None:
+        if self._worker.busy:
+            self._worker.stop.set()
+            self._worker.join()
+
+    def _advance(self, budget: float | None) -> tuple[str, str]:
+        """Goes on with the result shown, or begins one; to the end, or for about `budget` seconds."""
+        began, self._worker.training = time.perf_counter(), budget is None
+        if self._result is None or self._result.settings != self.settings:
+            if self._result is not None and self._result.done:
+                self.kept = [*self.kept, self._result][-KEPT:]
+            self.say("busy", "Preparing …")
+            result = self.plan.begin(self.settings, tuple(self.kept))
+            result.seconds += time.perf_counter() - began
+            self._result = result
+        result = self._result
+        first, total = self._count(result), self.plan.rounds * len(result.sources)
+        self.say("busy", "Running …" if budget is None else "A first look …")
+        while not (result.done or self._worker.stop.is_set()):
+            if budget is not None and time.perf_counter() - began > budget and self._count(result):
+                break
+            since = time.perf_counter()
+            result.done = not any([self._step(result, name) for name in result.sources])
+            result.seconds += time.perf_counter() - since
+            self._bar.value = min(1.0, self._count(result) / total)
+            left = result.seconds / max(1, self._count(result)) * (total - self._count(result))
+            self._about.value = f"<p>about {max(1, round(left))} s to the end</p>" if not result.done else ""
+            if time.perf_counter() - self._drawn > max(SHORTEST, SHARE * self._cost) or self._count(result) == 1:
+                self._draw()
+        if self._count(result) > first or result.done:
+            self._draw()
+        if result.done:
+            self._bar.value = 1.0
+            self._about.value = f"<p>took {result.seconds:.1f} s</p>"
+            return "done", f"Done: {result.label}."
+        return ("", "Ready: press Run.") if budget is not None else ("warning", "Stopped. Run goes on from here.")
+
+    def _step(self, result: Result, name: str) -> bool:
+        """One frame of a run; False if there is none left."""
+        frames, source = result.frames[name], result.sources[name]
+        if isinstance(source, Federation):
+            if source.round >= self.plan.rounds:
+                return False
+            for _ in source.rounds(1, stop=self._worker.stop):
+                pass
+            frames[:] = source.history
+            return True
+        frame = next(source, None) if len(frames) < self.plan.rounds else None
+        if frame is not None:
+            frames.append(frame)
+        return frame is not None
+
+    @staticmethod
+    def _count(result: Result) -> int:
+        """Frames so far, round 0 of federations not counted."""
+        counts = [(len(f), isinstance(result.sources[n], Federation)) for n, f in result.frames.items()]
+        return sum(count - (federated and count > 0) for count, federated in counts)
+
+    def _draw(self) -> None:
+        since = time.perf_counter()
+        self._image.value = png(self.figure)
+        self._said.value = f"<p class='fedlab-sentence'>{html.escape(self.sentence)}</p>"
+        rows = [f"<li>{html.escape(old.label)}: {html.escape(self.plan.sentence(old))}</li>" for old in self.kept]
+        self._list.value = f"<p>Before:</p><ul>{''.join(rows)}</ul>" if rows else ""
+        self._drawn = time.perf_counter()
+        self._cost = self._drawn - since
+
+
+def _knob(name: str, values: Sequence[Any], start: Any) -> widgets.Widget:
+    options = [(say(value), value) for value in values]
+    kind = widgets.Dropdown if isinstance(values[0], str | bool) else widgets.SelectionSlider
+    live = {} if kind is widgets.Dropdown else {"continuous_update": False}
+    value = values[0] if start is None else start
+    return kind(options=options, value=value, description=name, style={"description_width": "auto"}, **live)

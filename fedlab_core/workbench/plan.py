@@ -1,0 +1,148 @@
+"""What a lab runs, as plain data: knobs, what they make, a picture, and a sentence that reads it."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from scipy.stats import t as student
+
+from fedlab_core import plots
+from fedlab_core.experiment import Experiment
+from fedlab_core.federation import Federation
+
+Source = Experiment | Federation | Iterator[Any]
+"""What a lab runs: an experiment or a federation, whose frames are its records, or any iterator of frames."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """A recorded result to draw faintly behind the reader's own.
+
+    Attributes:
+        label: what it is; the number of seeds is added.
+        x, mean, low, high: the curve and its interval.
+        seeds: how many runs it is made of.
+    """
+
+    label: str
+    x: Sequence[float]
+    mean: Sequence[float]
+    low: Sequence[float]
+    high: Sequence[float]
+    seeds: int
+
+    @classmethod
+    def of_curves(cls, label: str, x: Sequence[float], curves: Sequence[Sequence[float]]) -> "Band":
+        """The mean of one curve per seed, with its 95 % interval (Student's t)."""
+        values, n = np.asarray(curves, dtype=float), len(curves)
+        mean = values.mean(0)
+        half = student.ppf(0.975, n - 1) * values.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros_like(mean)
+        return cls(label, list(x), mean.tolist(), (mean - half).tolist(), (mean + half).tolist(), n)
+
+    def draw(self, ax: Axes, index: int | None = None) -> None:
+        """Draws the band in the pale colour of line `index`, grey without one."""
+        color = "0.45" if index is None else plots.LINE_COLORS[index % len(plots.LINE_COLORS)]
+        label = f"{self.label} (recorded, n = {self.seeds}, 95 %)"
+        ax.fill_between(self.x, self.low, self.high, color=color, alpha=0.13, linewidth=0, zorder=0)
+        ax.plot(self.x, self.mean, color=color, alpha=0.45, linewidth=1.2, linestyle=":", zorder=0, label=label)
+
+
+@dataclass(eq=False)
+class Result:
+    """What one press of Run has made so far.
+
+    Attributes:
+        settings: of the knobs.
+        frames: by run, what has arrived: a federation's records (round 0 first), or what its iterator gave.
+        sources: by run, what makes the frames.
+        behind: recorded results at these settings.
+        earlier: results kept from before, the latest last.
+        seconds: spent so far.
+        done: whether nothing more will come.
+    """
+
+    settings: Mapping[str, Any]
+    sources: Mapping[str, Federation | Iterator[Any]]
+    behind: Sequence[Band] = ()
+    earlier: Sequence["Result"] = ()
+    frames: dict[str, list[Any]] = field(default_factory=dict)
+    seconds: float = 0.0
+    done: bool = False
+
+    def last(self, name: str | None = None) -> Any:
+        """The last frame of a run, of the first one by default; None before there is one."""
+        frames = self.frames[next(iter(self.frames)) if name is None else name]
+        return frames[-1] if frames else None
+
+    @property
+    def label(self) -> str:
+        """The settings in words."""
+        return ", ".join(f"{name} = {say(value)}" for name, value in self.settings.items())
+
+
+def say(value: Any) -> str:
+    """A knob's value as a reader sees it."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else "all" if value is None else str(value)
+
+
+def accuracy_curves(figure: Any, result: Result) -> None:
+    """Test accuracy over rounds: this result in colour, earlier ones thin, recorded ones as pale bands."""
+    ax = figure.subplots()
+    for index, band in enumerate(result.behind):
+        band.draw(ax, index)
+    for old in result.earlier:
+        for index, frames in enumerate(old.frames.values()):
+            values = [plots.measured(record, "test_accuracy") for record in frames]
+            ax.plot(values, color=plots.LINE_COLORS[index % 7], alpha=0.3, linewidth=1)
+    lines = [plots.Line(name, frames, index=index) for index, (name, frames) in enumerate(result.frames.items())]
+    plots.curves(ax, lines, "test_accuracy")
+    ax.legend(loc="lower right")
+
+
+def final_accuracies(result: Result) -> str:
+    """How accurate each run is after its last round."""
+    parts = [f"{name} {plots.measured(f[-1], 'test_accuracy'):.3f}" for name, f in result.frames.items() if f]
+    rounds = max((f[-1].round for f in result.frames.values() if f), default=0)
+    return f"Test accuracy after {rounds} rounds: {', '.join(parts)}."
+
+
+def nothing_recorded(**settings: Any) -> Sequence[Band]:
+    """No recorded result."""
+    return ()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment for a `Lab`, complete without a browser.
+
+    Attributes:
+        title: a few words.
+        make: called with the knobs' values by name; returns what runs, by name.
+        knobs: by name, the values a reader may choose.
+        start: values at first; the first of its values for a knob that is not named here.
+        rounds: frames per run, at most.
+        draw: draws a result into an empty figure.
+        sentence: reads a result in numbers.
+        experiment: the experiment to open in the workbench, from the knobs' values; None offers none.
+        behind: recorded results to draw faintly, from the knobs' values.
+        size: of the picture in inches.
+    """
+
+    title: str
+    make: Callable[..., Mapping[str, Source]]
+    knobs: Mapping[str, Sequence[Any]]
+    start: Mapping[str, Any] = field(default_factory=dict)
+    rounds: int = 10
+    draw: Callable[[Any, Result], None] = accuracy_curves
+    sentence: Callable[[Result], str] = final_accuracies
+    experiment: Callable[..., Experiment] | None = None
+    behind: Callable[..., Sequence[Band]] = nothing_recorded
+    size: tuple[float, float] = (8.0, 3.4)
+
+    def begin(self, settings: Mapping[str, Any], earlier: Sequence[Result] = ()) -> Result:
+        """A result without frames."""
+        made = self.make(**settings)
+        sources = {n: s.build(name=n) if isinstance(s, Experiment) else s for n, s in made.items()}
+        return Result(settings, sources, self.behind(**settings), earlier, {name: [] for name in sources})

@@ -1,0 +1,155 @@
+"""A lab without a browser: its knobs, the same path as its buttons, stopping, comparing, and what it exports."""
+
+import threading
+
+import pytest
+
+from fedlab_core.experiment import Experiment
+from fedlab_core.workbench.lab import Lab
+from fedlab_core.workbench.plan import Band, Plan
+
+SMALL = Experiment(dataset_options={"examples": 200}, clients=4).replace(fraction=0.5, epochs=1, lr=0.1)
+
+
+def make(alpha, mu):
+    skewed = SMALL.replace(partition="dirichlet", partition_options={"alpha": alpha})
+    return {"FedAvg": skewed, "FedProx": skewed.replace(method="fedprox", method_options={"mu": mu})}
+
+
+PLAN = Plan(
+    "Does FedProx help?", make, {"alpha": (0.1, 0.5, 1.0), "mu": (0.01, 1.0)}, {"alpha": 0.5}, rounds=3,
+    experiment=lambda alpha, mu: make(alpha, mu)["FedProx"],
+)  # fmt: skip
+
+
+def counting(**_):
+    return {"numbers": iter(range(100))}
+
+
+def one_frame(figure, result):
+    figure.subplots().plot(result.frames["numbers"])
+
+
+def numbers_plan(**changes):
+    given = {"rounds": 5, "draw": one_frame, "sentence": lambda r: f"{len(r.frames['numbers'])} numbers"} | changes
+    return Plan("numbers", counting, {"knob": (1, 2, 3)}, **given)
+
+
+def test_a_lab_runs_exactly_what_its_experiments_say():
+    lab = Lab(PLAN).set(alpha=0.5, mu=1.0).run(block=True)
+    for name, experiment in make(0.5, 1.0).items():
+        expected = [record.metrics for record in experiment.build().run(3).history]
+        assert [record.metrics for record in lab.result.frames[name]] == expected
+    last = lab.result.last("FedAvg").metrics["test_accuracy"]
+    assert lab.sentence.startswith(f"Test accuracy after 3 rounds: FedAvg {last:.3f}")
+
+
+def test_the_buttons_do_what_the_calls_do():
+    called, pressed = Lab(PLAN).set(mu=1.0).run(block=True), Lab(PLAN)
+    pressed.knobs["mu"].value = 1.0  # a moved knob takes a first look
+    pressed._run.click()
+    pressed.wait()
+    assert [r.metrics for r in pressed.result.frames["FedProx"]] == [r.metrics for r in called.result.frames["FedProx"]]
+    assert pressed._image.value[:4] == b"\x89PNG" and "FedProx" in pressed._said.value
+    assert "took" in pressed._about.value
+
+
+def test_a_first_look_is_gone_on_with_and_measures_how_long_the_rest_takes():
+    gate, looked = threading.Event(), threading.Event()
+
+    def slowly(**_):
+        def frames():
+            yield 0
+            looked.set()
+            gate.wait(30)
+            yield from range(1, 10)
+
+        return {"numbers": frames()}
+
+    lab = Lab(Plan("slow", slowly, {"knob": (1, 2)}, rounds=4, draw=one_frame, sentence=lambda r: str(r.frames)))
+    lab._worker.start(lambda: lab._advance(0.0))
+    lab.wait(30)
+    assert lab.result.frames == {"numbers": [0]} and "about" in lab._about.value and not lab.result.done
+    gate.set()
+    lab.run(block=True)
+    assert lab.result.frames == {"numbers": [0, 1, 2, 3]} and lab.result.done
+
+
+def test_stop_keeps_what_was_finished_and_run_goes_on_from_there():
+    lab = Lab(numbers_plan(rounds=50))
+    steps = lab._step
+
+    def step_and_stop(result, name):
+        if len(result.frames[name]) == 7:
+            lab.stop()
+        return steps(result, name)
+
+    lab._step = step_and_stop
+    lab.run(block=True)
+    assert len(lab.result.frames["numbers"]) == 8 and "Stopped" in lab._status.value
+    lab._step = steps
+    assert len(lab.run(block=True).result.frames["numbers"]) == 50
+
+
+def test_the_last_results_stay_for_comparison():
+    lab = Lab(numbers_plan())
+    for value in (1, 2, 3, 1, 2, 3):
+        lab.set(knob=value).run(block=True)
+    assert [old.settings["knob"] for old in lab.kept] == [2, 3, 1, 2] and lab.result.settings == {"knob": 3}
+    assert lab.result.earlier == tuple(lab.kept) and lab._list.value.count("5 numbers") == 4
+
+
+def test_a_complete_result_is_not_run_again():
+    lab = Lab(numbers_plan()).run(block=True)
+    before = lab.result
+    assert lab.run(block=True).result is before
+
+
+def test_wrong_knobs_and_values_are_named():
+    lab = Lab(PLAN)
+    with pytest.raises(ValueError, match=r"'beta' is no knob, accepted: \['alpha', 'mu'\]"):
+        lab.set(beta=1)
+    with pytest.raises(ValueError, match=r"alpha=7, accepted: \[0.1, 0.5, 1.0\]"):
+        lab.set(alpha=7)
+    with pytest.raises(ValueError, match="no result yet"):
+        _ = lab.result
+
+
+def test_an_error_reaches_the_caller_and_the_panel():
+    def broken(**_):
+        raise ValueError("lr=-1, accepted: > 0")
+
+    lab = Lab(Plan("broken", broken, {"knob": (1, 2)}))
+    with pytest.raises(ValueError, match="lr=-1"):
+        lab.run(block=True)
+    assert "lr=-1" in lab._text.value
+
+
+def test_copied_code_repeats_the_run():
+    lab = Lab(PLAN).set(alpha=0.1, mu=1.0).run(block=True)
+    first, _, rest = lab.code().partition("\n")
+    assert first == "lab.set(alpha=0.1, mu=1.0).run(block=True)"
+    made = {}
+    exec(rest, made)
+    again = made["federation"].history
+    assert [r.metrics for r in again] == [r.metrics for r in lab.result.frames["FedProx"]]
+
+
+def test_the_workbench_opens_with_the_same_experiment():
+    bench = Lab(PLAN).set(alpha=0.1).open_workbench()
+    assert bench.experiment.partition_options == {"alpha": 0.1} and bench.experiment.method == "fedprox"
+    with pytest.raises(ValueError, match="no single experiment"):
+        Lab(numbers_plan()).open_workbench()
+
+
+def test_what_is_shown_holds_a_picture_for_readers_without_widgets():
+    lab = Lab(numbers_plan()).run(block=True)
+    bundle = lab._bundle()
+    assert bundle["text/plain"] == "[lab: numbers]" and bundle["image/png"].startswith("iVBOR")
+
+
+def test_a_band_is_the_mean_of_its_curves_with_students_interval():
+    band = Band.of_curves("recorded", (0, 1), [(0.0, 1.0), (2.0, 1.0), (4.0, 1.0)])
+    half = 4.302653 * 2.0 / 3**0.5  # t(0.975, 2 degrees of freedom) x sd / sqrt(n)
+    assert band.mean == [2.0, 1.0] and band.seeds == 3
+    assert band.low == pytest.approx([2 - half, 1.0]) and band.high == pytest.approx([2 + half, 1.0])
