@@ -1,6 +1,6 @@
 # make lab and make test are the two commands; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help lab test check notebooks bench claims record clean
+.PHONY: help lab test test-lowest check notebooks bench claims record clean
 
 # The interpreter that creates .venv: the first one found that is new enough, or `make lab PYTHON=/path/to/python`.
 NEW_ENOUGH = import sys, venv; sys.exit(sys.version_info < (3, 11))
@@ -17,7 +17,7 @@ ARGS ?=
 AS_ROOT = $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 lab: $(INSTALLED)  ## create the environment if needed and open the first notebook in JupyterLab
 	$(VENV_PYTHON) -m jupyterlab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(AS_ROOT) $(ARGS)
@@ -25,6 +25,9 @@ lab: $(INSTALLED)  ## create the environment if needed and open the first notebo
 test: $(INSTALLED)  ## create the environment if needed and run every test: unit, property, notebook, browser
 	$(VENV_PYTHON) -m ruff check .
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
+
+test-lowest: .venv-lowest/installed  ## run the tests with the oldest packages that pyproject.toml allows (PYTHON=python3.12)
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
 
 check:  ## say OK or FAIL for each package, device and data set, and what to do about each FAIL
 	@if [ -x $(VENV_PYTHON) ]; then $(VENV_PYTHON) tools/check.py; else $(FIND_PYTHON) && "$(PYTHON)" tools/check.py; fi
@@ -42,7 +45,7 @@ record: $(INSTALLED)  ## make a record of figures/ again, resumably: make record
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m fedlab_core.studies $(NAME) $(ARGS)
 
 clean:  ## remove the environment, caches and screenshots; data and figures stay
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache .hypothesis tests/browser/artefacts
+	rm -rf .venv .venv-lowest build dist *.egg-info .pytest_cache .ruff_cache .hypothesis tests/browser/artefacts
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml tools/jupyterlab_overrides.json
@@ -51,4 +54,12 @@ $(INSTALLED): pyproject.toml tools/jupyterlab_overrides.json
 	$(VENV_PYTHON) -m pip install --disable-pip-version-check --editable ".[test]"
 	mkdir -p .venv/share/jupyter/lab/settings
 	cp tools/jupyterlab_overrides.json .venv/share/jupyter/lab/settings/overrides.json
+	touch $@
+
+.venv-lowest/installed: pyproject.toml tools/lowest.py
+	@$(FIND_PYTHON)
+	test -x .venv-lowest/bin/python || "$(PYTHON)" -m venv .venv-lowest
+	.venv-lowest/bin/python tools/lowest.py > .venv-lowest/requirements.txt
+	.venv-lowest/bin/python -m pip install --disable-pip-version-check -r .venv-lowest/requirements.txt
+	.venv-lowest/bin/python -m pip install --disable-pip-version-check --no-deps --editable .
 	touch $@

@@ -26,7 +26,7 @@ from fedlab_core.federation import Federation
 from fedlab_core.history import Record
 from fedlab_core.local.cores import cores, intra_op_threads
 from fedlab_core.local.training import on_device, own_gradients
-from fedlab_core.local.work import Task
+from fedlab_core.local.work import Context, Task
 from fedlab_core.methods import FedAvg, FedProx, FedSGD, LocalOnly, Scaffold
 from fedlab_core.methods.client import FedDyn, Moon
 from fedlab_core.models import NORMS, build_model
@@ -95,12 +95,22 @@ def test_stop_is_asked_before_every_step(engine: object) -> None:
     work = federation._work(federation.segments[0], {}, 1)
     tasks = [federation._task(client, federation.past.now, federation.segments[0]) for client in range(6)]
     finished = [update.client for update in engine.train(work, tasks, FedAvg(), stop)]
-    assert finished in ([0, 1, 2], [0, 1])  # two threads may ask in the other order
+    if engine.name == "threads" and engine.workers == 2:
+        assert finished == [0, 1, 2][: len(finished)]  # a later client may have asked before an earlier one
+    else:
+        assert finished == [0, 1, 2]
     assert len(asked) >= 4
 
 
 def test_a_stopped_round_is_given_up_and_run_again() -> None:
-    stop, federation = threading.Event(), small_federation(split(*[5] * 8), batch_size=2)
+    stop = threading.Event()
+
+    class Waiting(FedAvg):
+        def begin(self, context: Context) -> None:
+            if context.client:  # no second client gets to its first step before the first one has stopped the round
+                assert stop.wait(60)
+
+    federation = small_federation(split(*[5] * 8), method=Waiting(), batch_size=2)
     federation.engine = ThreadsEngine(2)
     assert list(federation.rounds(2, stop=stop, progress=lambda done, of: stop.set())) == []
     assert federation.round == 0

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from small import equal, split
 from torch import nn
 
-from fedlab_core.costs import kept_for_backward
+from fedlab_core.costs import count_flops, kept_for_backward
 from fedlab_core.data import Dataset
 from fedlab_core.engines import get_engine
 from fedlab_core.federation import Federation
@@ -21,7 +22,7 @@ from fedlab_core.layerwise.accounts import (
     peak_allocated,
     peak_memory,
     relative_flops,
-    step_flops,
+    stage_loss,
     traffic,
     training_memory,
 )
@@ -450,6 +451,10 @@ def test_linear_probe_separates_what_is_separable_and_nothing_else() -> None:
 # Accounts
 
 
+def flops(*args: Any) -> int:
+    return count_flops(args[0], stage_loss(*args))
+
+
 @given(drop=st.floats(0, 1), units=st.integers(1, 30))
 def test_closed_forms_of_the_flops(drop: float, units: int) -> None:
     assert relative_flops(LayerWise(drop=drop), units) == pytest.approx(
@@ -470,16 +475,14 @@ def test_counted_flops_follow_the_closed_forms() -> None:
 
     def per_round(rule: LayerWise, kept: int | None = None) -> float:
         stages = [rule.schedule.stage(n, 12) for n in range(rule.schedule.stages(12))]
-        return sum(step_flops(model, rule, s, batch) for s in stages) / len(stages)
+        return sum(flops(model, rule, s, batch) for s in stages) / len(stages)
 
     whole = per_round(LayerWise(scheme="end_to_end"))
     for scheme in ("layer_wise", "progressive"):
         rule = LayerWise(scheme=scheme)
         assert per_round(rule) / whole == pytest.approx(relative_flops(rule, 12), rel=0.01)
     stage = Stage(11, 12, 11, 11)
-    costs = [
-        step_flops(model, LayerWise(), stage, batch, [True] * k + [False] * (11 - k) + [True]) for k in (11, 10, 4)
-    ]
+    costs = [flops(model, LayerWise(), stage, batch, [True] * k + [False] * (11 - k) + [True]) for k in (11, 10, 4)]
     assert (costs[0] - costs[2]) == 7 * (costs[0] - costs[1])  # each frozen unit dropped saves its forward pass
     assert costs[0] - costs[1] == pytest.approx(whole / 36, rel=0.02)
 
@@ -489,10 +492,10 @@ def test_flops_of_a_run_are_those_of_its_steps() -> None:
     run = federation(rule, sizes=(16, 8)).run(UNITS)
     totals = flops_by_round(run)
     batch = torch.zeros(8, 1, 8, 8)
-    assert totals[0] == 0 and totals[1] == 3 * step_flops(run.model, rule, Stage(0, 1, 0, 0), batch)
+    assert totals[0] == 0 and totals[1] == 3 * flops(run.model, rule, Stage(0, 1, 0, 0), batch)
     stage = Stage(2, 3, 2, 2)
     masks = [rule.schedule.kept(stage, 0, 3, client, step) for client, step in ((0, 0), (0, 1), (1, 0))]
-    assert totals[3] == sum(step_flops(run.model, rule, stage, batch, mask) for mask in masks)
+    assert totals[3] == sum(flops(run.model, rule, stage, batch, mask) for mask in masks)
 
 
 DROPS = [{}, {"new_units": "fresh"}, {"drop": 0.5}, {"drop": 0.5, "mask": "step"}]

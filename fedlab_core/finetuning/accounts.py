@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedlab_core.costs import count_flops, kept_for_backward
+from fedlab_core.costs import count_flops, step_memory
 from fedlab_core.finetuning.classifiers import cosine_classifier
 from fedlab_core.finetuning.tuning import tune
-from fedlab_core.layerwise.accounts import Memory
 from fedlab_core.local.work import task_loss
 from fedlab_core.models.clip import CLIP, Vocabulary, openai_clip
 from fedlab_core.models.vit import ViT
@@ -161,23 +160,11 @@ def payload_table(num_classes: int = 100) -> list[dict[str, Any]]:
     return rows
 
 
-def step_flops(model: nn.Module, images: Tensor) -> int:
-    """Floating-point operations of one local step (forward and backward) on images (B, C, H, W)."""
-    return count_flops(model, _loss(images))
-
-
-def training_memory(model: nn.Module, images: Tensor, moments: int = 0) -> Memory:
-    """Bytes that one local step on images (B, C, H, W) needs; `layerwise.training_memory` says what is left out.
-
-    On the meta device attention consists of plain products, and its weights (B, heads, T, T) are kept in every block;
-    the fused ones of a CPU and a GPU compute them again.
-
-    Args:
-        moments: numbers that the optimiser keeps per trained weight: 0 for plain SGD, 1 with momentum, 2 for Adam.
-    """
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    return Memory(kept_for_backward(model, _loss(images)), weights, trained, moments * trained)
+def classification_loss(images: Tensor) -> Callable[[nn.Module], Tensor]:
+    """The loss of one local step on images (B, C, H, W) of class 0 as a function of the model, for
+    `costs.count_flops` and `costs.step_memory`."""
+    targets = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    return lambda model: task_loss(model(images), targets)
 
 
 def cost_table(model: nn.Module, images: Tensor, methods: Sequence[str], moments: int = 0) -> list[dict[str, Any]]:
@@ -192,10 +179,10 @@ def cost_table(model: nn.Module, images: Tensor, methods: Sequence[str], moments
         one row each: method, trained numbers, those of the head, bytes that travel one way, bytes kept for the backward
         pass and in all, and operations of a step.
     """
-    rows = []
+    rows, loss = [], classification_loss(images)
     for method in methods:
         tuned = tune(model, method, generator(0, "accounts"))
-        count, memory = payload(tuned), training_memory(tuned, images, moments)
+        count, memory = payload(tuned), step_memory(tuned, loss, moments)
         rows.append(
             {
                 "method": method,
@@ -204,12 +191,7 @@ def cost_table(model: nn.Module, images: Tensor, methods: Sequence[str], moments
                 "bytes": count.bytes,
                 "kept": memory.kept,
                 "memory": memory.total,
-                "flops": step_flops(tuned, images),
+                "flops": count_flops(tuned, loss),
             }
         )
     return rows
-
-
-def _loss(images: Tensor) -> Callable[[nn.Module], Tensor]:
-    targets = torch.zeros(len(images), dtype=torch.int64, device=images.device)
-    return lambda model: task_loss(model(images), targets)

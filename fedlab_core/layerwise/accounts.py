@@ -2,54 +2,37 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from fedlab_core.costs import count_flops, kept_for_backward
+from fedlab_core.costs import Memory, count_flops, step_memory
 from fedlab_core.federation import Federation
 from fedlab_core.layerwise.method import OPTIMISERS, LayerWise, staged_loss
 from fedlab_core.layerwise.network import StagedModel
 from fedlab_core.layerwise.stages import Stage, payload
 from fedlab_core.state import state_bytes
 
-MIB = 2**20
 
+def stage_loss(
+    model: StagedModel, rule: LayerWise, stage: Stage, batch: Tensor, kept: Sequence[bool] | None = None
+) -> Callable[[StagedModel], Tensor]:
+    """The loss of one local step of a stage as a function of the model, for `costs.count_flops` and its neighbours.
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes a client needs for one training step.
-
-    Attributes:
-        kept: activations that autograd keeps for the backward pass, each storage once.
-        weights: of all units it runs, of the stem and the heads, and of a moving-average network.
-        gradients: one number per trained weight.
-        optimiser: numbers the optimiser keeps per trained weight.
+    Args:
+        batch: (n, C, H, W) images as the model reads them; both views of an image are the image itself.
+        kept: (depth,) units that take part; all by default.
     """
-
-    kept: int
-    weights: int
-    gradients: int
-    optimiser: int
-
-    @property
-    def total(self) -> int:
-        """All four."""
-        return self.kept + self.weights + self.gradients + self.optimiser
-
-    def to_json(self) -> dict[str, int]:
-        """Plain data."""
-        return asdict(self) | {"total": self.total}
+    views = torch.cat([batch, batch])
+    target = copy.deepcopy(model) if rule.objective in ("byol", "moco_v3") else None
+    return lambda model: staged_loss(model, views, rule, stage, kept, target)
 
 
 def training_memory(
     model: StagedModel, rule: LayerWise, stage: Stage, batch: Tensor, kept: Sequence[bool] | None = None
 ) -> Memory:
-    """Measures one step's memory with hooks on what autograd saves; weights, gradients and moments are counted.
-
-    What it leaves out: the frozen units' own activations, which live for one unit at a time, the allocator's and the
-    framework's overhead, and temporary buffers of kernels.
+    """What one local step of a stage needs, see `costs.step_memory`; the activations of frozen units are not kept.
 
     Args:
         batch: (n, C, H, W) images as the model reads them; two views of each are run.
@@ -58,13 +41,12 @@ def training_memory(
     kept = tuple(kept or [True] * stage.depth)
     held = (True,) * stage.depth if rule.mask == "step" else kept
     names = payload(model, stage, held)
-    parameters = {name: p.numel() * p.element_size() for name, p in model.named_parameters()}
-    gradients = sum(parameters.get(name, 0) for name in names.trained)
-    weights = state_bytes({name: tensor for name, tensor in model.state_dict().items() if name in names.fetched})
-    if rule.objective in ("byol", "moco_v3"):  # frozen units are shared, the predictor has no target
-        weights += sum(parameters.get(n, 0) for n in names.trained if not n.startswith("predictor."))
-    saved = kept_for_backward(model, _loss(rule, stage, batch, kept, _target(model, rule)))
-    return Memory(saved, weights, gradients, OPTIMISERS[rule.optimiser_name] * gradients)
+    loss = stage_loss(model, rule, stage, batch, kept)
+    memory = step_memory(model, loss, OPTIMISERS[rule.optimiser_name], trained=names.trained, held=names.fetched)
+    if rule.objective not in ("byol", "moco_v3"):
+        return memory
+    own = {n: p for n, p in model.named_parameters() if n in names.trained and not n.startswith("predictor.")}
+    return replace(memory, weights=memory.weights + state_bytes(own))  # their target; it shares the frozen units
 
 
 def peak_memory(model: StagedModel, rule: LayerWise, batch: Tensor) -> Memory:
@@ -101,13 +83,6 @@ def deepest(budget: int, make: Callable[[int], StagedModel], rule: LayerWise, ba
     return low
 
 
-def step_flops(
-    model: StagedModel, rule: LayerWise, stage: Stage, batch: Tensor, kept: Sequence[bool] | None = None
-) -> int:
-    """Floating-point operations of one local step (forward and backward, two views of each image of the batch)."""
-    return count_flops(model, _loss(rule, stage, batch, kept, _target(model, rule)))
-
-
 def relative_flops(rule: LayerWise, units: int) -> float:
     """Expected FLOPs of a run with equal stages, relative to end-to-end training of as many rounds, in closed form.
 
@@ -136,7 +111,7 @@ def flops_by_round(federation: Federation) -> list[int]:
                 kept = rule.schedule.kept(stage, federation.settings.seed, record.round, row["client"], step)
                 if (stage, kept, size) not in known:
                     batch = torch.zeros(size, *federation.dataset.input_shape)
-                    known[stage, kept, size] = step_flops(model, rule, stage, batch, kept)
+                    known[stage, kept, size] = count_flops(model, stage_loss(model, rule, stage, batch, kept))
                 total += known[stage, kept, size]
         totals.append(total)
     return totals
@@ -173,18 +148,7 @@ def peak_allocated(model: StagedModel, rule: LayerWise, stage: Stage, batch: Ten
         raise ValueError(f"batch is on {batch.device}, accepted: a CUDA device, where there is an allocator to ask")
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    _loss(rule, stage, batch, None, _target(model, rule))(model).backward()
+    stage_loss(model, rule, stage, batch)(model).backward()
     peak = torch.cuda.max_memory_allocated() - before
     model.zero_grad(set_to_none=True)
     return peak
-
-
-def _target(model: StagedModel, rule: LayerWise) -> StagedModel | None:
-    return copy.deepcopy(model) if rule.objective in ("byol", "moco_v3") else None
-
-
-def _loss(
-    rule: LayerWise, stage: Stage, batch: Tensor, kept: Sequence[bool] | None, target: StagedModel | None
-) -> Callable[[StagedModel], Tensor]:
-    views = torch.cat([batch, batch])
-    return lambda model: staged_loss(model, views, rule, stage, kept, target)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from fedlab_core.layerwise.accounts import MIB, Memory
+from fedlab_core.costs import MIB, Memory
 from fedlab_core.layerwise.stages import Stage
 from fedlab_core.plots import LINE_COLORS, figure
 

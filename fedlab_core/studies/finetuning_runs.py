@@ -14,9 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedlab_core.costs import count_flops
 from fedlab_core.data import Dataset, load_dataset
 from fedlab_core.federation import Federation
-from fedlab_core.finetuning.accounts import payload, step_flops
+from fedlab_core.finetuning.accounts import classification_loss, payload
 from fedlab_core.finetuning.classifiers import class_means, cosine_classifier, with_head, zero_shot_weights
 from fedlab_core.finetuning.shots import few_shot_clients
 from fedlab_core.finetuning.tuning import tune
@@ -204,7 +205,8 @@ def run(setup: Setup, way: Way, seed: int, lr: float, root: str | Path | None = 
     """
     fed = federation(setup, way, seed, lr, root)
     data, held_out = fed.dataset, setup.validation(root)
-    step = step_flops(fed.model, data.prepare(data.x[: setup.batch_size])) if parameters(fed) else 0
+    loss = classification_loss(data.prepare(data.x[: setup.batch_size]))
+    step = count_flops(fed.model, loss) if parameters(fed) else 0
     curve = {"round": [0], "test": [accuracy(fed, fed.state, data.test_x, data.test_y)], "bytes": [0], "flops": [0]}
     for record in fed.rounds(setup.rounds):
         if not math.isfinite(record.metrics["train_loss"]):

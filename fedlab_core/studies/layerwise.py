@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 
+from fedlab_core.costs import count_flops
 from fedlab_core.data import Dataset
 from fedlab_core.federation import Federation
-from fedlab_core.layerwise.accounts import peak_memory, relative_flops, step_flops, traffic, training_memory
+from fedlab_core.layerwise.accounts import peak_memory, relative_flops, stage_loss, traffic, training_memory
 from fedlab_core.layerwise.method import LayerWise
 from fedlab_core.layerwise.network import StagedModel, build_staged
 from fedlab_core.layerwise.stages import MASKS, SCHEMES
@@ -48,14 +49,13 @@ def counted_flops(model: StagedModel, batch: torch.Tensor) -> dict[str, float]:
     for scheme in SCHEMES:
         rule = LayerWise(scheme=scheme)
         stages = [rule.schedule.stage(n, units) for n in range(rule.schedule.stages(units))]
-        steps[scheme] = mean(step_flops(model, rule, stage, batch) for stage in stages)
+        steps[scheme] = mean(count_flops(model, stage_loss(model, rule, stage, batch)) for stage in stages)
     rule = LayerWise()
     last = rule.schedule.stage(units - 1, units)
-    forward = step_flops(model, rule, last, batch) - step_flops(
-        model, rule, last, batch, [False] + [True] * (units - 1)
-    )
+    masks = [True] * units, [False] + [True] * (units - 1)
+    every, without_first = (count_flops(model, stage_loss(model, rule, last, batch, kept)) for kept in masks)
     for rate in RATES:
-        steps[f"drop {rate:g}"] = steps["layer_wise"] - rate * forward * (units - 1) / 2
+        steps[f"drop {rate:g}"] = steps["layer_wise"] - rate * (every - without_first) * (units - 1) / 2
     return {name: value / steps["end_to_end"] for name, value in steps.items()}
 
 

@@ -15,8 +15,8 @@ from itertools import groupby
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from fedlab_core.costs import count_flops
 from fedlab_core.engines.stacked.evaluation import evaluate_together
 from fedlab_core.engines.stacked.modules import Fold, is_dense, stack
 from fedlab_core.engines.stacked.pace import Pace
@@ -135,9 +135,9 @@ def short_operations(work: Work) -> bool:
 
 def forward_operations(work: Work) -> float:
     """Multiplications and additions of one example's forward pass, in matrix products and convolutions."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        copy.deepcopy(work.model).eval()(work.dataset.prepare(work.dataset.test_x[:1]))
-    return counter.get_total_flops()
+    model, x = copy.deepcopy(work.model).eval(), work.dataset.prepare(work.dataset.test_x[:1])
+    with torch.no_grad():
+        return count_flops(model, lambda model: model(x))
 
 
 def work_obstacle(work: Work, method: LocalMethod) -> str | None:

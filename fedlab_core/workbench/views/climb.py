@@ -8,7 +8,8 @@ import torch
 from matplotlib.figure import Figure
 
 from fedlab_core import plots
-from fedlab_core.layerwise.accounts import Memory, peak_memory, relative_flops, training_memory
+from fedlab_core.costs import Memory
+from fedlab_core.layerwise.accounts import peak_memory, relative_flops, training_memory
 from fedlab_core.layerwise.method import LayerWise
 from fedlab_core.layerwise.network import StagedModel
 from fedlab_core.layerwise.stages import Stage

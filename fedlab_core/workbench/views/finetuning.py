@@ -6,9 +6,9 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from fedlab_core import plots
+from fedlab_core.costs import MIB, count_flops, kept_for_backward
 from fedlab_core.federation import Federation
-from fedlab_core.finetuning.accounts import anatomy, payload, step_flops, training_memory
-from fedlab_core.layerwise.accounts import MIB
+from fedlab_core.finetuning.accounts import anatomy, classification_loss, payload
 from fedlab_core.models.vit import ViT
 from fedlab_core.plots import finetuning as plots_finetuning
 from fedlab_core.workbench import Run, View
@@ -73,8 +73,8 @@ def costs(federation: Federation) -> tuple[float, float, float]:
     model, settings = federation.model, federation.settings
     if model not in _COSTS:
         x = federation.dataset.prepare(federation.dataset.x[: settings.batch_size or 32])
-        memory = training_memory(model, x, moments=int(settings.momentum > 0))
-        _COSTS[model] = payload(model).bytes / 1e3, memory.kept / MIB, step_flops(model, x) / 1e9
+        loss = classification_loss(x)
+        _COSTS[model] = payload(model).bytes / 1e3, kept_for_backward(model, loss) / MIB, count_flops(model, loss) / 1e9
     return _COSTS[model]
 
 

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from fedlab_core import plots
-from fedlab_core.finetuning.accounts import anatomy, payload, step_flops, training_memory
+from fedlab_core.costs import MIB, count_flops, step_memory
+from fedlab_core.finetuning.accounts import anatomy, classification_loss, payload
 from fedlab_core.finetuning.classifiers import cosine_classifier
 from fedlab_core.finetuning.tuning import FAMILIES, TUNINGS, tune
-from fedlab_core.layerwise.accounts import MIB
 from fedlab_core.models.clip import CLIP, Vocabulary
 from fedlab_core.plots import finetuning as plots_finetuning
 from fedlab_core.randomness import generator
@@ -90,7 +90,7 @@ class Tuner:
             tuned = tune(model, method, generator(0, "panel"), **words)
         else:
             tuned = tune(self._with_classes(model), method, generator(0, "panel"))
-        count, memory = payload(tuned), training_memory(tuned, images)
+        count, loss = payload(tuned), classification_loss(images)
         return {
             "method": method,
             "anatomy": anatomy(tuned),
@@ -98,8 +98,8 @@ class Tuner:
             "total": count.trained + count.held,
             "head": count.head,
             "bytes": count.bytes,
-            "kept": memory.kept,
-            "flops": step_flops(tuned, images),
+            "kept": step_memory(tuned, loss).kept,
+            "flops": count_flops(tuned, loss),
         }
 
     def _with_classes(self, model: nn.Module) -> nn.Module:
