@@ -103,3 +103,8 @@ def _number(value: float | None) -> float | int | str | None:
         return "never" if value == math.inf else str(value)
     rounded = float(f"{value:.4g}")
     return rounded if math.isfinite(rounded) else value  # the largest of all cannot be rounded up
+
+
+def two_digits(value: float) -> float:
+    """A measured value that depends a little on kernels, to the two digits that do not."""
+    return float(f"{value:.2g}")

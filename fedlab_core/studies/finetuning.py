@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fedlab_core.finetuning.accounts import cost_table, meta_vit_b_16, payload_table
-from fedlab_core.studies.claim import Claim, Range, differences
+from fedlab_core.studies.claim import Claim, Range, two_digits, differences
 from fedlab_core.studies.finetuning_runs import until
 from fedlab_core.studies.record import recorded
 
@@ -224,7 +224,7 @@ def memory_claim() -> Claim:
     measured: dict[str, float] = {}
     for name, row in rows.items():
         measured[f"{name}: payload, times less"] = full["bytes"] / row["bytes"]
-        measured[f"{name}: kept for backward, times less"] = full["kept"] / row["kept"]
+        measured[f"{name}: kept for backward, times less"] = two_digits(full["kept"] / row["kept"])
         measured[f"{name}: FLOPs, times less"] = full["flops"] / row["flops"]
     expected = {f"{name}: payload, times less": Range(low=100) for name in SMALL}
     expected |= {f"{name}: kept for backward, times less": Range(1, 2) for name in SMALL}

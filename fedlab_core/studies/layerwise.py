@@ -17,7 +17,7 @@ from fedlab_core.layerwise.stages import MASKS, SCHEMES
 from fedlab_core.partition import pooled
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
-from fedlab_core.studies.claim import Claim, Range
+from fedlab_core.studies.claim import Claim, Range, two_digits
 from fedlab_core.studies.layerwise_runs import NO_EVALUATION, Setup, at_budget, federation
 from fedlab_core.studies.record import recorded
 
@@ -112,8 +112,8 @@ def memory_claim() -> Claim:
     for heads, changes in (("heads of LW-FedSSL", {}), ("small heads", {"hidden": 256, "out": 64, "layers": 2})):
         model = tiny(**changes)
         layered, whole = (peak_memory(model, LayerWise(scheme=s), batch) for s in ("layer_wise", "end_to_end"))
-        measured[f"times less, {heads}"] = whole.total / layered.total
-        measured[f"times less kept for backward, {heads}"] = whole.kept / layered.kept
+        measured[f"times less, {heads}"] = two_digits(whole.total / layered.total)
+        measured[f"times less kept for backward, {heads}"] = two_digits(whole.kept / layered.kept)
     return Claim(
         id="layerwise.memory",
         text="ViT-Tiny, 12 blocks, batch 32, SimCLR: layer-wise training needs several times less memory (kept for "
