@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fedlab_core.finetuning.accounts import cost_table, meta_vit_b_16, payload_table
-from fedlab_core.studies.claim import Claim, Range, two_digits, differences
+from fedlab_core.studies.claim import Claim, Range, differences, two_digits
 from fedlab_core.studies.finetuning_runs import until
 from fedlab_core.studies.record import recorded
 
