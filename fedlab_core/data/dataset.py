@@ -4,103 +4,201 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Integral, Real
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from fedlab_core.data import checks
+from fedlab_core.data.measures import LOSSES, Measure, absolute_error, accuracy
 from fedlab_core.randomness import generator
 
-IGNORE = -100  # target of padded positions: the default ignore_index of torch's cross-entropy
+ACCURACY: dict[str, Measure] = {"accuracy": accuracy}
+PARTS = {"train": ("", "training"), "validation": ("validation_", "validation"), "test": ("test_", "test")}
+"""What a split's fields begin with, and what it is called in messages."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Training and test examples with everything needed to read them.
+    """Training, validation and test examples with everything needed to read them.
 
     Args:
         name: what `load_dataset` was asked for.
-        kind: "image" or "text".
-        x: images, uint8 (n, channels, height, width); text, int64 (n, T) character ids.
-        y: images, int64 (n,) class indices; text, int64 (n, T), the next character, -100 where padded.
+        kind: "image", "text" or "table".
+        x: images, uint8 (0..255) or floating (n, channels, height, width); text, int64 (n, T) character ids; tables,
+            floating (n, features) or (n, ..., features).
+        y: int64 (n,) class indices; for text also int64 (n, T), the next character, -100 where padded; with a loss of
+            one's own also floating (n,) or (n, ...).
         test_x: as `x`.
         test_y: as `y`.
-        classes: class names; for text the vocabulary, index = id.
-        mean: per channel, of the training images / 255; empty for text.
+        classes: class names; for text the vocabulary, index = id; empty for regression.
+        mean: per channel, of the training images / 255, or per feature; floating data may have none and are then read
+            as they are; empty for text.
         std: as `mean`; a constant channel has 1.
         groups: int64 (n,), the natural client of each training example, or None.
         group_names: one name per natural client.
         notes: one line: the source, and what to say beside a number.
         test_groups: int64 (test n,), the natural client of each test example, or None.
+        validation_x: as `x`, or None: examples to choose settings by, see `with_validation`.
+        validation_y: as `y`, or None.
+        loss: None for cross-entropy over `classes` with -100 as padding; or a function `(outputs, targets) -> losses
+            (n,)`, one per example, whose mean is minimised; or "mse", which becomes `measures.squared_error`.
+        metrics: by name, functions `(outputs, targets) -> values (n,)` whose mean over a split is reported; by default
+            "accuracy", or "absolute_error" where there are no classes.
 
     Raises:
-        ValueError: a field has the wrong type, shape or length.
+        ValueError: a field has the wrong type, shape, length or values, see `check`.
     """
 
     name: str
-    kind: Literal["image", "text"]
+    kind: Literal["image", "text", "table"]
     x: Tensor
     y: Tensor
     test_x: Tensor
     test_y: Tensor
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = ()
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     groups: Tensor | None = None
     group_names: tuple[str, ...] = ()
     notes: str = ""
     test_groups: Tensor | None = None
+    validation_x: Tensor | None = None
+    validation_y: Tensor | None = None
+    loss: Measure | None = None
+    metrics: Mapping[str, Measure] = field(default_factory=lambda: ACCURACY)
 
     def __post_init__(self) -> None:
-        if self.kind not in ("image", "text"):
-            raise ValueError(f"kind must be 'image' or 'text', got {self.kind!r}")
-        dtype, ndim = (torch.uint8, 4) if self.kind == "image" else (torch.int64, 2)
-        for part, x, y, groups in (
-            ("training", self.x, self.y, self.groups),
-            ("test", self.test_x, self.test_y, self.test_groups),
-        ):
-            if x.dtype != dtype or x.ndim != ndim or x.shape[1:] != self.x.shape[1:]:
-                raise ValueError(f"{part} x must be {dtype} with {ndim} dimensions, got {x.dtype} {tuple(x.shape)}")
-            shape = x.shape[:1] if self.kind == "image" else x.shape
-            if y.dtype != torch.int64 or y.shape != shape:
-                raise ValueError(f"{part} y must be int64 of shape {tuple(shape)}, got {y.dtype} {tuple(y.shape)}")
-            if groups is not None and (groups.dtype != torch.int64 or groups.shape != x.shape[:1]):
-                raise ValueError(f"{part} groups must be int64 of shape ({len(x)},), got {tuple(groups.shape)}")
-        channels = self.x.shape[1] if self.kind == "image" else 0
-        if len(self.mean) != channels or len(self.std) != channels or not all(s > 0 for s in self.std):
-            raise ValueError(f"mean and std must have {channels} entries, std > 0, got {self.mean} and {self.std}")
+        if isinstance(self.loss, str) and self.loss in LOSSES:
+            object.__setattr__(self, "loss", LOSSES[self.loss])
+        if not self.classes and self.metrics == ACCURACY:
+            object.__setattr__(self, "metrics", {"absolute_error": absolute_error})
+        self.check()
+
+    def check(self) -> None:
+        """Compare every field with what the class promises; done whenever a data set is made.
+
+        Raises:
+            ValueError: the first field that does not fit, with its value and what is accepted.
+        """
+        if self.kind not in checks.KINDS:
+            raise ValueError(f"kind must be one of {', '.join(map(repr, checks.KINDS))}, got {self.kind!r}")
+        for argument in ("classes", "group_names"):
+            checks.check_names(argument, getattr(self, argument))
+        checks.check_measures(self.loss, self.metrics)
+        for before, part in PARTS.values():
+            x, y = getattr(self, f"{before}x"), getattr(self, f"{before}y")
+            if part == "validation" and x is None and y is None:
+                continue
+            for argument, value in ((f"{before}x", x), (f"{before}y", y)):
+                checks.check_tensor(argument, value)
+            checks.check_inputs(f"{before}x", part, x, self.kind, self.x)
+            checks.check_targets(f"{before}y", part, y, x, self.kind, self.classes, self.loss is not None)
+            if y.dtype != self.y.dtype or y.shape[1:] != self.y.shape[1:]:
+                like, found = checks.describe(self.y), checks.describe(y)
+                raise ValueError(f"{part} y must be like the training y, {like}, got {before}y={found}")
+            groups = getattr(self, f"{before}groups", None)
+            if groups is not None:
+                checks.check_tensor(f"{before}groups", groups)
+                checks.check_groups(f"{before}groups", part, groups, x, self.group_names)
+        if self.kind == "text" and self.y.ndim == 2 and self.loss is None:  # next characters: one vocabulary for both
+            for before, part in PARTS.values():
+                if (x := getattr(self, f"{before}x")) is not None and len(x):
+                    checks.check_labels(f"{before}x", part, x, self.classes)
+        entries = {"image": self.x.shape[1], "text": 0, "table": self.x.shape[-1]}[self.kind]
+        checks.check_statistics(self.mean, self.std, entries, optional=self.x.is_floating_point())
+
+    def split(self, name: str) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of "train", "validation" or "test".
+
+        Raises:
+            ValueError: an unknown name, or a split without examples.
+        """
+        if name not in PARTS:
+            raise ValueError(f"split={name!r}, accepted: {', '.join(PARTS)}")
+        x, y = (getattr(self, f"{PARTS[name][0]}{field}") for field in "xy")
+        if x is None or not len(x):
+            remedy = "; make one with dataset.with_validation(0.1)" if name == "validation" else ""
+            raise ValueError(f"split={name!r}: {self.name} has no {name} examples{remedy}")
+        return x, y
+
+    def with_validation(self, size: float, seed: int = 0) -> Dataset:
+        """A copy that keeps some of the training examples for validation, drawn at random, in the original order.
+
+        Args:
+            size: a share, 0 < size < 1, or a number of examples, 1 to all but one.
+            seed: of the draw.
+
+        Raises:
+            ValueError: `size` out of range, or a data set that has validation examples already.
+        """
+        n = len(self.x)
+        if self.validation_x is not None and len(self.validation_x):
+            raise ValueError(f"{self.name} has {len(self.validation_x)} validation examples already")
+        share = isinstance(size, Real) and 0 < size < 1
+        count = round(size * n) if share else size
+        if isinstance(size, bool) or not (isinstance(count, Integral) and 1 <= count < n):
+            raise ValueError(f"size={size!r}, accepted: a share of 0 to 1, or 1 to {n - 1} of {n} training examples")
+        order = torch.randperm(n, generator=generator(seed, "validation")).to(self.x.device)
+        held, kept = order[: int(count)].sort().values, order[int(count) :].sort().values
+        return dataclasses.replace(
+            self,
+            x=self.x[kept],
+            y=self.y[kept],
+            groups=None if self.groups is None else self.groups[kept],
+            validation_x=self.x[held],
+            validation_y=self.y[held],
+            notes=f"{self.notes}; {len(held)} of {n} training examples for validation (seed {seed})",
+        )
 
     @property
     def num_classes(self) -> int:
-        """Number of classes; for text the size of the vocabulary."""
+        """Number of classes; for text the size of the vocabulary; 0 for regression."""
         return len(self.classes)
 
     @property
+    def outputs(self) -> int:
+        """How many values a model gives per target: the number of classes, or of an example's target values."""
+        return len(self.classes) or self.y[0].numel()
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one example: (channels, height, width), or (T,) for text."""
+        """Shape of one example: (channels, height, width), (T,) for text, (features,) for a table."""
         return tuple(self.x.shape[1:])
 
     @cached_property
     def fingerprint(self) -> str:
-        """First 16 hex digits of the SHA-256 of the shapes and bytes of x, y, test_x and test_y."""
+        """First 16 hex digits of the SHA-256 of the shapes and bytes of x, y, test_x and test_y, and of the validation
+        part if there is one."""
         digest = hashlib.sha256()
-        for tensor in (self.x, self.y, self.test_x, self.test_y):
+        tensors = [self.x, self.y, self.test_x, self.test_y]
+        if self.validation_x is not None and self.validation_y is not None and len(self.validation_x):
+            tensors += [self.validation_x, self.validation_y]
+        for tensor in tensors:
             digest.update(repr((str(tensor.dtype), tuple(tensor.shape))).encode())
             for chunk in tensor.split(4096):
                 digest.update(chunk.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def prepare(self, x: Tensor) -> Tensor:
-        """What a model reads: (x / 255 - mean) / std in float32 for images (n, channels, height, width); text as is.
+        """What a model reads, a new tensor on the device of `x`.
 
-        Works on the device of `x` and makes a new tensor.
+        Images of bytes: (x / 255 - mean) / std in float32. Floating images and tables: (x - mean) / std per channel or
+        feature in their own precision, or `x` itself if there is no mean. Text: `x` itself.
         """
-        if self.kind == "text":
+        if not self.mean:
             return x
-        x = x.to(torch.float32, copy=True).div_(255)
-        return x.sub_(x.new_tensor(self.mean).view(-1, 1, 1)).div_(x.new_tensor(self.std).view(-1, 1, 1))
+        if self.x.dtype == torch.uint8:
+            x = x.to(torch.float32, copy=True).div_(255)
+        shape = (-1, 1, 1) if self.kind == "image" else (-1,)
+        mean, std = (
+            torch.tensor(values, dtype=x.dtype, device=x.device).view(shape) for values in (self.mean, self.std)
+        )
+        return x.sub_(mean).div_(std) if self.x.dtype == torch.uint8 else x.sub(mean).div_(std)
 
     def subset(self, n: int, test_n: int | None = None, seed: int = 0) -> Dataset:
         """A seeded random subset in the original order; classes, mean, std and group names are kept.
@@ -136,6 +234,7 @@ class Dataset:
         return {
             "name": self.name,
             "train": len(self.x),
+            "validation": 0 if self.validation_x is None else len(self.validation_x),
             "test": len(self.test_x),
             "input": "x".join(map(str, self.input_shape)),
             "classes": self.num_classes,
@@ -145,10 +244,13 @@ class Dataset:
         }
 
     def __repr__(self) -> str:
-        what = "x".join(map(str, self.input_shape)) + (" pixels" if self.kind == "image" else " characters")
+        what = "x".join(map(str, self.input_shape))
+        what += {"image": " pixels", "text": " characters", "table": " features"}[self.kind]
         clients = f", {len(self.group_names)} natural clients" if self.group_names else ""
-        counts = f"{len(self.x)} train / {len(self.test_x)} test"
-        return f"Dataset({self.name}: {counts}, {what}, {self.num_classes} classes{clients}; {self.notes})"
+        held = "" if self.validation_x is None else f" / {len(self.validation_x)} validation"
+        counts = f"{len(self.x)} train{held} / {len(self.test_x)} test"
+        targets = f"{self.num_classes} classes" if self.classes else f"{self.outputs} target values"
+        return f"Dataset({self.name}: {counts}, {what}, {targets}{clients}; {self.notes})"
 
 
 def channel_statistics(x: Tensor, chunk: int = 1024) -> tuple[tuple[float, ...], tuple[float, ...]]:

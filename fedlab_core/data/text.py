@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab_core.data.dataset import IGNORE, Dataset
+from fedlab_core.data.dataset import Dataset
+from fedlab_core.data.measures import IGNORE
 
 LINE = "\n"  # id 0: starts every line as input, ends every line as target, fills the padding of x
 LONG = 40  # characters: lines long enough that two equal ones are no coincidence

@@ -153,7 +153,7 @@ def test_representations_fit_a_line(digits, docs):
 
 def test_data_root(tmp_path, monkeypatch):
     monkeypatch.delenv("FEDLAB_DATA", raising=False)
-    assert data_root() == Path(__file__).parents[1] / "data" and (data_root() / "README.md").is_file()
+    assert data_root() == Path(__file__).parents[2] / "data" and (data_root() / "README.md").is_file()
     monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
     assert data_root() == tmp_path and data_root("/else") == Path("/else") and data_root("here").is_absolute()
 

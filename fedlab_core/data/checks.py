@@ -1,0 +1,154 @@
+"""What every data set must fulfil. Each check raises a ValueError that names the argument, its value and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from fedlab_core.data.measures import IGNORE
+
+KINDS = ("image", "text", "table")
+FLOATS = (torch.float32, torch.float64)
+INPUTS = {
+    "image": "uint8, float32 or float64 of shape (n, channels, height, width)",
+    "text": "int64 of shape (n, T)",
+    "table": "float32 or float64 of shape (n, features), with any further dimensions between the two",
+}
+
+
+def check_tensor(argument: str, value: object) -> None:
+    """An ordinary tensor: dense, and no part of a computation that autograd follows."""
+    if not isinstance(value, Tensor):
+        kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+        raise ValueError(
+            f"{argument} is a {kind}, accepted: a torch.Tensor; Dataset.from_arrays takes numpy arrays and lists"
+        )
+    if value.layout != torch.strided or value.requires_grad:
+        what = "requires_grad=True" if value.requires_grad else f"layout={value.layout}"
+        raise ValueError(f"{argument} has {what}, accepted: a dense tensor without gradient, as from .detach()")
+
+
+def check_inputs(argument: str, part: str, x: Tensor, kind: str, like: Tensor) -> None:
+    """Type, shape and values of the inputs of a part ("training", "test" or "validation").
+
+    Args:
+        like: the training inputs, whose type and example shape all parts share.
+    """
+    dtypes = {"image": (torch.uint8, *FLOATS), "text": (torch.int64,), "table": FLOATS}[kind]
+    shaped = x.ndim >= 2 if kind == "table" else x.ndim == {"image": 4, "text": 2}[kind]
+    if x.dtype not in dtypes or not shaped or 0 in x.shape[1:]:
+        raise ValueError(f"{part} x must be {INPUTS[kind]} for kind={kind!r}, got {argument}={describe(x)}")
+    if x.dtype != like.dtype:
+        raise ValueError(f"{part} and training x must be of one type, got {argument}={describe(x)}, x={describe(like)}")
+    if x.shape[1:] != like.shape[1:]:
+        shape = f"(n, {', '.join(map(str, like.shape[1:]))}) as in training"
+        raise ValueError(f"{part} x must be of shape {shape}, got {argument}={describe(x)}")
+    if not len(x) and part != "validation":
+        raise ValueError(f"{part} x must have at least one example, got {argument}={describe(x)}")
+    if x.is_floating_point():
+        check_finite(argument, part, x)
+
+
+def check_targets(
+    argument: str, part: str, y: Tensor, x: Tensor, kind: str, classes: Sequence[str], own_loss: bool
+) -> None:
+    """Type, shape and values of the targets that belong to the inputs `x`."""
+    if y.shape[:1] != x.shape[:1]:
+        raise ValueError(f"{part} y must be as long as its x, {len(x)} examples, got {argument}={describe(y)}")
+    if own_loss:
+        if y.dtype not in (torch.int64, *FLOATS):
+            raise ValueError(f"{part} y must be int64, float32 or float64, got {argument}={describe(y)}")
+    else:
+        if y.is_floating_point():
+            raise ValueError(
+                f"{part} y must be int64 class indices for cross-entropy, got {argument}={describe(y)}; "
+                "for regression give loss='mse' or a function"
+            )
+        shapes = [tuple(x.shape[:1])] + ([tuple(x.shape)] if kind == "text" else [])
+        if y.dtype != torch.int64 or tuple(y.shape) not in shapes:
+            accepted = " or ".join(map(str, shapes))
+            raise ValueError(f"{part} y must be int64 of shape {accepted}, got {argument}={describe(y)}")
+        if not classes:
+            raise ValueError("classes=(): accepted is one name per class")
+    if y.is_floating_point():
+        check_finite(argument, part, y)
+    elif classes and y.numel():
+        check_labels(argument, part, y, classes)
+
+
+def check_labels(argument: str, part: str, y: Tensor, classes: Sequence[str]) -> None:
+    """Labels from 0 to the number of classes - 1, or -100 for targets that count nowhere."""
+    counted = y[y != IGNORE]
+    if not len(counted):
+        raise ValueError(f"{part} y must have a target that counts, got {argument} with nothing but {IGNORE}")
+    low, high = int(counted.min()), int(counted.max())
+    if not 0 <= low <= high < len(classes):
+        hint = "; subtract 1, labels start at 0" if low == 1 and high == len(classes) else ""
+        raise ValueError(
+            f"{part} y must be between 0 and {len(classes) - 1} ({len(classes)} classes) or {IGNORE} (padding), "
+            f"got {argument} from {low} to {high}{hint}"
+        )
+
+
+def check_finite(argument: str, part: str, values: Tensor) -> None:
+    """No NaN and no infinity; the message says how many there are and where the first is."""
+    for start in range(0, len(values), 4096):
+        bad = ~values[start : start + 4096].isfinite()
+        if bool(bad.any()):
+            where = bad.nonzero()[0].tolist()
+            value = float(values[start + where[0]][tuple(where[1:])])
+            where[0] += start
+            count = int((~values.isfinite()).sum())
+            name = argument.removeprefix("test_").removeprefix("validation_")
+            raise ValueError(
+                f"{part} {name} must be finite, got {argument}[{', '.join(map(str, where))}]={value} "
+                f"and {count - 1} more like it: replace or leave out those examples"
+            )
+
+
+def check_groups(argument: str, part: str, groups: Tensor, x: Tensor, names: Sequence[str]) -> None:
+    """One natural client per example, each with a name."""
+    if groups.dtype != torch.int64 or groups.shape != x.shape[:1]:
+        raise ValueError(f"{part} groups must be int64 of shape ({len(x)},), got {argument}={describe(groups)}")
+    if names and len(groups) and not 0 <= int(groups.min()) <= int(groups.max()) < len(names):
+        raise ValueError(
+            f"{part} groups must be between 0 and {len(names) - 1}, the last of group_names, "
+            f"got {argument} from {int(groups.min())} to {int(groups.max())}"
+        )
+
+
+def check_statistics(mean: Sequence[float], std: Sequence[float], entries: int, optional: bool) -> None:
+    """As many means and standard deviations as channels or features; finite, and no division by zero."""
+    lengths = {entries, 0} if optional else {entries}
+    if len(mean) != len(std) or len(mean) not in lengths:
+        accepted = f"{entries} entries each" + (" or none" if optional and entries else "")
+        raise ValueError(f"mean and std must have {accepted}, got mean={_short(mean)} and std={_short(std)}")
+    if not all(abs(m) < float("inf") for m in mean) or not all(0 < s < float("inf") for s in std):
+        raise ValueError(f"mean and std must be finite, std > 0, got mean={_short(mean)} and std={_short(std)}")
+
+
+def check_names(argument: str, names: object) -> None:
+    """A tuple of strings."""
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{argument}={names!r}, accepted: a tuple of names, such as ('cat', 'dog')")
+
+
+def check_measures(loss: object, metrics: object) -> None:
+    """Functions `(outputs, targets) -> values (n,)`."""
+    if loss is not None and not callable(loss):
+        raise ValueError(
+            f"loss={loss!r}, accepted: None (cross-entropy), 'mse' or a function (outputs, targets) -> (n,)"
+        )
+    if not isinstance(metrics, Mapping) or not all(isinstance(k, str) and callable(m) for k, m in metrics.items()):
+        raise ValueError(f"metrics={metrics!r}, accepted: a dict from names to functions (outputs, targets) -> (n,)")
+
+
+def describe(tensor: Tensor) -> str:
+    """Type and shape, as in "float32 (60, 8)"."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
+def _short(values: Sequence[float]) -> str:
+    return str(values) if len(values) <= 8 else f"{len(values)} values from {min(values):g} to {max(values):g}"
