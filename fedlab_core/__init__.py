@@ -1,18 +1,23 @@
 """Federated learning you can watch. Read the files from the ground up; imports point down only.
 
 Ground floor
-    randomness, data/, partition, feature_skew, models/     addressed draws; who holds what; networks
-One round
+    randomness, data/, partition, models/, costs            addressed draws; who holds what; networks; what they cost
     state, settings                                         parameters and buffers by name; what a run depends on
+One round
+    local/                                                  one client's local training
     methods/                                                what differs between algorithms: hooks around one loop
     engines/                                                where clients run: loop (reference), threads, stacked, ray
-    costs, drift, sampling, history                         bytes and steps, geometry of updates, who takes part
-    federation, checkpoint, references, experiment          the loop; saved runs; what to compare with; a run as data
+    history, checkpoint, federation                         what a run remembers; saved runs; the loop
 What the papers add
-    selfsupervised, batchnorm/, pretraining/,               methods and measures
-    finetuning/, layerwise/
+    batchnorm/, pretraining/, finetuning/, layerwise/,      methods and measures
     probes/                                                 lines, planes, mixtures, gradients, curvature
+A run as data
+    registry, experiment                                    every name, also your own (`register`); an experiment
 Faces: nothing above imports them
-    studies/, claims                                        the experiments of each notebook, and their verdicts
-    plots/, views/, browse, workbench/                      figures, tabs, and the panel
+    plots/, studies/, claims                                figures; the experiments of each notebook; their verdicts
+    workbench/                                              panels
 """
+
+from fedlab_core.registry import register
+
+__all__ = ["register"]

@@ -1,28 +1,30 @@
 """A federated experiment as plain data: what to load, how to split it, what to train and how."""
 
-import dataclasses
-import functools
 import hashlib
+import inspect
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from fedlab_core import partition as partitions
-from fedlab_core.data import Dataset, load_dataset
+from fedlab_core.data.dataset import Dataset
+from fedlab_core.data.prepared import load_prepared
 from fedlab_core.federation import Federation
+from fedlab_core.finetuning.tuning import tune
 from fedlab_core.methods import build_method
-from fedlab_core.models import build_model
-from fedlab_core.partition import Partition
+from fedlab_core.models.build import Architecture
+from fedlab_core.partition import Partition, with_feature_skew
+from fedlab_core.pretraining.named import named_start
+from fedlab_core.pretraining.starts import Beginning, Start, Step, make_start, transfer
 from fedlab_core.randomness import generator
-from fedlab_core.registry import METHODS  # noqa: F401
+from fedlab_core.registry import PARTITIONS
 from fedlab_core.settings import Settings
-
-PARTITIONS = ("iid", "shards", "dirichlet", "quantity", "natural", "pooled")
 
 
 @dataclass(frozen=True)
@@ -31,17 +33,22 @@ class Experiment:
 
     Attributes:
         dataset: a name for `load_dataset`, with `dataset_options`; "examples" among them takes a random subset of
-            that size, "standardise": False gives models pixels in [0, 1] instead of standardised ones.
-        partition: one of `PARTITIONS`, with `partition_options` such as `{"alpha": 0.3}`, `{"per_client": 2}` or, for
-            any of
-            them, `{"feature_skew": "rotation", "strength": 30}`.
+            that size, "scaling" says where models see the pixels: "standardised" (default), "unit" or "centred", see
+            `data.prepared.SCALINGS`.
+        partition: a key of `registry.PARTITIONS`, with `partition_options` such as `{"alpha": 0.3}`,
+            `{"per_client": 2}` or, for any of them, `{"feature_skew": "rotation", "strength": 30}`.
         clients: number of clients; "natural" and "pooled" have their own.
         model: a name for `build_model`, with `norm` and `model_options`.
         method: a key of `methods.METHODS`, with `method_options`.
         settings: see `Settings`; its seed also draws the partition and the initial weights.
-        start: what the model below its classifier has learnt before, a key of `pretraining.STARTS`.
-        tuning: which of its numbers are trained, a key of `finetuning.TUNINGS` for a "vit"; the others stay at the
-            clients as they are.
+        start: what the model below its classifier has learnt before, a key of `pretraining.named.STARTS`.
+        tuning: which of its parameters are trained, a key of `finetuning.tuning.TUNINGS`, most of them for a "vit"; the
+            others stay at the clients as they are.
+
+    Names of one's own are registered with `registry.register`. Scalars of NumPy and torch become plain values at once.
+
+    Raises:
+        ValueError: an option that a file could not hold.
     """
 
     dataset: str = "digits"
@@ -58,11 +65,14 @@ class Experiment:
     start: str = "random"
     tuning: str = "full"
 
+    def __post_init__(self) -> None:
+        for own in fields(self):
+            if own.name != "settings":
+                object.__setattr__(self, own.name, _plain(getattr(self, own.name), own.name))
+
     def load_data(self, root: str | Path | None = None) -> Dataset:
-        """The data set, loaded once per process."""
-        return _load(
-            self.dataset, None if root is None else str(root), json.dumps(dict(self.dataset_options), sort_keys=True)
-        )
+        """The data set; loaded again only if its files have changed, see `load_prepared`."""
+        return load_prepared(self.dataset, root, self.dataset_options)
 
     def make_partition(self, dataset: Dataset) -> Partition:
         """Who holds what.
@@ -70,62 +80,85 @@ class Experiment:
         Raises:
             ValueError: an unknown partition or option, or a request the data cannot meet.
         """
-        draws = generator(self.settings.seed, "partition")
-        options = {"shards": {"per_client": 2}, "dirichlet": {"alpha": 0.3}}.get(self.partition, {})
-        options = {**options, **self.partition_options}
+        options = dict(self.partition_options)
         skew, strength = options.pop("feature_skew", None), options.pop("strength", None)
         if (skew is None) != (strength is None):
             raise ValueError(f"feature_skew={skew!r}, strength={strength!r}: the two go together")
-        labels, n, clients = dataset.y, len(dataset.x), self.clients
-        if self.partition in ("shards", "dirichlet") and labels.ndim != 1:
-            raise ValueError(f"partition={self.partition!r} needs one label per example, {dataset.name} has none")
-        makers = {
-            "iid": lambda: partitions.iid(n, clients, draws, **options),
-            "shards": lambda: partitions.shards(labels, clients, generator=draws, **options),
-            "dirichlet": lambda: partitions.dirichlet(labels, clients, generator=draws, **options),
-            "quantity": lambda: partitions.quantity(n, clients, draws, **options),
-            "natural": lambda: partitions.natural(dataset.groups, **options),
-            "pooled": lambda: partitions.pooled(n, **options),
-        }
-        if self.partition not in makers:
-            raise ValueError(f"partition={self.partition!r} is unknown, accepted: {list(makers)}")
-        try:
-            made = makers[self.partition]()
-        except TypeError as error:
-            raise ValueError(f"partition_options={options} do not fit {self.partition!r}: {error}") from None
+        if self.partition not in PARTITIONS:
+            raise ValueError(f"partition={self.partition!r} is unknown, accepted: {list(PARTITIONS)}")
+        maker = PARTITIONS[self.partition]
+        known = [*list(inspect.signature(maker).parameters)[3:], "feature_skew", "strength"]
+        if unknown := [option for option in options if option not in known]:
+            raise ValueError(f"partition_options {unknown} do not fit {self.partition!r}, accepted: {known}")
+        made = maker(dataset, self.clients, generator(self.settings.seed, "partition"), **options)
         if skew is not None:
-            made = partitions.with_feature_skew(made, skew, strength, generator(self.settings.seed, "feature skew"))
+            made = with_feature_skew(made, skew, strength, generator(self.settings.seed, "feature skew"))
         return made
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network without its weights."""
+        return Architecture(self.model, self.norm, self.model_options)
 
     def make_model(self, dataset: Dataset) -> nn.Module:
         """The model with its random initial weights."""
         draws = generator(self.settings.seed, "initial weights")
-        return build_model(
-            self.model, dataset.input_shape, dataset.num_classes, draws, norm=self.norm, **self.model_options
-        )
+        return self.architecture.build(dataset.input_shape, dataset.num_classes, draws)
+
+    def make_start(
+        self,
+        steps: Sequence[Step] | None = None,
+        *,
+        name: str | None = None,
+        data: Dataset | None = None,
+        root: str | Path | None = None,
+        keep: bool = True,
+        stop: threading.Event | None = None,
+    ) -> Start:
+        """A start for this experiment's model, made or read from the cache; see `pretraining.starts.make_start`.
+
+        Args:
+            steps: a recipe, none of them for the random start; by default what `start` names.
+            name: what it is called in legends; with steps only.
+            data: used in place of the experiment's data set, a part of it for instance.
+        """
+        data = self.load_data(root) if data is None else data
+        partition = self.make_partition(data) if steps or (steps is None and self.start != "random") else None
+        beginning = Beginning(data, partition, self.architecture, self.settings.seed, self.settings.engine)
+        if steps is None:
+            return named_start(self.start, beginning, root=root, stop=stop)
+        return make_start(beginning, steps, name=name, root=root, keep=keep, stop=stop)
+
+    def begin(
+        self,
+        start: Start,
+        *,
+        data: Dataset | None = None,
+        root: str | Path | None = None,
+        name: str | None = None,
+    ) -> Federation:
+        """A federation that is ready to run from a start; its classifier is drawn as ever, from the seed alone.
+
+        Args:
+            data: used in place of the experiment's data set.
+            name: of the run, by default the start's.
+        """
+        data = self.load_data(root) if data is None else data
+        method = build_method(self.method, **self.method_options)
+        model = transfer(start.state, self.make_model(data))
+        if self.tuning != "full":
+            model = tune(model, self.tuning, generator(self.settings.seed, "tuning"))
+        return Federation(data, self.make_partition(data), model, self.settings, method, name=name or start.name)
 
     def build(self, root: str | Path | None = None, *, name: str | None = None) -> Federation:
-        """A federation that is ready to run, from its start."""
-        dataset = self.load_data(root)
-        method = build_method(self.method, **self.method_options)
-        model = self.make_model(dataset)
-        if self.start != "random":
-            from fedlab_core.pretraining.named import named_start  # they are made of experiments themselves
-            from fedlab_core.pretraining.starts import transfer  # they are made of experiments themselves
+        """A federation that is ready to run, from the start that the experiment names.
 
-            transfer(named_start(self, data=dataset, root=root).state, model)
-        if self.tuning != "full":
-            from fedlab_core.finetuning.tuning import tune  # it is made of starts and measures of other methods
-
-            model = tune(model, self.tuning, generator(self.settings.seed, "tuning"))
-        return Federation(
-            dataset,
-            self.make_partition(dataset),
-            model,
-            self.settings,
-            method,
-            name=name or method.name,
-        )
+        Args:
+            name: of the run, by default the method's.
+        """
+        data = self.load_data(root)
+        method = build_method(self.method, **self.method_options)  # says what is wrong before anything long begins
+        return self.begin(self.make_start(data=data, root=root), data=data, name=name or method.name)
 
     def replace(self, **changes: Any) -> "Experiment":
         """A copy with other values; names of settings are passed on to the settings."""
@@ -147,28 +180,49 @@ class Experiment:
     def key(self) -> str:
         """A short hash of everything, equal for equal experiments."""
         plain = self.to_json()
-        for later in ("channels_last", "mixed_precision"):
-            if not plain["settings"][later]:  # unused, it leaves the keys of earlier files as they are
-                del plain["settings"][later]
+        for name, default in _ADDED_SETTINGS.items():  # unused, they leave the keys of earlier files as they are
+            if plain["settings"][name] == default or (name == "channels_last" and not plain["settings"][name]):
+                del plain["settings"][name]
         for name, unused in (("start", "random"), ("tuning", "full")):  # likewise
             if plain[name] == unused:
                 del plain[name]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 
-@functools.lru_cache(maxsize=4)
-def _load(name: str, root: str | None, options: str) -> Dataset:
-    chosen = json.loads(options)
-    examples = chosen.pop("examples", None)
-    standardise = chosen.pop("standardise", True)
-    dataset = load_dataset(name, root, **chosen)
-    if not standardise:
-        dataset = dataclasses.replace(dataset, mean=(0.0,) * len(dataset.mean), std=(1.0,) * len(dataset.std))
-    return dataset if examples is None else dataset.subset(examples)
+_FIRST_SETTINGS = (
+    *("fraction", "epochs", "steps", "batch_size", "lr", "lr_schedule", "lr_decay", "schedule_rounds", "momentum"),
+    *("weight_decay", "weighting", "batch_norm", "seed", "evaluate_every", "evaluate_clients", "double", "device"),
+    "engine",
+)
+"""Settings that are part of every key; those that came later are part of it where they are used."""
+_ADDED_SETTINGS = {f.name: f.default for f in fields(Settings) if f.name not in _FIRST_SETTINGS}
 
 
-def run_to_target(federation: Federation, target: float, most: int, metric: str = "test_accuracy") -> None:
-    """Runs until a metric reaches a target or `most` rounds are done, or the loss is no longer finite."""
-    for record in federation.rounds(most - federation.round):
-        if record.metrics.get(metric, 0.0) >= target or not torch.tensor(record.metrics["train_loss"]).isfinite():
-            return
+def _plain(value: Any, where: str) -> Any:
+    """A value as JSON gives it back: scalars of NumPy and torch, devices and dtypes as plain values, tuples as lists.
+
+    Raises:
+        ValueError: something that JSON has no form for.
+    """
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner, f"{where}[{key!r}]") for key, inner in value.items()}
+    if isinstance(value, np.ndarray | torch.Tensor) and value.ndim:
+        value = value.tolist()
+    if isinstance(value, list | tuple | range):
+        return [_plain(inner, f"{where}[{number}]") for number, inner in enumerate(value)]
+    value = str(value) if isinstance(value, Path) else _scalar(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(f"{where}={value!r}, accepted: numbers, texts, True, False, None, lists and dictionaries of these")
+
+
+def _scalar(value: Any) -> Any:
+    if isinstance(value, torch.device):
+        return str(value)
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+        plain = value.item()
+        short = isinstance(plain, float) and value.dtype in (np.float32, np.float16, torch.float32, torch.float16)
+        return float(str(np.float32(plain))) if short else plain  # 0.05 and not 0.05000000074505806
+    return value

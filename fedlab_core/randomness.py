@@ -1,6 +1,8 @@
 """Randomness that is addressed, not consumed: every draw has a name, so order, engine and workers cannot change it."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -21,3 +23,12 @@ def generator(seed: int, purpose: str, *address: int) -> torch.Generator:
     key = repr((int(seed), str(purpose), tuple(int(a) for a in address))).encode()
     number = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little", signed=True)
     return torch.Generator().manual_seed(number)
+
+
+@contextmanager
+def torch_draws_from(draws: torch.Generator) -> Iterator[None]:
+    """Inside the block, torch's global CPU generator is seeded by one draw from `draws`; after it, it is as it was."""
+    seed = int(torch.randint(2**62, (), generator=draws))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs as well
+        yield

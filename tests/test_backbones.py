@@ -9,8 +9,7 @@ import torch
 
 from fedlab_core.data import missing_data
 from fedlab_core.data.scenes import PRETRAINING, class_names, split_scenes
-from fedlab_core.finetuning.classifiers import zero_shot_weights
-from fedlab_core.models.clip import CLIP
+from fedlab_core.models.clip import CLIP, zero_shot_weights
 from fedlab_core.models.vit import ViT
 from fedlab_core.models.weights import shipped as backbones
 from fedlab_core.models.weights.shipped import CAPTIONS, FOLDER, LIKE_CIFAR10, RECIPES, VOCABULARY, load_backbone

@@ -8,10 +8,9 @@ import pytest
 from small import equal, small_federation, split
 
 from fedlab_core.costs import Costs
-from fedlab_core.experiment import Experiment, run_to_target
+from fedlab_core.experiment import Experiment
 from fedlab_core.history import Record, clients_to_frame, rounds_to_target, to_frame
 from fedlab_core.pretraining.named import recipe
-from fedlab_core.pretraining.starts import make_start
 from fedlab_core.settings import Settings
 
 QUICK = Experiment(dataset_options={"examples": 200}).replace(fraction=0.2, lr=0.2)
@@ -40,7 +39,7 @@ def test_a_start_fills_everything_but_the_classifier() -> None:
     again = Experiment.from_json(json.loads(json.dumps(experiment.to_json())))
     assert again == experiment and experiment.key != experiment.replace(start="random").key
     run, plain = experiment.build(), experiment.replace(start="random").build()
-    start = make_start(experiment, recipe("letters", (1, 8, 8)))
+    start = experiment.make_start(recipe("letters", (1, 8, 8)))
     assert equal({name: run.state[name] for name in start.state}, start.state)
     assert {name for name in run.state if equal({name: run.state[name]}, {name: plain.state[name]})} == {
         "head.weight",
@@ -151,15 +150,6 @@ def records(*accuracies: float | None) -> list[Record]:
 )
 def test_rounds_to_target_are_monotone_and_interpolated(accuracies: tuple[float | None, ...], expected: float) -> None:
     assert rounds_to_target(records(*accuracies), 0.8) == pytest.approx(expected)
-
-
-def test_running_to_a_target_stops_there_and_when_training_diverges() -> None:
-    run = QUICK.replace(epochs=5).build()
-    run_to_target(run, 0.5, 30)
-    assert run.history[-1].metrics["test_accuracy"] >= 0.5 > run.history[-2].metrics["test_accuracy"]
-    broken = QUICK.replace(lr=1e30).build()
-    run_to_target(broken, 0.99, 30)
-    assert broken.round < 5
 
 
 def test_histories_become_tables() -> None:

@@ -28,14 +28,14 @@ from fedlab_core.finetuning.accounts import (
     payload,
     payload_table,
 )
-from fedlab_core.finetuning.classifiers import HEADS, class_means, cosine_classifier, with_head, zero_shot_weights
+from fedlab_core.finetuning.classifiers import HEADS, class_means, cosine_classifier, with_head
 from fedlab_core.finetuning.modules import Bottleneck, LoRA
 from fedlab_core.finetuning.shots import few_shot, few_shot_clients
 from fedlab_core.finetuning.tuning import TUNINGS, tune
 from fedlab_core.local.work import task_loss
 from fedlab_core.methods import FedAdam, FedDyn, FedProx, LocalOnly, Moon, Scaffold
 from fedlab_core.models import build_model
-from fedlab_core.models.clip import CLIP, Vocabulary, clip_loss, small_clip
+from fedlab_core.models.clip import CLIP, Vocabulary, clip_loss, small_clip, zero_shot_weights
 from fedlab_core.models.vit import ViT
 from fedlab_core.partition import dirichlet
 from fedlab_core.randomness import generator

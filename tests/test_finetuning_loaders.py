@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlab_core.finetuning.accounts import meta_clip, meta_vit_b_16
-from fedlab_core.finetuning.classifiers import zero_shot_weights
 from fedlab_core.finetuning.modules import LoRA
 from fedlab_core.finetuning.tuning import tune
 from fedlab_core.models import build_model
+from fedlab_core.models.clip import zero_shot_weights
 from fedlab_core.models.vit import ViT
 from fedlab_core.models.weights.clip import (
     clip_from_open_clip,

@@ -14,7 +14,7 @@ from fedlab_core.models import MODELS, NORMS, build_model, initialise, parameter
 from fedlab_core.models.layers import RELU_GAIN, WSConv2d, WSLinear, standardise
 from fedlab_core.models.resnet import BasicBlock
 from fedlab_core.models.vit import Attention
-from fedlab_core.randomness import generator
+from fedlab_core.randomness import generator, torch_draws_from
 
 DIGIT, MNIST, CIFAR = (1, 8, 8), (1, 28, 28), (3, 32, 32)
 VARIANTS = [(name, norm) for name, info in MODELS.items() for norm in info.norms]
@@ -207,13 +207,33 @@ def test_gamma_init() -> None:
     assert abs(gains.mean() - 0.5) < 0.05 and abs(gains.var() - 1 / 12) < 0.01
 
 
-def test_unknown_module_type_is_an_error() -> None:
-    class Odd(nn.Linear):
-        pass
+class Bare(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(2))
 
-    for module, kind in ((nn.Sequential(nn.Linear(2, 2), nn.PReLU()), "PReLU"), (nn.Sequential(Odd(2, 2)), "Odd")):
-        with pytest.raises(ValueError, match=f"of type {kind}: no initialisation known"):
-            initialise(module, draws())
+
+class OwnLinear(nn.Linear):
+    pass
+
+
+@pytest.mark.parametrize("make", [lambda: nn.GRU(3, 4), lambda: OwnLinear(3, 4), lambda: nn.Bilinear(2, 3, 4)])
+def test_layers_of_other_types_are_drawn_by_their_own_code_under_the_generators_seed(make) -> None:
+    first, second, other, expected = (nn.Sequential(make()) for _ in range(4))
+    before = torch.get_rng_state()
+    for module, seed in ((first, 1), (second, 1), (other, 2)):
+        initialise(module, draws(seed))
+    assert torch.equal(torch.get_rng_state(), before)
+    pairs = list(zip(first.parameters(), second.parameters(), other.parameters(), strict=True))
+    assert all(torch.equal(a, b) and not torch.equal(a, c) for a, b, c in pairs)
+    with torch_draws_from(draws(1)):
+        expected[0].reset_parameters()
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), expected.parameters(), strict=True))
+
+
+def test_a_module_without_any_initialisation_is_an_error() -> None:
+    with pytest.raises(ValueError, match="'0' of type Bare: no initialisation known.*reset_parameters"):
+        initialise(nn.Sequential(Bare()), draws())
 
 
 # --- oracles ---------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from fedlab_core.pretraining.pairs import (
     random_sets,
 )
 from fedlab_core.pretraining.sources import fractal_labels, fractal_views
-from fedlab_core.pretraining.starts import Decentralised, Fractals, Start, Supervised, begin, make_start, transfer
+from fedlab_core.pretraining.starts import Decentralised, Fractals, Start, Supervised, transfer
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 
@@ -199,8 +199,8 @@ def test_the_multi_label_loss_is_one_logistic_loss_per_code() -> None:
 
 
 def test_the_random_start_is_the_experiments_own_model() -> None:
-    start = make_start(TINY)
-    assert equal(begin(TINY, start).state, TINY.build().state) and start.rounds == start.bytes == 0
+    start = TINY.make_start()
+    assert equal(TINY.begin(start).state, TINY.build().state) and start.rounds == start.bytes == 0
 
 
 CHAINS = {
@@ -216,24 +216,24 @@ CHAINS = {
 @pytest.mark.parametrize("name", CHAINS)
 def test_a_start_changes_all_but_the_head_and_is_kept_with_its_recipe(name, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
-    start = make_start(TINY, CHAINS[name], name=name)
-    plain, begun = TINY.build().state, begin(TINY, start).state
+    start = TINY.make_start(CHAINS[name], name=name)
+    plain, begun = TINY.build().state, TINY.begin(start).state
     assert all(torch.equal(plain[n], begun[n]) == n.startswith("head.") for n in plain)
     (file,) = (tmp_path / ".cache" / "starts").glob("*.json")
     assert [s["kind"] for s in json.loads(file.read_text())["recipe"]["steps"]] == [
         type(s).__name__ for s in CHAINS[name]
     ]
-    again = make_start(TINY, CHAINS[name], name=name)
+    again = TINY.make_start(CHAINS[name], name=name)
     assert equal(again.state, start.state) and (again.rounds, again.bytes) == (start.rounds, start.bytes)
     tensors = safetensors.torch.load_file(file.with_suffix(".safetensors"))
     safetensors.torch.save_file({n: t + 1 for n, t in tensors.items()}, file.with_suffix(".safetensors"))
-    assert equal(make_start(TINY, CHAINS[name], name=name).state, start.state)  # a damaged one is made anew
-    other = make_start(TINY.replace(seed=1), CHAINS[name], name=name)
+    assert equal(TINY.make_start(CHAINS[name], name=name).state, start.state)  # a damaged one is made anew
+    other = TINY.replace(seed=1).make_start(CHAINS[name], name=name)
     assert other.fingerprint != start.fingerprint
 
 
 def test_decentralised_steps_count_their_rounds_and_bytes() -> None:
-    start = make_start(TINY, CHAINS["fractals, decentralised"], keep=False)
+    start = TINY.make_start(CHAINS["fractals, decentralised"], keep=False)
     model = Siamese(TINY.make_model(TINY.load_data()), 8, generator(0, "heads"), norm="layer")
     size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     assert start.rounds == 2 and start.bytes == 2 * 2 * 3 * size  # rounds, ways, clients
@@ -243,7 +243,7 @@ def test_a_start_can_be_stopped() -> None:
     stop = threading.Event()
     stop.set()
     with pytest.raises(InterruptedError, match="step 0"):
-        make_start(TINY, CHAINS["labels"], keep=False, stop=stop)
+        TINY.make_start(CHAINS["labels"], keep=False, stop=stop)
 
 
 def test_what_does_not_fit_is_named(tmp_path, monkeypatch) -> None:
@@ -251,7 +251,7 @@ def test_what_does_not_fit_is_named(tmp_path, monkeypatch) -> None:
     with pytest.raises(ValueError, match="blocks.0.0.weight.*shape"):
         transfer(Start("x", {"blocks.0.0.weight": torch.zeros(3)}, {}).state, TINY.make_model(TINY.load_data()))
     with pytest.raises(ValueError, match=r"images \(1, 28, 28\), the experiment's are \(1, 8, 8\)"):
-        make_start(TINY, (Supervised(options={"per_class": 2, "test_per_class": 1}),), keep=False)
+        TINY.make_start((Supervised(options={"per_class": 2, "test_per_class": 1}),), keep=False)
     with pytest.raises(ValueError, match="codes=63"):
         fractal_labels((1, 8, 8), 63, 10, 0)
     with pytest.raises(ValueError, match="task='pair'"):

@@ -331,12 +331,12 @@ def test_the_engine_is_a_choice_and_the_round_says_where_clients_ran(bench):
 
 
 def test_stop_ends_the_learning_of_a_start(bench, monkeypatch):
-    def learn(experiment, root, stop):
+    def learn(experiment, *, root, stop):
         bench.panel.stop.click()
         assert stop.is_set() and "Stopping" in say(bench)
         raise InterruptedError
 
-    monkeypatch.setattr("fedlab_core.workbench.training.named_start", learn)
+    monkeypatch.setattr(Experiment, "make_start", learn)
     bench.set(start="letters")
     bench.run(2, block=True)
     assert "Stopped while the start letters was being learnt" in say(bench) and bench.runs == []

@@ -2,14 +2,13 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlab_core.finetuning.modules import linear_like, uniform
-from fedlab_core.models.clip import CLIP, HIGHEST_SCALE
+from fedlab_core.models.clip import CLIP, HIGHEST_SCALE, Tokenizer
 from fedlab_core.models.vit import ViT
 
 HEADS = {
@@ -18,14 +17,6 @@ HEADS = {
     "random_init": "a Linear that starts from random weights and is trained",
 }
 """What a `CosineClassifier` may begin with; in the same network, so that only this differs."""
-
-TEMPLATES = ("a photo of a {}.",)
-
-
-class Tokenizer(Protocol):
-    """What turns captions into token ids (B, T) whose highest id is the end token."""
-
-    def encode(self, captions: Sequence[str]) -> Tensor: ...
 
 
 class CosineClassifier(nn.Module):
@@ -57,31 +48,6 @@ def with_head(vit: ViT, num_classes: int, generator: torch.Generator) -> ViT:
     vit = copy.deepcopy(vit)
     vit.head = uniform(linear_like(vit.norm.normalized_shape[0], num_classes, vit.norm.weight), generator)
     return vit
-
-
-@torch.no_grad()
-def zero_shot_weights(
-    clip: CLIP, tokenizer: Tokenizer, classes: Sequence[str], templates: Sequence[str] = TEMPLATES
-) -> Tensor:
-    """The zero-shot classifier (Radford et al. 2021, section 3.1.4), (classes, embedding).
-
-    W_c = normalise(mean over the templates of normalise(text(template with c))).
-
-    Args:
-        classes: names as they stand in a caption.
-        templates: each with one {}.
-
-    Raises:
-        ValueError: no class, no template, or one without {}.
-    """
-    if not classes or not templates or not all("{}" in template for template in templates):
-        raise ValueError(f"classes={classes!r}, templates={templates!r}, accepted: at least one of each, with {{}}")
-    device = clip.logit_scale.device
-    rows = []
-    for name in classes:
-        ids = tokenizer.encode([template.format(name) for template in templates]).to(device)
-        rows.append(F.normalize(clip.encode_text(ids), dim=-1).mean(0))
-    return F.normalize(torch.stack(rows), dim=-1)
 
 
 def class_means(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,12 +31,15 @@ class Tuning:
         title: what it trains besides the classifier, in a few words.
         options: arguments of `tune` that it takes, with their defaults.
         of_clip: whether it needs a CLIP, be it its text tower or its embedding.
+        own: of a registered way: make(model, generator, **options) gets a copy of the model, any `nn.Module`, and
+            returns it as it is to be trained.
     """
 
     family: str
     title: str
     options: Mapping[str, Any] = field(default_factory=dict)
     of_clip: bool = False
+    own: Callable[..., nn.Module] | None = None
 
 
 TUNINGS: dict[str, Tuning] = {
@@ -82,6 +85,8 @@ def tune(model: nn.Module, method: str, generator: torch.Generator, **options: A
     for name in ("tokens", "reduction", "rank"):
         if name in chosen and (not isinstance(chosen[name], int) or chosen[name] < 1):
             raise ValueError(f"{name}={chosen[name]!r}, accepted: a whole number >= 1")
+    if (own := TUNINGS[method].own) is not None:
+        return own(copy.deepcopy(model), generator, **chosen)
     if method == "coop":
         if not isinstance(model, CLIP) or not needed <= options.keys():
             raise ValueError(f"model is a {type(model).__name__}, accepted by 'coop': a CLIP, tokenizer and classes")

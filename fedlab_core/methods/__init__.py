@@ -1,5 +1,8 @@
 """What differs between federated algorithms, as hooks around one round loop; by name in `METHODS`."""
 
+import inspect
+from typing import Any
+
 from fedlab_core.local.work import Update, task_loss
 from fedlab_core.methods.client import FedDyn, FedProx, Moon, Scaffold
 from fedlab_core.methods.fedavg import FedAvg, FedSGD, LocalOnly
@@ -37,7 +40,7 @@ __all__ = [
 ]
 
 
-def build_method(name: str, **options: float) -> FedAvg:
+def build_method(name: str, **options: Any) -> FedAvg:
     """The method called `name` (a key of `METHODS`) with its own options, such as `mu` of FedProx.
 
     Raises:
@@ -45,7 +48,7 @@ def build_method(name: str, **options: float) -> FedAvg:
     """
     if name not in METHODS:
         raise ValueError(f"method={name!r} is unknown, accepted: {sorted(METHODS)}")
-    try:
-        return METHODS[name](**options)
-    except TypeError as error:
-        raise ValueError(f"method {name!r} does not take these options: {options} ({error})") from None
+    known = list(inspect.signature(METHODS[name]).parameters)
+    if unknown := [option for option in options if option not in known]:
+        raise ValueError(f"method {name!r} does not take {unknown}, accepted: {known or 'no options'}")
+    return METHODS[name](**options)

@@ -1,9 +1,10 @@
 """`build_model`: a network by name, its weights drawn from the caller's generator."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,27 +14,69 @@ from fedlab_core.models.layers import NORMS, initialise
 from fedlab_core.models.lstm import CharLSTM
 from fedlab_core.models.resnet import ResNet
 from fedlab_core.models.vit import ViT
+from fedlab_core.randomness import torch_draws_from
+
+GIVEN = ("input_shape", "num_classes", "norm")  # what `build_model` passes on to a model that asks for it
 
 
-class ModelInfo(NamedTuple):
+@dataclass(frozen=True)
+class ModelInfo:
     """What a model accepts, for menus and checks.
 
     Attributes:
-        kind: the kind of data set it reads, as in `Dataset.kind`.
+        kind: the kind of data set it reads, as in `Dataset.kind`; "any" for a model of one's own.
         norms: accepted values of `norm`.
         make: its class, with fixed arguments filled in.
+        built_in: whether `initialise` draws its weights; otherwise its own code does.
     """
 
-    kind: Literal["image", "text"]
+    kind: str
     norms: tuple[str, ...]
     make: Callable[..., nn.Module]
+    built_in: bool = True
 
     @property
     def options(self) -> dict[str, Any]:
         """Further keyword arguments of `build_model` for this model, with their defaults."""
-        fixed = {"input_shape", "num_classes", "norm", *getattr(self.make, "keywords", {})}
-        found = {k: p.default for k, p in inspect.signature(self.make).parameters.items() if k not in fixed}
+        fixed = {*GIVEN, *getattr(self.make, "keywords", {})}
+        found = {k: p.default for k, p in _parameters(self.make).items() if k not in fixed and p.kind not in _VARIADIC}
         return found | ({"gamma_init": "ones"} if getattr(self.make, "func", None) is ResNet else {})
+
+    @property
+    def takes_anything(self) -> bool:
+        """Whether the model has a `**options`, so that no option can be called unknown."""
+        return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in _parameters(self.make).values())
+
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _parameters(make: Callable[..., nn.Module]) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(make).parameters
+
+
+def own_model(make: Callable[..., nn.Module]) -> ModelInfo:
+    """A class or function of one's own as an entry of `MODELS`.
+
+    Args:
+        make: returns an `nn.Module`. Of `input_shape`, `num_classes` and `norm` it gets those that its signature names;
+            its other parameters are the model's options and need defaults.
+
+    Raises:
+        ValueError: it cannot be called, or a parameter has neither a known name nor a default.
+    """
+    if not callable(make):
+        raise ValueError(f"model={make!r}, accepted: a class derived from nn.Module, or a function that returns one")
+    for name, parameter in _parameters(make).items():
+        if parameter.kind in _VARIADIC or name in GIVEN:
+            continue
+        if parameter.default is inspect.Parameter.empty or parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+            raise ValueError(
+                f"parameter {name!r} of {getattr(make, '__name__', make)} has no default, accepted without one: "
+                f"{', '.join(GIVEN)}; wrap it in a function of these"
+            )
+    norms = NORMS if "norm" in _parameters(make) else ("none",)
+    return ModelInfo("any", norms, make, built_in=False)
 
 
 MODELS: dict[str, ModelInfo] = {
@@ -59,12 +102,14 @@ def build_model(
 ) -> nn.Module:
     """A freshly initialised network on the CPU, float32, in train mode.
 
-    Equal arguments and equal generators give equal weights. Global random state is neither read nor changed: the model
-    is laid out on the meta device, then every module is initialised from `generator` (see `initialise`).
+    Equal arguments and equal generators give equal weights. Global random state is neither read nor changed: a built-in
+    model is laid out on the meta device, then every module is initialised from `generator` (see `initialise`); a
+    registered one draws its weights as its own code does, from torch's global generator, which is seeded from
+    `generator` for it and put back afterwards.
 
     Args:
         name: a key of `MODELS`: "2nn", "cnn" (both McMahan et al. 2017), "mlp", "small_cnn", "resnet8", "resnet20",
-            "lstm" or "vit".
+            "lstm", "vit", or a name registered by `registry.register("model", ...)`.
         input_shape: (channels, height, width) of an image, (T,) of a text.
         num_classes: number of logits; for text the size of the vocabulary.
         generator: source of every draw.
@@ -81,9 +126,13 @@ def build_model(
     info = MODELS[name]
     if norm not in info.norms:
         raise ValueError(f"norm={norm!r}: {name} accepts {', '.join(map(repr, info.norms))}")
-    if unknown := options.keys() - info.options.keys():
+    if unknown := set() if info.takes_anything else options.keys() - info.options.keys():
         accepted = ", ".join(info.options) or "no options"
         raise ValueError(f"{sorted(unknown)[0]}={options[sorted(unknown)[0]]!r}: {name} accepts {accepted}")
+    if not info.built_in:
+        return _built_by_own_code(
+            name, info, generator, options, input_shape=tuple(input_shape), num_classes=num_classes, norm=norm
+        )
     dimensions = {"image": ("(channels, height, width)", 3), "text": ("(T,)", 1)}[info.kind]
     if len(input_shape) != dimensions[1] or min(input_shape) < 1:
         raise ValueError(f"input_shape={tuple(input_shape)}: {name} expects {dimensions[0]}, all positive")
@@ -100,6 +149,34 @@ def build_model(
     model._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))  # to_empty would import sympy: 60 MiB and a second
     initialise(model, generator, weights="kaiming" if isinstance(model, ResNet) else "uniform", gamma=gamma)
     return model
+
+
+def _built_by_own_code(
+    name: str, info: ModelInfo, draws: torch.Generator, options: Mapping[str, Any], **given: Any
+) -> nn.Module:
+    asked = {key: value for key, value in given.items() if key in _parameters(info.make)}
+    with torch_draws_from(draws):
+        model = info.make(**asked, **options)
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"model {name!r} made a {type(model).__name__}, accepted: an nn.Module")
+    return model.train()
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network without its weights: everything `build_model` needs besides the shapes and the draws.
+
+    Attributes:
+        name, norm, options: arguments of `build_model`.
+    """
+
+    name: str
+    norm: str = "none"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(self, input_shape: tuple[int, ...], num_classes: int, draws: torch.Generator) -> nn.Module:
+        """The network with weights drawn from `draws`, see `build_model`."""
+        return build_model(self.name, input_shape, num_classes, draws, norm=self.norm, **self.options)
 
 
 def parameter_count(model: nn.Module) -> int:

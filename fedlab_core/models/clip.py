@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,13 @@ from fedlab_core.models.vit import TransformerBlock, ViT
 
 PADDING = 0
 HIGHEST_SCALE = math.log(100)  # of logit_scale, as in section 2.5 of the paper
+TEMPLATES = ("a photo of a {}.",)
+
+
+class Tokenizer(Protocol):
+    """What turns captions into token ids (B, T) whose highest id is the end token."""
+
+    def encode(self, captions: Sequence[str]) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -156,6 +164,31 @@ class CLIP(nn.Module):
         """Logits (images, texts): scaled cosines. The logits per text are the transpose."""
         image, text = F.normalize(self.encode_image(images), dim=-1), F.normalize(self.encode_text(ids), dim=-1)
         return self.scale * image @ text.T
+
+
+@torch.no_grad()
+def zero_shot_weights(
+    clip: CLIP, tokenizer: Tokenizer, classes: Sequence[str], templates: Sequence[str] = TEMPLATES
+) -> Tensor:
+    """The zero-shot classifier (Radford et al. 2021, section 3.1.4), (classes, embedding).
+
+    W_c = normalise(mean over the templates of normalise(text(template with c))).
+
+    Args:
+        classes: names as they stand in a caption.
+        templates: each with one {}.
+
+    Raises:
+        ValueError: no class, no template, or one without {}.
+    """
+    if not classes or not templates or not all("{}" in template for template in templates):
+        raise ValueError(f"classes={classes!r}, templates={templates!r}, accepted: at least one of each, with {{}}")
+    device = clip.logit_scale.device
+    rows = []
+    for name in classes:
+        ids = tokenizer.encode([template.format(name) for template in templates]).to(device)
+        rows.append(F.normalize(clip.encode_text(ids), dim=-1).mean(0))
+    return F.normalize(torch.stack(rows), dim=-1)
 
 
 def clip_loss(logits: Tensor, ids: Tensor) -> Tensor:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab_core.randomness import torch_draws_from
+
 NORMS = ("none", "batch", "group", "layer", "weight")
 RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))  # 1.713, of a ReLU of N(0, 1); Brock et al. 2021 use 1.714, measured
 
@@ -107,16 +109,17 @@ def initialise(
 
     The distributions are PyTorch's defaults: Conv2d and Linear weights and biases U(-1/sqrt(fan_in), 1/sqrt(fan_in)),
     LSTM U(-1/sqrt(hidden), 1/sqrt(hidden)), Embedding N(0, 1), normalisation layers 1 and 0, running statistics 0, 1
-    and 0 batches. A module with parameters of its own kind brings a method `initialise(generator)` for them.
+    and 0 batches. A module of another type brings a method `initialise(generator)`, or PyTorch's `reset_parameters`,
+    which draws from torch's global generator: that is seeded from `generator` for it and put back afterwards.
 
     Args:
         model: any model made of these; works after `to_empty` as well.
-        generator: source of every draw; global random state is not used.
+        generator: source of every draw; global random state is left as it was.
         weights: "kaiming" draws Conv2d and Linear weights from N(0, 2 / fan_in) instead (He et al. 2015).
         gamma: "uniform" draws the gains of normalisation layers from U(0, 1) instead of setting them to 1.
 
     Raises:
-        ValueError: a module has parameters or buffers, but is of a type not listed here.
+        ValueError: a module has parameters or buffers, but no way to draw them.
     """
     for name, module in model.named_modules():
         if not [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
@@ -137,8 +140,14 @@ def initialise(
             for parameter in module.parameters():
                 bound = 1 / math.sqrt(module.hidden_size)
                 nn.init.uniform_(parameter, -bound, bound, generator=generator)
+        elif callable(own := getattr(module, "reset_parameters", None)):
+            with torch_draws_from(generator):
+                own()
         else:
-            raise ValueError(f"module {name!r} of type {type(module).__name__}: no initialisation known for it")
+            raise ValueError(
+                f"module {name!r} of type {type(module).__name__}: no initialisation known for it, accepted: a method "
+                "initialise(generator) or reset_parameters()"
+            )
 
 
 def _uniform(module: nn.Conv2d | nn.Linear, generator: torch.Generator) -> None:

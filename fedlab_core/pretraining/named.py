@@ -1,19 +1,28 @@
 """Starting points by name, so that an experiment as plain data can say where it begins."""
 
+import inspect
 import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from fedlab_core.data import Dataset
 from fedlab_core.models.weights.torchvision_resnet import fit_imagenet, imagenet_weights
-from fedlab_core.pretraining.starts import Decentralised, Fractals, Start, Step, Supervised, body, make_start
+from fedlab_core.pretraining.starts import (
+    Beginning,
+    Decentralised,
+    Fractals,
+    Start,
+    Step,
+    Supervised,
+    body,
+    make_start,
+)
+from fedlab_core.randomness import generator
+from fedlab_core.state import State
 
-if TYPE_CHECKING:
-    from fedlab_core.experiment import Experiment
-
-STARTS = {
+STARTS: dict[str, str] = {
     "random": "no training at all",
     "letters": "labelled letters rendered from fonts; for square grey images",
     "caltech101": "labelled photographs of objects, from the data root; for square images",
@@ -26,19 +35,23 @@ STARTS = {
     "vit_weak": "generated scenes, a little: weights that come with the package, for its vision transformer",
     "vit_strong": "generated scenes, a lot: likewise",
 }
-"""What `recipe` accepts, and what a model has then seen."""
+"""Every start, and what a model has then seen."""
 SHIPPED = ("vit_weak", "vit_strong")
+OWN: dict[str, State | Callable[..., State]] = {}
+"""Registered starts: tensors by name, or a function that returns them; see `registry.register`."""
+GIVEN = ("model", "data", "partition", "seed")  # what a registered start may ask for
 
 
 def recipe(name: str, input_shape: tuple[int, ...]) -> tuple[Step, ...]:
-    """The steps of a start for models that read inputs of that shape; none for a random one and for shipped weights.
+    """The steps of a start for models that read inputs of that shape; none for a random one, shipped weights and
+    registered starts.
 
     Raises:
         ValueError: an unknown name, or a source whose images do not have that shape.
     """
     if name not in STARTS:
         raise ValueError(f"start={name!r} is unknown, accepted: {list(STARTS)}")
-    if name == "random":
+    if name == "random" or name in OWN:
         return ()
     if len(input_shape) != 3:
         raise ValueError(f"start={name!r} is learnt from images, the model reads {input_shape}, accepted: 'random'")
@@ -65,21 +78,40 @@ def recipe(name: str, input_shape: tuple[int, ...]) -> tuple[Step, ...]:
 
 
 def named_start(
-    experiment: "Experiment",
+    name: str,
+    beginning: Beginning,
     *,
-    data: Dataset | None = None,
     root: str | Path | None = None,
     stop: threading.Event | None = None,
 ) -> Start:
-    """The start that an experiment names, made or read from the cache, see `make_start`."""
-    data = data or experiment.load_data(root)
-    steps = recipe(experiment.start, data.input_shape)
-    if experiment.start in SHIPPED:
-        from fedlab_core.models.weights.shipped import load_backbone  # it reads checkpoints as this package does
+    """The start of that name, made or read from the cache, see `make_start`."""
+    steps = recipe(name, beginning.data.input_shape)
+    if name in SHIPPED:
+        from fedlab_core.models.weights.shipped import load_backbone  # here, as that module is a program as well
 
-        known = load_backbone(experiment.start)
+        known = load_backbone(name)
         return Start(known.name, body(known.model.state_dict()), dict(known.about))
-    return make_start(experiment, steps, name=experiment.start, data=data, root=root, stop=stop)
+    if name in OWN:
+        state = body(_own_state(name, beginning))
+        return Start(name, dict(sorted(state.items())), {"kind": "registered", "name": name})
+    return make_start(beginning, steps, name=name, root=root, stop=stop)
+
+
+def _own_state(name: str, beginning: Beginning) -> State:
+    """The tensors of a registered start; a function gets the arguments among `GIVEN` that its signature names."""
+    made: Any = OWN[name]
+    if callable(made):
+        data, asked = beginning.data, inspect.signature(made).parameters
+        given: dict[str, Any] = {"data": data, "partition": beginning.partition, "seed": beginning.seed}
+        if "model" in asked:
+            draws = generator(beginning.seed, "start", 0)
+            given["model"] = beginning.model.build(data.input_shape, data.num_classes, draws)
+        made = made(**{key: value for key, value in given.items() if key in asked})
+    if not isinstance(made, Mapping) or not all(isinstance(tensor, Tensor) for tensor in made.values()):
+        raise ValueError(
+            f"start {name!r} is a {type(made).__name__}, accepted: tensors by name, such as a state_dict()"
+        )
+    return {key: tensor.detach().to("cpu", copy=True) for key, tensor in made.items()}
 
 
 def imagenet_start(model: nn.Module, name: str = "resnet18", *, file: str | Path | None = None) -> Start:

@@ -15,11 +15,11 @@ from torch import nn
 
 from fedlab_core.data import Dataset, data_root
 from fedlab_core.data.cache import cache_folders
-from fedlab_core.experiment import Experiment
+from fedlab_core.data.prepared import load_prepared
 from fedlab_core.federation import Federation
-from fedlab_core.methods import FedAvg, build_method
-from fedlab_core.models import build_model
-from fedlab_core.partition import pooled
+from fedlab_core.methods.fedavg import FedAvg
+from fedlab_core.models.build import MODELS, Architecture
+from fedlab_core.partition import Partition, pooled
 from fedlab_core.pretraining.objectives import MultiLabel, SelfSupervised, Siamese
 from fedlab_core.pretraining.sources import fractal_labels, fractal_views
 from fedlab_core.randomness import generator
@@ -110,40 +110,63 @@ class Start:
         return digest.hexdigest()[:16]
 
 
+@dataclass(frozen=True, eq=False)
+class Beginning:
+    """What a start is made from.
+
+    Attributes:
+        data: the data set to begin on; starts read its shape, decentralised steps its training images as well.
+        partition: its clients; of decentralised steps only.
+        model: the network that is to begin there.
+        seed: of every draw.
+        engine: where the clients of decentralised steps run.
+    """
+
+    data: Dataset
+    partition: Partition | None
+    model: Architecture
+    seed: int = 0
+    engine: str = "loop"
+
+
 def make_start(
-    experiment: Experiment,
+    beginning: Beginning,
     steps: Sequence[Step] = (),
     *,
     name: str | None = None,
-    data: Dataset | None = None,
     root: str | Path | None = None,
     keep: bool = True,
     stop: threading.Event | None = None,
 ) -> Start:
-    """The start that the steps lead to, one after the other, for the experiment's model, input shape and seed.
+    """The start that the steps lead to, one after the other.
 
     Args:
-        experiment: says which model; decentralised steps use its data and partition as well.
         steps: a recipe; none is the random start.
-        data: used in place of the experiment's data set, a part of it for instance.
         root: the data root; the cache lies in its `.cache/starts`.
-        keep: look the start up in the cache and store it there (safetensors, the recipe in a JSON beside it).
+        keep: look the start up in the cache and store it there (safetensors, the recipe in a JSON beside it). Starts of
+            registered models are not kept: their code may change under their name.
         stop: once set, training is given up with an InterruptedError.
+
+    Raises:
+        ValueError: a decentralised step without a partition; a step or a model that does not fit the data.
     """
-    data = data or experiment.load_data(root)
-    recipe = {
+    data, model = beginning.data, beginning.model
+    recipe: dict[str, Any] = {
         "version": VERSION,
-        "model": [experiment.model, experiment.norm, dict(experiment.model_options)],
+        "model": [model.name, model.norm, dict(model.options)],
         "input_shape": list(data.input_shape),
-        "seed": experiment.settings.seed,
+        "seed": beginning.seed,
         "steps": [{"kind": type(step).__name__, **asdict(step)} for step in steps],
     }
     if any(isinstance(step, Decentralised) for step in steps):
-        recipe["clients"] = [data.fingerprint, experiment.make_partition(data).fingerprint]
+        if beginning.partition is None:
+            raise ValueError("partition=None, accepted by a decentralised step: a partition of the data")
+        recipe["clients"] = [data.fingerprint, beginning.partition.fingerprint]
     recipe["sources"] = [_other(step, root).fingerprint for step in steps if isinstance(step, Supervised)]
     name = name or " + ".join(type(step).__name__.lower() for step in steps) or "random"
     if not steps:
         return Start(name, {}, recipe)
+    keep = keep and model.name in MODELS and MODELS[model.name].built_in
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     folders = [folder / "starts" for folder in cache_folders(data_root(root))]
     if keep:
@@ -153,7 +176,7 @@ def make_start(
     state: State = {}
     rounds = traffic = 0
     for number, step in enumerate(steps):
-        trained = _pretrain(experiment, step, state, number, data, root)
+        trained = _pretrain(beginning, step, state, number, root)
         for _ in trained.rounds(step.rounds if isinstance(step, Decentralised) else step.epochs, stop=stop):
             pass
         if stop is not None and stop.is_set():
@@ -165,23 +188,6 @@ def make_start(
     if keep:
         _write(folders, key, start)
     return start
-
-
-def begin(
-    experiment: Experiment,
-    start: Start,
-    *,
-    data: Dataset | None = None,
-    root: str | Path | None = None,
-    name: str | None = None,
-) -> Federation:
-    """The experiment's federation with the start's weights; its classifier is drawn as ever, from the seed alone."""
-    data = data or experiment.load_data(root)
-    model = transfer(start.state, experiment.make_model(data))
-    method = build_method(experiment.method, **experiment.method_options)
-    return Federation(
-        data, experiment.make_partition(data), model, experiment.settings, method, name=name or start.name
-    )
 
 
 def body(state: State) -> State:
@@ -207,14 +213,12 @@ def transfer(state: State, model: nn.Module) -> nn.Module:
 
 
 def _other(step: Supervised, root: str | Path | None) -> Dataset:
-    return Experiment(step.dataset, step.options).load_data(root)
+    return load_prepared(step.dataset, root, step.options)
 
 
-def _pretrain(
-    experiment: Experiment, step: Step, state: State, number: int, data: Dataset, root: str | Path | None
-) -> Federation:
+def _pretrain(beginning: Beginning, step: Step, state: State, number: int, root: str | Path | None) -> Federation:
     """The federation, of one client unless the step is decentralised, that takes a step from a state."""
-    seed, shape = experiment.settings.seed, data.input_shape
+    seed, shape = beginning.seed, beginning.data.input_shape
     method: FedAvg
     if isinstance(step, Supervised):
         source, method = _other(step, root), FedAvg()
@@ -227,12 +231,9 @@ def _pretrain(
             source = fractal_views(step.task, shape, step.codes, step.images, seed)
             method = SelfSupervised(step.objective, views=step.views)
     else:
-        source, method = data, SelfSupervised(step.objective, views=step.views)
+        source, method = beginning.data, SelfSupervised(step.objective, views=step.views)
     draws = generator(seed, "start", number)
-    model = build_model(
-        experiment.model, shape, source.num_classes, draws, norm=experiment.norm, **experiment.model_options
-    )
-    transfer(state, model)
+    model = transfer(state, beginning.model.build(shape, source.num_classes, draws))
     if isinstance(method, SelfSupervised):
         norm = step.norm if isinstance(step, Decentralised) else "batch"
         model = Siamese(model, _width(model), draws, method.objective, norm=norm)
@@ -248,9 +249,9 @@ def _pretrain(
         batch_norm="average",
         seed=seed,
         evaluate_every=10**6,
-        engine="threads" if local and experiment.settings.engine == "threads" else "loop",
+        engine="threads" if local and beginning.engine == "threads" else "loop",
     )
-    partition = experiment.make_partition(data) if local else pooled(len(source.x))
+    partition = (local and beginning.partition) or pooled(len(source.x))
     return Federation(source, partition, model, settings, method, memory_mib=1)
 
 

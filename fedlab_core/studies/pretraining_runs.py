@@ -17,7 +17,7 @@ from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.pretraining.named import STARTS as NAMES
 from fedlab_core.pretraining.named import recipe
-from fedlab_core.pretraining.starts import Start, begin, make_start
+from fedlab_core.pretraining.starts import Start
 from fedlab_core.randomness import generator
 from fedlab_core.references import centralised
 from fedlab_core.settings import Settings
@@ -81,7 +81,7 @@ def run_one(
     Args:
         pooled: centralised training with as many gradient steps.
     """
-    federation = begin(experiment, start, data=data[0])
+    federation = experiment.begin(start, data=data[0])
     federation = centralised(federation) if pooled else federation
     return outcome(trained_while_finite(federation, rounds), start, data[1])
 
@@ -155,7 +155,7 @@ def _row(
     """`run_one` of a seed at the rates, kept in the folder."""
     options = {**base.method_options, **{key: rate for key, rate in rates.items() if key != "lr"}}
     one = base.replace(seed=seed, lr=rates["lr"], method_options=options)
-    start = make_start(one, steps, name=name, data=data[0], keep=folder is not None)
+    start = one.make_start(steps, name=name, data=data[0], keep=folder is not None)
     make = partial(run_one, one, start, rounds, data, pooled=pooled)
     return once(f"{one.key}-{start.fingerprint}-{rounds}{'-pooled' * pooled}", make, folder)
 
@@ -179,11 +179,11 @@ def trained(
     """
     data = hold_out(DIGITS.load_data())[0]
     one = DIGITS.replace(seed=seed, lr=lr, engine=engine, **SKEWS[skew])
-    start = make_start(one, STARTS[name], name=name, data=data)
-    federation = begin(one, start, data=data)
+    start = one.make_start(STARTS[name], name=name, data=data)
+    federation = one.begin(start, data=data)
     model = federation.model
     if weights is not None:
-        model = begin(one.replace(seed=weights), start, data=data).model
+        model = one.replace(seed=weights).begin(start, data=data).model
     settings = one.settings if not order else one.settings.replace(seed=seed + 1000 * order)
     return Federation(data, federation.partition, model, settings, name=f"{name}, {skew}").run(rounds)
 

@@ -17,7 +17,7 @@ from fedlab_core.data import Dataset
 from fedlab_core.data.dataset import channel_statistics
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
-from fedlab_core.pretraining.starts import Fractals, Start, Supervised, begin, make_start
+from fedlab_core.pretraining.starts import Fractals, Start, Supervised
 from fedlab_core.references import centralised
 from fedlab_core.settings import Settings
 from fedlab_core.state import State
@@ -124,8 +124,8 @@ class Runner:
         """
         one = self.setup.experiment.replace(seed=seed, lr=lr, **SKEWS.get(skew, SKEWS["IID"]))
         drawn = one.replace(seed=weights)
-        made = make_start(drawn, self.setup.starts[start], name=start, data=self.data[0])
-        model = begin(drawn, made, data=self.data[0]).model
+        made = drawn.make_start(self.setup.starts[start], name=start, data=self.data[0])
+        model = drawn.begin(made, data=self.data[0]).model
         federation = Federation(self.data[0], one.make_partition(self.data[0]), model, one.settings)
         federation = centralised(federation) if skew == "pooled" else federation
         parts = ("standard", one.key, made.fingerprint, str(weights), str(self.setup.rounds), skew)

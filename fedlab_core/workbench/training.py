@@ -8,7 +8,6 @@ from pathlib import Path
 from fedlab_core.data import Dataset, missing_data
 from fedlab_core.data.vision import SOURCES
 from fedlab_core.experiment import Experiment
-from fedlab_core.pretraining.named import named_start
 from fedlab_core.workbench.display import Display
 from fedlab_core.workbench.panel import Panel
 from fedlab_core.workbench.runs import Run
@@ -44,7 +43,7 @@ def begin(
     if experiment.start != "random":
         experiment.replace(start="random").build(root)  # says what is wrong before anything long begins
         panel.say("busy", f"Learning the start {experiment.start} (kept for the next time) …")
-        start = named_start(experiment, root=root, stop=stop)
+        start = experiment.make_start(root=root, stop=stop)
     federation = experiment.build(root, name=name)
     federation.memory_mib = memory_mib
     return Run(federation, [(0, experiment)], start)

@@ -27,10 +27,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlab_core.data import Dataset, load_dataset
-from fedlab_core.data.scenes import COLOURS, SHAPES, TEXTURES, class_names
-from fedlab_core.finetuning.classifiers import zero_shot_weights
+from fedlab_core.data.scenes import COLOURS, SHAPES, TEXTURES, class_names, split_scenes
 from fedlab_core.models import build_model
-from fedlab_core.models.clip import CLIP, Vocabulary, clip_loss, small_clip
+from fedlab_core.models.clip import CLIP, Vocabulary, clip_loss, small_clip, zero_shot_weights
 from fedlab_core.models.vit import ViT
 from fedlab_core.randomness import generator
 
@@ -234,8 +233,6 @@ def _rate(step: int, steps: int) -> float:
 
 def _captions(data: Dataset, recipe: Recipe) -> Tensor:
     """Token ids of the caption of every training picture of the scenes, without the room for prompts."""
-    from fedlab_core.data.scenes import split_scenes
-
     drawn, _ = split_scenes("pretraining", len(data.x), generator(recipe.seed, "scenes pretraining", 0))
     assert torch.equal(drawn.x, data.x)
     return VOCABULARY.encode(drawn.captions())[:, :-PROMPT]

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -47,6 +46,8 @@ def torchvision_resnet(name: str, input_shape: tuple[int, ...], num_classes: int
     """
     if name not in ARCHITECTURES:
         raise ValueError(f"name={name!r}, accepted: {ARCHITECTURES}")
+    import torchvision  # here and below: it takes a second, and most runs need none of it
+
     with torch.device("meta"):
         inner = getattr(torchvision.models, name)(weights=None)
         model = _Features(inner, num_classes, input_shape)
@@ -81,6 +82,8 @@ def imagenet_weights(
         return read_state(found)
     if file is not None:
         raise FileNotFoundError(f"{file} is not there")
+    import torchvision
+
     address = torchvision.models.get_model_weights(name).DEFAULT.url
     fetch = fetch or (lambda url: torch.hub.load_state_dict_from_url(url, map_location="cpu", weights_only=True))
     try:

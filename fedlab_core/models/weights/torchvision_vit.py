@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from fedlab_core.data import data_root
@@ -49,6 +48,8 @@ def load_vit_b_16(
         FileNotFoundError: no such file, or no network to get one from.
         ValueError: neither a file nor a name, or a file without such weights; it is named.
     """
+    import torchvision  # it takes a second, and most runs need none of it
+
     names = torchvision.models.ViT_B_16_Weights.__members__
     if str(weights) in names:
         address = names[str(weights)].url

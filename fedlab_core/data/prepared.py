@@ -1,0 +1,79 @@
+"""Data sets as experiments ask for them: a subset, scaled pixels, and one copy per process."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fedlab_core.data.dataset import Dataset
+from fedlab_core.data.load import LOADERS, data_root, load_dataset
+from fedlab_core.data.vision import SOURCES
+
+SCALINGS = {
+    "standardised": "mean 0 and standard deviation 1 per channel, over the training images",
+    "unit": "[0, 1]",
+    "centred": "[-1/2, 1/2]",
+}
+"""Where models see the pixels."""
+TICK = 2 * 10**9  # ns: a file changed this recently may change again without its times telling
+
+
+def load_prepared(name: str, root: str | Path | None = None, options: Mapping[str, Any] | None = None) -> Dataset:
+    """A data set by name, loaded again only if its files have changed.
+
+    Args:
+        name, root: see `load_dataset`.
+        options: of the data set; besides these "examples" takes a random subset of that size, and "scaling" is a key
+            of `SCALINGS` ("standardise": False is how earlier files say "unit").
+
+    Raises:
+        ValueError: an unknown scaling, or one of a data set that has no pixels; and as `load_dataset`.
+        FileNotFoundError: as `load_dataset`.
+    """
+    folder, text = data_root(root), json.dumps(dict(options or {}), sort_keys=True)
+    stamps = tuple(sorted(_stamps(name, folder)))
+    if any(max(times) > time.time_ns() - TICK for _, _, *times in stamps):
+        return _prepared(name, folder, text)
+    return _kept(name, LOADERS.get(name), folder, text, hash(stamps))
+
+
+@lru_cache(maxsize=4)
+def _kept(name: str, loader: Any, root: Path, options: str, stamp: int) -> Dataset:
+    """`loader` and `stamp` only tell one state of a data set from another."""
+    return _prepared(name, root, options)
+
+
+def _prepared(name: str, root: Path, options: str) -> Dataset:
+    chosen = json.loads(options)
+    examples = chosen.pop("examples", None)
+    scaling = chosen.pop("scaling", None)
+    if not chosen.pop("standardise", True):
+        scaling = scaling or "unit"
+    if scaling not in (None, *SCALINGS):
+        raise ValueError(f"scaling={scaling!r} is unknown, accepted: {list(SCALINGS)}")
+    dataset = load_dataset(name, root, **chosen)
+    if scaling in ("unit", "centred"):
+        if not dataset.mean:
+            raise ValueError(f"scaling={scaling!r}: {name} has no pixels, accepted: none")
+        channels = len(dataset.mean)
+        dataset = replace(dataset, mean=(0.5 * (scaling == "centred"),) * channels, std=(1.0,) * channels)
+    return dataset if examples is None else dataset.subset(examples)
+
+
+def _stamps(name: str, root: Path) -> Iterator[tuple[str, int, int, int]]:
+    """(path, bytes, time of change, time of the entry's change) of every file that the data set may be read from."""
+    if name.startswith("folder:"):
+        places = [root / name.removeprefix("folder:")]
+    elif name in SOURCES:
+        places = [root / SOURCES[name][1], root / name]
+    else:
+        places = list(root.glob(f"*{name}*"))
+    files = [str(place) for place in places if place.is_file()]
+    files += [os.path.join(at, file) for place in places for at, _, names in os.walk(place) for file in names]
+    for file in files:
+        stat = os.stat(file)
+        yield file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
