@@ -44,7 +44,7 @@ def begin(
         experiment.replace(start="random").build(root)  # says what is wrong before anything long begins
         panel.say("busy", f"Learning the start {experiment.start} (kept for the next time) …")
         start = experiment.make_start(root=root, stop=stop)
-    federation = experiment.build(root, name=name)
+    federation = experiment.begin(start, root=root, name=name) if start else experiment.build(root, name=name)
     federation.memory_mib = memory_mib
     return Run(federation, [(0, experiment)], start)
 
