@@ -108,9 +108,7 @@ def _own_state(name: str, beginning: Beginning) -> State:
             given["model"] = beginning.model.build(data.input_shape, data.num_classes, draws)
         made = made(**{key: value for key, value in given.items() if key in asked})
     if not isinstance(made, Mapping) or not all(isinstance(tensor, Tensor) for tensor in made.values()):
-        raise ValueError(
-            f"start {name!r} is a {type(made).__name__}, accepted: tensors by name, such as a state_dict()"
-        )
+        raise ValueError(f"start {name!r} made a {type(made).__name__}, accepted: tensors by name, as a state_dict()")
     return {key: tensor.detach().to("cpu", copy=True) for key, tensor in made.items()}
 
 
