@@ -229,10 +229,11 @@ class Lab:
                 break
             since = time.perf_counter()
             result.done = not any([self._step(result, name) for name in result.sources])
-            result.seconds += time.perf_counter() - since
+            took = time.perf_counter() - since  # of the last frame of every run: the first ones also warm up
+            result.seconds += took
             self._bar.value = min(1.0, self._count(result) / total)
-            left = result.seconds / max(1, self._count(result)) * (total - self._count(result))
-            self._about.value = f"<p>about {max(1, round(left))} s to the end</p>" if not result.done else ""
+            left = took * (total - self._count(result)) / len(result.sources)
+            self._about.value = "" if result.done else f"<p>about {max(1, round(left))} s to the end</p>"
             if time.perf_counter() - self._drawn > max(SHORTEST, SHARE * self._cost) or self._count(result) == 1:
                 self._draw()
         if self._count(result) > first or result.done:

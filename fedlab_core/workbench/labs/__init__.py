@@ -1,0 +1,1 @@
+"""The labs of the notebooks: one plan per experiment, grouped by notebook."""
