@@ -108,6 +108,22 @@ def final_accuracies(result: Result) -> str:
     return f"Test accuracy after {rounds} rounds: {', '.join(parts)}."
 
 
+def draw_pair(figure: Any, result: Result, second: str = "drift") -> None:
+    """Test accuracy, and another measure, over rounds."""
+    axes = figure.subplots(1, 2)
+    for ax, key in zip(axes, ("test_accuracy", second), strict=True):
+        for old in result.earlier:
+            for frames in old.frames.values():
+                ax.plot([plots.measured(r, key) for r in frames], color="0.8", linewidth=1, zorder=0)
+        plots.curves(ax, [plots.Line(n, f, index=i) for i, (n, f) in enumerate(result.frames.items())], key)
+    axes[0].legend(loc="lower right")
+
+
+def best_of(frames: Sequence[Any]) -> float:
+    """The best test accuracy so far."""
+    return max((plots.measured(r, "test_accuracy") for r in frames), default=float("nan"))
+
+
 def nothing_recorded(**settings: Any) -> Sequence[Band]:
     """No recorded result."""
     return ()
