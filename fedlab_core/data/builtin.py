@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedlab_core.data.dataset import Dataset, channel_statistics, stratified_split
+from fedlab_core.data.dataset import Dataset
+from fedlab_core.data.statistics import channel_statistics, stratified_split
 from fedlab_core.randomness import generator
 
 # Capitals, and the 11 lower-case letters whose shape is not their capital's (the classes of EMNIST Balanced without its

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab_core.data.dataset import channel_statistics
+from fedlab_core.data.statistics import channel_statistics
 
 MAGIC = b"fedlab images 1\n"
 HEADER = 4096  # bytes before the pixels: one page, so that the mapping starts on a page

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,28 @@ def check_tensor(argument: str, value: object) -> None:
     if value.layout != torch.strided or value.requires_grad:
         what = "requires_grad=True" if value.requires_grad else f"layout={value.layout}"
         raise ValueError(f"{argument} has {what}, accepted: a dense tensor without gradient, as from .detach()")
+
+
+def check_part(data: Any, before: str, part: str, x: Any, y: Any, groups: Any) -> None:
+    """Everything about a part: "training" (its arguments begin with ""), "validation" or "test".
+
+    Args:
+        data: the `Dataset` it belongs to.
+
+    Raises:
+        ValueError: the first thing that is wrong.
+    """
+    for argument, value in (("x", x), ("y", y)):
+        check_tensor(f"{before}{argument}", value)
+    check_inputs(f"{before}x", part, x, data.kind, data.x)
+    check_targets(f"{before}y", part, y, x, data.kind, data.classes, data.loss is not None)
+    if y.dtype != data.y.dtype or y.shape[1:] != data.y.shape[1:]:
+        raise ValueError(f"{part} y must be like y={describe(data.y)}, got {before}y={describe(y)}")
+    if data.kind == "text" and y.ndim == 2 and data.loss is None and len(x):  # next characters: one vocabulary for both
+        check_labels(f"{before}x", part, x, data.classes)
+    if groups is not None:
+        check_tensor(f"{before}groups", groups)
+        check_groups(f"{before}groups", part, groups, x, data.group_names)
 
 
 def check_inputs(argument: str, part: str, x: Tensor, kind: str, like: Tensor) -> None:

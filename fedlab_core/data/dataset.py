@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral, Real
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fedlab_core.data import checks
+from fedlab_core.data.arrays import fields
+from fedlab_core.data.examples import read_examples
 from fedlab_core.data.measures import LOSSES, Measure, absolute_error, accuracy
 from fedlab_core.randomness import generator
 
@@ -91,26 +93,91 @@ class Dataset:
             checks.check_names(argument, getattr(self, argument))
         checks.check_measures(self.loss, self.metrics)
         for before, part in PARTS.values():
-            x, y = getattr(self, f"{before}x"), getattr(self, f"{before}y")
-            if part == "validation" and x is None and y is None:
-                continue
-            for argument, value in ((f"{before}x", x), (f"{before}y", y)):
-                checks.check_tensor(argument, value)
-            checks.check_inputs(f"{before}x", part, x, self.kind, self.x)
-            checks.check_targets(f"{before}y", part, y, x, self.kind, self.classes, self.loss is not None)
-            if y.dtype != self.y.dtype or y.shape[1:] != self.y.shape[1:]:
-                like, found = checks.describe(self.y), checks.describe(y)
-                raise ValueError(f"{part} y must be like the training y, {like}, got {before}y={found}")
-            groups = getattr(self, f"{before}groups", None)
-            if groups is not None:
-                checks.check_tensor(f"{before}groups", groups)
-                checks.check_groups(f"{before}groups", part, groups, x, self.group_names)
-        if self.kind == "text" and self.y.ndim == 2 and self.loss is None:  # next characters: one vocabulary for both
-            for before, part in PARTS.values():
-                if (x := getattr(self, f"{before}x")) is not None and len(x):
-                    checks.check_labels(f"{before}x", part, x, self.classes)
+            x, y, groups = (getattr(self, f"{before}{name}", None) for name in ("x", "y", "groups"))
+            if part != "validation" or x is not None or y is not None:
+                checks.check_part(self, before, part, x, y, groups)
         entries = {"image": self.x.shape[1], "text": 0, "table": self.x.shape[-1]}[self.kind]
         checks.check_statistics(self.mean, self.std, entries, optional=self.x.is_floating_point())
+
+    @classmethod
+    def from_arrays(
+        cls,
+        x: Any,
+        y: Any,
+        test_x: Any,
+        test_y: Any,
+        classes: Sequence[str] | None = None,
+        *,
+        validation: Any = None,
+        loss: Measure | Literal["mse"] | None = None,
+        metrics: Mapping[str, Measure] | None = None,
+        kind: Literal["image", "text", "table"] | None = None,
+        standardise: bool | None = None,
+        groups: Any = None,
+        test_groups: Any = None,
+        name: str = "own",
+        notes: str = "own arrays",
+    ) -> Dataset:
+        """A data set from tensors, numpy arrays, lists or data frames.
+
+        Args:
+            x: images (n, channels, height, width), (n, height, width, channels) or (n, height, width), bytes or floats;
+                tables (n, features); next-character text (n, T) whole numbers.
+            y: class indices from 0 or class names (n,); (n, T) for text; any numbers with a loss of one's own. Floating
+                targets become float32.
+            test_x, test_y: as `x` and `y`.
+            classes: names of the classes; by default "0", "1", ... or the words found in `y`.
+            validation: inputs and targets, or what `with_validation` takes: a share or a number of training examples.
+            loss, metrics: see the class.
+            kind: needed where type and shape leave it open, such as whole numbers in a table.
+            standardise: bring channels or features to mean 0 and standard deviation 1 of the training part. Default:
+                images of bytes only; floats are read as they are.
+            groups, test_groups: the natural client of each example, whole numbers or names.
+
+        Raises:
+            ValueError: an argument that cannot be read so, named with its value and what is accepted.
+        """
+        parts, pair = {"": (x, y), "test_": (test_x, test_y)}, isinstance(validation, (tuple, list))
+        if pair:
+            parts["validation_"] = validation
+        clients = {"groups": groups, "test_groups": test_groups}
+        known: dict[str, Any] = fields(parts, classes, kind, standardise, clients, loss is not None)
+        own: dict[str, Any] = {"loss": loss} if metrics is None else {"loss": loss, "metrics": metrics}
+        dataset = cls(name=name, notes=notes, **known, **own)
+        return dataset if validation is None or pair else dataset.with_validation(validation)
+
+    @classmethod
+    def from_torch(
+        cls,
+        train: Any,
+        test: Any,
+        classes: Sequence[str] | None = None,
+        *,
+        validation: Any = None,
+        columns: tuple[str | Sequence[str], str] | None = None,
+        **options: Any,
+    ) -> Dataset:
+        """A data set from map-style data sets of torch, torchvision or Hugging Face, each read through once.
+
+        Args:
+            train, test: with a length and items (input, target): tensors, arrays, numbers or Pillow images of one size;
+                or dictionaries, as Hugging Face's `datasets` give. Random transforms are drawn once.
+            classes: names of the classes; by default those the data set knows.
+            validation: a third data set, or what `with_validation` takes.
+            columns: names of the input and of the target in dictionaries; several inputs make a table. Default: the
+                only two there are, or one of a common name.
+            options: `loss`, `metrics`, `kind`, `standardise`, `name`, `notes`, as in `from_arrays`.
+
+        Raises:
+            ValueError: a data set that cannot be read so; the message names it and the item.
+        """
+        x, y, names = read_examples("train", train, columns)
+        test_x, test_y, _ = read_examples("test", test, columns)
+        if hasattr(validation, "__getitem__"):
+            validation = read_examples("validation", validation, columns)[:2]
+        options = {"name": type(train).__name__, "notes": f"read from {type(train).__qualname__}"} | options
+        classes = names if classes is None else classes
+        return cls.from_arrays(x, y, test_x, test_y, classes, validation=validation, **options)
 
     def split(self, name: str) -> tuple[Tensor, Tensor]:
         """Inputs and targets of "train", "validation" or "test".
@@ -251,44 +318,3 @@ class Dataset:
         counts = f"{len(self.x)} train{held} / {len(self.test_x)} test"
         targets = f"{self.num_classes} classes" if self.classes else f"{self.outputs} target values"
         return f"Dataset({self.name}: {counts}, {what}, {targets}{clients}; {self.notes})"
-
-
-def channel_statistics(x: Tensor, chunk: int = 1024) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of x / 255 per channel, exact integer sums, no float copy of all images.
-
-    Args:
-        x: uint8 (n, channels, height, width).
-        chunk: images looked at together.
-
-    Returns:
-        mean and std, one entry per channel; the std of a constant channel is given as 1.
-    """
-    total = torch.zeros(x.shape[1], dtype=torch.int64)
-    squares = torch.zeros_like(total)
-    for part in x.split(chunk):
-        values = part.cpu().to(torch.int32)
-        total += values.sum((0, 2, 3))
-        squares += (values * values).sum((0, 2, 3))
-    count = x.shape[0] * x.shape[2] * x.shape[3]
-    mean = [t / count / 255 for t in total.tolist()]
-    variance = [(s * count - t * t) / count**2 / 255**2 for s, t in zip(squares.tolist(), total.tolist(), strict=True)]
-    return tuple(mean), tuple(v**0.5 if v > 0 else 1.0 for v in variance)
-
-
-def stratified_split(y: Tensor, per_class: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Training and test indices with a given number of test examples of every class.
-
-    Args:
-        y: int64 (n,) labels.
-        per_class: int64 (classes,) test examples of each class.
-        draw: generator of the choice.
-
-    Returns:
-        sorted indices of the training and of the test examples.
-    """
-    order = torch.randperm(len(y), generator=draw)
-    order = order[y[order].argsort(stable=True)]
-    counts = torch.bincount(y, minlength=len(per_class))
-    rank = torch.arange(len(y)) - (counts.cumsum(0) - counts)[y[order]]
-    test = rank < per_class[y[order]]
-    return order[~test].sort().values, order[test].sort().values

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from fedlab_core.data import cache
-from fedlab_core.data.dataset import Dataset, stratified_split
+from fedlab_core.data.dataset import Dataset
+from fedlab_core.data.statistics import stratified_split
 from fedlab_core.randomness import generator
 
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))

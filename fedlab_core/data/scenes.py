@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedlab_core.data.dataset import Dataset, channel_statistics
+from fedlab_core.data.dataset import Dataset
+from fedlab_core.data.statistics import channel_statistics
 from fedlab_core.randomness import generator
 
 SHAPES = ("circle", "ring", "square", "triangle", "star", "cross", "bar", "crescent")
@@ -82,7 +83,7 @@ def draw_scenes(shape: Tensor, texture: Tensor, draws: torch.Generator) -> Scene
             raise ValueError(f"{name}: {int(numbers.min())} to {int(numbers.max())}, accepted: 0 to {most - 1}")
     n = len(shape)
     colour = torch.randint(len(COLOURS), (n,), generator=draws)
-    parts = [_paint(*some, draws) for some in zip(*(t.split(1024) for t in (shape, texture, colour)), strict=True)]
+    parts = [_paint(s, t, c, draws) for s, t, c in zip(*(t.split(1024) for t in (shape, texture, colour)), strict=True)]
     return Scenes(torch.cat(parts) if parts else torch.empty(0, 3, SIZE, SIZE).byte(), shape, texture, colour)
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab_core.data.dataset import Dataset, channel_statistics
+from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.folder import image_folder
+from fedlab_core.data.statistics import channel_statistics
 
 IDX = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
 BATCHES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta")

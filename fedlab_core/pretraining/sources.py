@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fedlab_core.data import Dataset
-from fedlab_core.data.dataset import channel_statistics
+from fedlab_core.data.statistics import channel_statistics
 from fedlab_core.pretraining.pairs import (
     Renders,
     fitted,

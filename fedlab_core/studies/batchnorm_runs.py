@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from fedlab_core.batchnorm.fedtan import FedTAN, UnionSGD
 from fedlab_core.batchnorm.neighbours import fixbn, four_ways, reestimate
 from fedlab_core.data import Dataset, load_dataset
-from fedlab_core.data.dataset import channel_statistics
+from fedlab_core.data.statistics import channel_statistics
 from fedlab_core.federation import Federation
 from fedlab_core.methods import FedAvg
 from fedlab_core.models import build_model

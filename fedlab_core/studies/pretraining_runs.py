@@ -12,7 +12,7 @@ import torch
 
 from fedlab_core import probes
 from fedlab_core.data import Dataset
-from fedlab_core.data.dataset import stratified_split
+from fedlab_core.data.statistics import stratified_split
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.pretraining.named import STARTS as NAMES

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fedlab_core import probes
 from fedlab_core.data import Dataset
-from fedlab_core.data.dataset import channel_statistics
+from fedlab_core.data.statistics import channel_statistics
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.pretraining.starts import Fractals, Start, Supervised

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fedlab_core.data import Dataset, builtin, cache, data_root, dataset_names, folder, load_dataset, missing_data, text
-from fedlab_core.data.dataset import channel_statistics, stratified_split
+from fedlab_core.data.statistics import channel_statistics, stratified_split
 from fedlab_core.randomness import generator
 
 SEEDS = st.integers(0, 2**32)
