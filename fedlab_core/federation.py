@@ -12,7 +12,8 @@ from typing import Any
 
 from torch import nn
 
-from fedlab_core import checkpoint
+from fedlab_core.checkpoint.read import fingerprints, read_run
+from fedlab_core.checkpoint.write import write_run
 from fedlab_core.costs import Costs
 from fedlab_core.data import Dataset
 from fedlab_core.engines import get_engine
@@ -170,6 +171,8 @@ class Federation:
         if not self.past.records:
             zero = Record(0, self.settings.lr_at(1), self.evaluate(), Costs(), Costs(), [])
             self.past = replace(self.past, records=(zero,))
+        if checkpoint is not None:
+            self.save(checkpoint)  # what cannot be saved is said before the first round
         for _ in range(count):
             began = time.perf_counter()
             done = self._advance(self.past.now, stop, progress)
@@ -245,25 +248,24 @@ class Federation:
         if self._local_names(segment) != self._local_names(before) or segment.settings.double != before.settings.double:
             first = replace(first, clients={})
         other = copy.copy(self)
-        other._follow(replace(self.past.forked(segment, first), name=name, parent=(self.name, at)))
+        other._follow(self.past.forked(name, segment, first))
         return other
 
-    def save(self, folder: str | Path) -> None:
-        """Write the run into a folder (safetensors and JSON; see `fedlab_core.checkpoint`)."""
-        checkpoint.write(self.past, checkpoint.fingerprints(self.dataset, self.partition, self.model), folder)
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
+        """Write the run into a folder of its own; see `checkpoint.write.write_run`, also for `overwrite`."""
+        write_run(self.past, fingerprints(self.dataset, self.partition, self.model), folder, overwrite=overwrite)
 
     @classmethod
-    def load(cls, folder: str | Path, dataset: Dataset, partition: Partition, model: nn.Module) -> "Federation":
-        """Read a saved run back.
+    def load(
+        cls, folder: str | Path, dataset: Dataset, partition: Partition, model: nn.Module, **options: Any
+    ) -> "Federation":
+        """Read a saved run back, ready to go on.
 
         Args:
             dataset, partition, model: what the run was made with; of the model only the architecture matters.
-
-        Raises:
-            FileNotFoundError: there is no run in the folder.
-            ValueError: a file is damaged (the message names it), or data, partition or architecture are not the run's.
+            options: methods, device, engine, memory_mib: see `checkpoint.read.read_run`, also for what is raised.
         """
-        past = checkpoint.read(folder, checkpoint.fingerprints(dataset, partition, model), tuple(get_state(model)))
+        past = read_run(folder, fingerprints(dataset, partition, model), tuple(get_state(model)), **options)
         return cls(dataset, partition, model, past.segments[-1].settings, past=past)
 
     def _segment(self, round: int) -> Segment:

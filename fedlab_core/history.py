@@ -1,6 +1,7 @@
 """What a run remembers: one record per round, as plain data, and everything that has happened as one value."""
 
 import math
+import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -203,6 +204,9 @@ class Past:
         segments: which settings and method its rounds follow, at least one; the first starts at 0.
         records: one per round, from that of round 0 on; none before the first round has begun.
         timeline: its snapshots; the last is where the run stands.
+        withdrawn: records that rewinding took back.
+        id: tells the run from all others, also from those that are equal to it.
+        places: what `checkpoint` knows of the folders that the run is saved in, by path.
     """
 
     name: str
@@ -210,6 +214,9 @@ class Past:
     segments: tuple[Segment, ...]
     records: tuple[Record, ...]
     timeline: Timeline
+    withdrawn: tuple[Record, ...] = ()
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    places: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def now(self) -> Snapshot:
@@ -230,14 +237,17 @@ class Past:
         timeline = self.timeline.until(snapshot.round)
         if timeline.last.round < snapshot.round:
             timeline = timeline.added(snapshot)
-        return replace(self, segments=segments, records=self.records[: snapshot.round + 1], timeline=timeline)
+        records, withdrawn = self.records[: snapshot.round + 1], self.records[snapshot.round + 1 :]
+        return replace(
+            self, segments=segments, records=records, timeline=timeline, withdrawn=(*self.withdrawn, *withdrawn)
+        )
 
-    def forked(self, segment: Segment, snapshot: Snapshot) -> "Past":
-        """Up to the start of another segment, and on from the snapshot there."""
+    def forked(self, name: str, segment: Segment, snapshot: Snapshot) -> "Past":
+        """Another run that shares the past up to the start of a new segment, and goes on from the snapshot there."""
         segments = tuple(s for s in self.segments if s.start < segment.start)
         timeline = self.timeline.until(segment.start).added(snapshot, pin=True)
         records = self.records[: segment.start + 1]
-        return replace(self, segments=(*segments, segment), records=records, timeline=timeline)
+        return Past(name, (self.name, segment.start), (*segments, segment), records, timeline)
 
 
 def make_record(

@@ -28,9 +28,9 @@ from fedlab_core.batchnorm.measures import (
     union_gradient,
 )
 from fedlab_core.batchnorm.neighbours import class_accuracy, fixbn, four_ways, reestimate
-from fedlab_core.checkpoint import method_to_json
 from fedlab_core.federation import Federation
 from fedlab_core.methods import FedAvg, build_method
+from fedlab_core.methods.saving import method_to_json
 from fedlab_core.models import build_model
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings

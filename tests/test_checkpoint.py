@@ -12,9 +12,9 @@ import pytest
 import torch
 from small import equal, small_data, small_federation, split
 
-from fedlab_core.checkpoint import method_to_json
 from fedlab_core.federation import Federation
 from fedlab_core.methods import FedAvg, FedProx, Scaffold, build_method
+from fedlab_core.methods.saving import method_from_json, method_to_json
 from fedlab_core.models import build_model
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
@@ -79,7 +79,7 @@ def test_a_fork_is_saved_with_its_past(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path: Path, straight: Federation) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fedlab_core.checkpoint", "pytest", "torch._dynamo"])  # a child starts at once
+    context.set_forkserver_preload(["fedlab_core.federation", "pytest", "torch._dynamo"])  # a child starts at once
     draws, kills = random.Random(0), 0
     for attempt in range(20):
         folder = tmp_path / f"run {attempt}"
@@ -151,8 +151,8 @@ def test_a_run_of_other_data_model_or_partition_is_refused(tmp_path: Path) -> No
 
 def test_methods_are_saved_with_their_options() -> None:
     data = method_to_json(FedProx(0.25))
-    assert data == {"name": "fedprox", "options": {"mu": 0.25}}
-    assert build_method(data["name"], **data["options"]) == FedProx(0.25)
+    assert data == {"name": "fedprox", "class": "fedlab_core.methods.client:FedProx", "options": {"mu": 0.25}}
+    assert method_from_json(data, "here") == build_method(data["name"], **data["options"]) == FedProx(0.25)
     with pytest.raises(ValueError, match="'adamw' is unknown"):
         build_method("adamw")
     with pytest.raises(ValueError, match="does not take"):

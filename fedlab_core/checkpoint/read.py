@@ -1,0 +1,269 @@
+"""Reading a run back: everything is checked against its checksum and for what it says, and no code is run."""
+
+import hashlib
+import os
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from fedlab_core import files
+from fedlab_core.checkpoint.manifest import (
+    FORMAT,
+    OURS,
+    Head,
+    Stored,
+    check_follows,
+    head_from_json,
+    parent_from_json,
+    read_journal,
+    record_from_json,
+    segments_from_json,
+)
+from fedlab_core.checkpoint.place import (
+    HEAD,
+    MOST,
+    Place,
+    file_stat,
+    needed_memories,
+    place_key,
+    read_bytes,
+    read_journal_bytes,
+    stored_files,
+)
+from fedlab_core.data import Dataset
+from fedlab_core.history import Past, Segment
+from fedlab_core.methods.saving import Methods
+from fedlab_core.partition import Partition
+from fedlab_core.state import State, frozen_names
+from fedlab_core.timeline import Snapshot, Timeline
+
+
+def fingerprints(dataset: Dataset, partition: Partition, model: nn.Module) -> dict[str, str]:
+    """What tells data, partition and architecture from others."""
+    shapes = repr([(n, tuple(t.shape)) for n, t in model.state_dict().items() if isinstance(t, torch.Tensor)])
+    frozen = sorted(frozen_names(model))
+    return {
+        "dataset": dataset.fingerprint,
+        "partition": partition.fingerprint,
+        "model": hashlib.sha256((shapes + (repr(frozen) if frozen else "")).encode()).hexdigest()[:16],
+    }
+
+
+def read_run(
+    folder: str | Path,
+    about: Mapping[str, str],
+    names: Sequence[str],
+    *,
+    methods: Methods = (),
+    device: str | None = None,
+    engine: str | None = None,
+    memory_mib: float = 512.0,
+) -> Past:
+    """Read a run back.
+
+    Args:
+        about: of what the run is to go on with, see `fingerprints`.
+        names: of the model's tensors, in their order.
+        methods: classes of one's own methods.
+        device, engine: where to go on; None for where the run was.
+        memory_mib: limit of the kept snapshots.
+
+    Raises:
+        FileNotFoundError: there is no run in the folder.
+        ValueError: a file is damaged (the message names it), or data, partition or architecture are not the run's.
+    """
+    folder = Path(folder)
+    for attempt in range(5):
+        head = _head(folder)
+        try:
+            return _read(folder, head, about, names, methods, device, engine, int(memory_mib * 2**20))
+        except ValueError:
+            if attempt == 4 or _head(folder) == head:
+                raise  # else another process saved meanwhile, and has removed a file
+    raise AssertionError
+
+
+def _head(folder: Path) -> bytes:
+    try:
+        return files.read(folder / HEAD, MOST)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{folder / HEAD}: no run is saved there") from None
+
+
+def _read(
+    folder: Path,
+    content: bytes,
+    about: Mapping[str, str],
+    names: Sequence[str],
+    methods: Methods,
+    device: str | None,
+    engine: str | None,
+    limit: int,
+) -> Past:
+    path, place = folder / HEAD, Place(head=content)
+    data = files.parse(content, path)
+    if data.get("format") == 1:
+        past = _read_1(folder, data, about, names, methods, device, engine, limit)
+    else:
+        data = files.unseal(content, path)
+        if data.get("format") != FORMAT:
+            raise ValueError(f"{path}: format {data.get('format')!r}, accepted: 1, {FORMAT}")
+        head = head_from_json(data, path, methods)
+        _check_made_with(about, head.fingerprints, folder)
+        head = replace(head, segments=_moved(head.segments, head.round, device, engine, path))
+        past = _read_2(folder, head, names, limit, place)
+    return replace(past, places={place_key(folder): place})
+
+
+def _check_made_with(about: Mapping[str, str], made_with: Mapping[str, str], folder: Path) -> None:
+    for what, expected in about.items():
+        if made_with.get(what) != expected:
+            raise ValueError(f"{what}: {expected} is not what the run in {folder} was made with: {made_with.get(what)}")
+
+
+def _moved(
+    segments: Sequence[Segment], round: int, device: str | None, engine: str | None, path: Path
+) -> tuple[Segment, ...]:
+    """The segments with another device and engine, where these are given."""
+    last = segments[-1]
+    if last.start > round:
+        raise ValueError(f"{path}: a segment starts at round {last.start}, after {round}, the last")
+    if engine is None and ":" in last.settings.engine:
+        raise ValueError(
+            f"engine={last.settings.engine!r} is the address where the run of {path} was; it is contacted only if "
+            "load(..., engine=...) names it; engine='loop' goes on here"
+        )
+    device, engine = device or last.settings.device, engine or last.settings.engine
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={device!r} is not on this machine, accepted: load(..., device='cpu')") from error
+    return tuple(replace(s, settings=s.settings.replace(device=device, engine=engine)) for s in segments)
+
+
+def _read_2(folder: Path, head: Head, names: Sequence[str], limit: int, place: Place) -> Past:
+    path = folder / head.journal.file
+    if list(head.tensors) != list(names):
+        raise ValueError(f"{folder / HEAD}: its tensors {list(head.tensors)} are not the model's {list(names)}")
+    records, kept, dropped = read_journal(read_journal_bytes(folder, head.journal), path)
+    if kept[-1].round != head.round or kept[-1].round in dropped:
+        raise ValueError(f"{path}: the snapshot of round {head.round} is missing")
+    if len(records) != head.round + 1 and (records or head.round):
+        raise ValueError(f"{path}: {len(records)} records, round {head.round} needs {head.round + 1}")
+    needed = needed_memories(kept, dropped)
+    starts, device = {segment.start for segment in head.segments}, head.segments[-1].settings.device
+    timeline = Timeline(limit)
+    clients: dict[int, State] = {}
+    for one in kept:
+        clients = {} if one.fresh else clients
+        if one.memories is not None and one.round in needed:
+            clients = clients | _memories(folder, one.memories, one.clients, device)
+        if one.round not in dropped:
+            first = timeline.at_or_before(0).state if one.round else {}
+            state, server = _state(folder, one.state, first, head, device)
+            timeline = timeline.added(Snapshot(one.round, state, server, clients), pin=one.round in starts)
+    place.journal, place.records, place.last = head.journal, len(records), records[-1] if records else None
+    place.kept = [one for one in kept if one.round not in dropped or one.round in needed]
+    place.dropped = dropped & needed
+    place.snapshots = {snapshot.round: weakref.ref(snapshot) for snapshot in timeline}
+    place.clients = timeline.last.clients
+    place.seen = {one.file: file_stat(os.lstat(folder / one.file)) for one in stored_files(place)}
+    return Past(head.name, head.parent, head.segments, tuple(records), timeline, id=head.id)
+
+
+def _read_1(
+    folder: Path,
+    data: Mapping[str, Any],
+    about: Mapping[str, str],
+    names: Sequence[str],
+    methods: Methods,
+    device: str | None,
+    engine: str | None,
+    limit: int,
+) -> Past:
+    """A run of the first format: one JSON file, and all of a snapshot in one file."""
+    path = folder / HEAD
+    missing = {"name", "parent", "round", "fingerprints", "segments", "records", "snapshots"} - data.keys()
+    if missing:
+        raise ValueError(f"{path}: not a complete run, {sorted(missing)} is missing")
+    try:
+        _check_made_with(about, data["fingerprints"], folder)
+        segments = segments_from_json(data["segments"], path, methods)
+        segments = _moved(segments, data["round"], device, engine, path)
+        records = [record_from_json({"engine": "", **record}, f"{path}: record") for record in data["records"]]
+        for count in range(1, len(records) + 1):
+            check_follows(records[:count], str(path))
+        entries = sorted((int(round), entry["file"], entry["sha256"]) for round, entry in data["snapshots"].items())
+        parent = parent_from_json(data["parent"], f"{path}: parent")
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{path}: not a complete run ({error!r})") from error
+    timeline, starts = Timeline(limit), {segment.start for segment in segments}
+    for round, file, checksum in entries:
+        state: State = dict(timeline.at_or_before(0).state) if round else {}
+        server: State = {}
+        clients: dict[int, State] = {}
+        if not OURS.fullmatch(file):
+            raise ValueError(f"{path}: {file!r} is not the name of a snapshot")
+        stored = Stored(file, _size(folder / file), checksum)
+        for key, tensor in _tensors(folder, stored, segments[-1].settings.device).items():
+            part, _, name = key.partition("/")
+            if part.removeprefix("client-").isdecimal():
+                clients.setdefault(int(part.removeprefix("client-")), {})[name] = tensor
+            else:
+                (state if part == "state" else server)[name] = tensor
+        if not set(names) <= state.keys():
+            raise ValueError(f"{folder / file}: {sorted(set(names) - state.keys())} is missing")
+        ordered = {name: state[name] for name in names}
+        timeline = timeline.added(Snapshot(round, ordered, server, dict(sorted(clients.items()))), pin=round in starts)
+    if not entries or entries[0][0] != 0 or timeline.last.round != data["round"]:
+        raise ValueError(f"{path}: the snapshot of round 0 or {data['round']} is missing")
+    return Past(data["name"], parent, segments, tuple(records), timeline)
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.lstat(path).st_size
+    except FileNotFoundError:
+        raise ValueError(f"{path}: missing, though {HEAD} names it") from None
+
+
+def _tensors(folder: Path, stored: Stored, device: str) -> State:
+    content = read_bytes(folder, stored)
+    try:
+        return {name: tensor.to(device) for name, tensor in safetensors.torch.load(content).items()}
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(f"{folder / stored.file}: not a safetensors file ({error})") from error
+
+
+def _state(folder: Path, stored: Stored, first: State, head: Head, device: str) -> tuple[State, State]:
+    """The global model and the server's memory of a snapshot."""
+    path = folder / stored.file
+    state: State = dict(first)
+    server: State = {}
+    for key, tensor in _tensors(folder, stored, device).items():
+        part, _, name = key.partition("/")
+        if part not in ("state", "server"):
+            raise ValueError(f"{path}: {key!r} is neither of the state nor of the server")
+        (state if part == "state" else server)[name] = tensor
+    found = {name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in state.items()}
+    if found != head.tensors:
+        raise ValueError(f"{path}: its tensors are not those that {HEAD} lists")
+    return {name: state[name] for name in head.tensors}, server
+
+
+def _memories(folder: Path, stored: Stored, clients: Sequence[int], device: str) -> dict[int, State]:
+    """What clients keep, by their number."""
+    found: dict[int, State] = {client: {} for client in clients}
+    for key, tensor in _tensors(folder, stored, device).items():
+        client, _, name = key.partition("/")
+        if not client.isdecimal() or int(client) not in found:
+            raise ValueError(f"{folder / stored.file}: {key!r} is of no client that the run names")
+        found[int(client)][name] = tensor
+    return found
