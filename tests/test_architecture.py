@@ -11,6 +11,7 @@ import fedlab_core
 
 ROOT = Path(fedlab_core.__file__).parent
 LAYERS = (
+    ("check", "files"),
     ("randomness", "settings", "state", "costs", "drift", "sampling", "glossary"),
     ("data", "partition"),
     ("models",),
