@@ -1,6 +1,6 @@
 # make lab and make test are the two commands; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-lowest check notebooks bench claims record clean
+.PHONY: help lab test test-lowest types check notebooks bench claims record clean
 
 # The interpreter that creates .venv: the first one found that is new enough, or `make lab PYTHON=/path/to/python`.
 NEW_ENOUGH = import sys, venv; sys.exit(sys.version_info < (3, 11))
@@ -24,10 +24,14 @@ lab: $(INSTALLED)  ## create the environment if needed and open the first notebo
 
 test: $(INSTALLED)  ## create the environment if needed and run every test: unit, property, notebook, browser
 	$(VENV_PYTHON) -m ruff check .
+	$(VENV_PYTHON) -m mypy
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
 
 test-lowest: .venv-lowest/installed  ## run the tests with the oldest packages that pyproject.toml allows (PYTHON=python3.12)
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
+
+types: $(INSTALLED)  ## check the types of fedlab_core
+	$(VENV_PYTHON) -m mypy $(ARGS)
 
 check:  ## say OK or FAIL for each package, device and data set, and what to do about each FAIL
 	@if [ -x $(VENV_PYTHON) ]; then $(VENV_PYTHON) tools/check.py; else $(FIND_PYTHON) && "$(PYTHON)" tools/check.py; fi
@@ -45,7 +49,7 @@ record: $(INSTALLED)  ## make a record of figures/ again, resumably: make record
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m fedlab_core.studies $(NAME) $(ARGS)
 
 clean:  ## remove the environment, caches and screenshots; data and figures stay
-	rm -rf .venv .venv-lowest build dist *.egg-info .pytest_cache .ruff_cache .hypothesis tests/browser/artefacts
+	rm -rf .venv .venv-lowest build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis tests/browser/artefacts
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(INSTALLED): pyproject.toml tools/jupyterlab_overrides.json

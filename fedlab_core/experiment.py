@@ -103,7 +103,7 @@ class Experiment:
     def make_model(self, dataset: Dataset) -> nn.Module:
         """The model with its random initial weights."""
         draws = generator(self.settings.seed, "initial weights")
-        return self.architecture.build(dataset.input_shape, dataset.num_classes, draws)
+        return self.architecture.build(dataset.input_shape, dataset.outputs, draws)
 
     def make_start(
         self,

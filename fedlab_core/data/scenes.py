@@ -83,7 +83,8 @@ def draw_scenes(shape: Tensor, texture: Tensor, draws: torch.Generator) -> Scene
             raise ValueError(f"{name}: {int(numbers.min())} to {int(numbers.max())}, accepted: 0 to {most - 1}")
     n = len(shape)
     colour = torch.randint(len(COLOURS), (n,), generator=draws)
-    parts = [_paint(s, t, c, draws) for s, t, c in zip(*(t.split(1024) for t in (shape, texture, colour)), strict=True)]
+    pieces = zip(shape.split(1024), texture.split(1024), colour.split(1024), strict=True)
+    parts = [_paint(s, t, c, draws) for s, t, c in pieces]
     return Scenes(torch.cat(parts) if parts else torch.empty(0, 3, SIZE, SIZE).byte(), shape, texture, colour)
 
 

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -179,7 +180,7 @@ class Moon(FedAvg):
         context.scratch = frozen
 
     def loss(self, context: Context, x: Tensor, y: Tensor) -> Tensor:
-        model = context.model
+        model: Any = context.model
         if not self.mu:
             return task_loss(model(x), y)
         features = model.features(x)

@@ -62,7 +62,7 @@ class ViT(nn.Module):
         self.embed = nn.Linear(channels * patch * patch, dim)
         self.class_token = nn.Parameter(torch.empty(1, 1, dim))
         self.position = nn.Parameter(torch.empty(1, 1 + (height // patch) * (width // patch), dim))
-        self.pre_norm = nn.Identity()
+        self.pre_norm: nn.Module = nn.Identity()
         self.blocks = nn.ModuleList(TransformerBlock(dim, heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, num_classes)

@@ -65,7 +65,7 @@ def recipe(name: str, input_shape: tuple[int, ...]) -> tuple[Step, ...]:
             raise ValueError(f"start={name!r} has colour images of 32 x 32 pixels, the model reads {input_shape}")
         return ()
     pairs, own = Fractals("pairs", images=3000, epochs=5), Decentralised(rounds=5)
-    return {
+    recipes: dict[str, tuple[Step, ...]] = {
         "letters": (Supervised("letters", {"size": height, "per_class": 150}, epochs=8, lr=0.05),),
         "caltech101": (Supervised("caltech101", {"size": height, "channels": channels}, epochs=8, lr=0.05),),
         "fractal pairs": (pairs,),
@@ -74,7 +74,8 @@ def recipe(name: str, input_shape: tuple[int, ...]) -> tuple[Step, ...]:
         "noise": (Fractals("noise", images=3000, epochs=5),),
         "decentralised": (own,),
         "pairs, decentralised": (pairs, own),
-    }[name]
+    }
+    return recipes[name]
 
 
 def named_start(
@@ -105,7 +106,7 @@ def _own_state(name: str, beginning: Beginning) -> State:
         given: dict[str, Any] = {"data": data, "partition": beginning.partition, "seed": beginning.seed}
         if "model" in asked:
             draws = generator(beginning.seed, "start", 0)
-            given["model"] = beginning.model.build(data.input_shape, data.num_classes, draws)
+            given["model"] = beginning.model.build(data.input_shape, data.outputs, draws)
         made = made(**{key: value for key, value in given.items() if key in asked})
     if not isinstance(made, Mapping) or not all(isinstance(tensor, Tensor) for tensor in made.values()):
         raise ValueError(f"start {name!r} made a {type(made).__name__}, accepted: tensors by name, as a state_dict()")

@@ -233,7 +233,7 @@ def _pretrain(beginning: Beginning, step: Step, state: State, number: int, root:
     else:
         source, method = beginning.data, SelfSupervised(step.objective, views=step.views)
     draws = generator(seed, "start", number)
-    model = transfer(state, beginning.model.build(shape, source.num_classes, draws))
+    model = transfer(state, beginning.model.build(shape, source.outputs, draws))
     if isinstance(method, SelfSupervised):
         norm = step.norm if isinstance(step, Decentralised) else "batch"
         model = Siamese(model, _width(model), draws, method.objective, norm=norm)
@@ -244,7 +244,7 @@ def _pretrain(beginning: Beginning, step: Step, state: State, number: int, root:
         batch_size=step.batch_size,
         lr=step.lr,
         lr_schedule="cosine",
-        schedule_rounds=step.rounds if local else step.epochs,
+        schedule_rounds=step.rounds if isinstance(step, Decentralised) else step.epochs,
         momentum=step.momentum,
         batch_norm="average",
         seed=seed,

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -155,17 +155,17 @@ class _Loss:
         self.count = max((y != -100).sum().item(), 1)
         self.weights = {n: state[n].detach().clone().requires_grad_() for n in federation.trained_names}
 
-    def _parts(self) -> list[Tensor]:
+    def _parts(self) -> Iterator[Tensor]:
         """Losses of batches that add up to the mean loss, one graph each."""
         for x, y in zip(self.x.split(_BATCH), self.y.split(_BATCH), strict=True):
             yield task_loss(functional_call(self.model, self.state | self.weights, (x,)), y, "sum") / self.count
 
     def gradient(self) -> State:
         with single_threaded():
-            total = None
+            total: list[Tensor] = []
             for part in self._parts():
                 grads = torch.autograd.grad(part, list(self.weights.values()))
-                total = grads if total is None else [a + b for a, b in zip(total, grads, strict=True)]
+                total = [a + b for a, b in zip(total, grads, strict=True)] if total else list(grads)
         return dict(zip(self.weights, total, strict=True))
 
     def hessian(self) -> tuple:

@@ -31,7 +31,7 @@ class Mixtures:
 
     def summary(self) -> dict[str, float]:
         """Mean, standard deviation (n - 1 in the denominator) and worst value of both measures."""
-        result = {}
+        result: dict[str, float] = {}
         for name, values, worst in (("loss", self.loss, max), ("accuracy", self.accuracy, min)):
             mean = sum(values) / len(values)
             squares = sum((v - mean) ** 2 for v in values)

@@ -137,10 +137,11 @@ def plane_of_path(states: Sequence[State], names: Iterable[str]) -> Plane:
         if weights.sum() < 0:  # the path begins on the positive side
             weights = -weights
         parts = [_difference(state, last) for state in states[:-1]]
+        shares, zero = weights.tolist(), torch.zeros(())
         directions.append(
-            {n: sum(w * part[n] for w, part in zip(weights.tolist(), parts, strict=True)) for n in parts[0]}
+            {n: sum((w * part[n] for w, part in zip(shares, parts, strict=True)), zero) for n in parts[0]}
         )
-    return Plane(last, *directions, names, (((0.0, 0.0), last),))
+    return Plane(last, directions[0], directions[1], names, (((0.0, 0.0), last),))
 
 
 def scan(

@@ -138,14 +138,14 @@ def clip_from_transformers(weights: State, config: Any, source: str = "the state
         for block in tower.blocks:
             block.activation = activations[part.hidden_act]
         set_eps(tower, part.layer_norm_eps)
-    found = {}
+    found: State = {}
     for name, tensor in weights.items():
         if name.endswith("position_ids"):  # 0, 1, 2, ..., which older checkpoints keep
             continue
-        tower, _, rest = name.partition("_model.encoder.layers.")
+        side, _, rest = name.partition("_model.encoder.layers.")
         if rest:
             number, _, rest = rest.partition(".")
-            found[f"{'image' if tower == 'vision' else tower}.blocks.{number}.{renamed(rest, _HF_BLOCK)}"] = tensor
+            found[f"{'image' if side == 'vision' else side}.blocks.{number}.{renamed(rest, _HF_BLOCK)}"] = tensor
         else:
             found[renamed(name, _HF)] = tensor
     return filled(clip, _shaped(found), source)
@@ -201,7 +201,7 @@ def clip_from_open_clip(model: Any, source: str = "the model") -> CLIP:
     Raises:
         ValueError: another layout than OpenAI's: other towers, or read elsewhere than at class and end token.
     """
-    visual = getattr(model, "visual", None)
+    visual: Any = getattr(model, "visual", None)
     layout = [getattr(visual, "pool_type", None), getattr(model, "text_pool_type", None)]
     if layout != ["tok", "argmax"] or model.attn_mask is None:
         raise ValueError(f"{source}: a {type(model).__name__} read at {layout}, accepted: a CLIP of OpenAI's layout")

@@ -134,7 +134,10 @@ def blank(name: str, num_classes: int, seed: int) -> ViT | CLIP:
     draws = generator(seed, "backbone")
     if RECIPES[name].kind == "clip":
         return small_clip(SHAPE, VOCABULARY, draws, NETWORK["dim"], **NETWORK)
-    return build_model("vit", SHAPE, num_classes, draws, **NETWORK)
+    options: dict[str, Any] = dict(NETWORK)
+    model = build_model("vit", SHAPE, num_classes, draws, **options)
+    assert isinstance(model, ViT)
+    return model
 
 
 def source(recipe: Recipe) -> Dataset:

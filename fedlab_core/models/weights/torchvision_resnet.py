@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -19,7 +20,7 @@ SMALL = 64  # pixels: smaller images get a 3 x 3 stem with stride 1 and no pooli
 class _Features(nn.Module):
     """A torchvision network whose classifier is called `head` and whose features can be asked for."""
 
-    def __init__(self, inner: nn.Module, num_classes: int, input_shape: tuple[int, ...]) -> None:
+    def __init__(self, inner: Any, num_classes: int, input_shape: tuple[int, ...]) -> None:
         super().__init__()
         channels, height, width = input_shape
         if (channels, min(height, width) < SMALL) != (3, False):
@@ -143,7 +144,7 @@ def _resized_stem(kernel: Tensor, shape: torch.Size) -> Tensor:
     if kernel.shape[1] != shape[1]:
         kernel = kernel.sum(1, keepdim=True).expand(-1, shape[1], -1, -1) / shape[1]
     if kernel.shape[2:] != shape[2:]:
-        small = F.adaptive_avg_pool2d(kernel, shape[2:])
+        small = F.adaptive_avg_pool2d(kernel, (shape[2], shape[3]))
         total = small.sum((2, 3), keepdim=True)
         wanted = kernel.sum((2, 3), keepdim=True)
         kernel = small + (wanted - total) / (shape[2] * shape[3])
