@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedlab_core.data import arguments
 from fedlab_core.data.feature_skew import FeatureSkew, SkewKind
 
 _TRIES = 10  # Dirichlet draws before the smallest clients are topped up by hand
@@ -18,11 +19,16 @@ _TRIES = 10  # Dirichlet draws before the smallest clients are topped up by hand
 class Partition:
     """Examples by client in compressed rows: client k holds `indices[offsets[k]:offsets[k + 1]]`.
 
-    Attributes:
-        indices: int64 (total,), positions in the training set.
-        offsets: int64 (clients + 1,), from 0 to total.
-        description: how it was made, such as "dirichlet(alpha=0.3), 20 clients".
+    Args:
+        indices: int64 (total,), positions in the training set; whole numbers in a list or NumPy array become a tensor.
+        offsets: int64 (clients + 1,), from 0 to total; likewise.
+        description: how it was made, such as "dirichlet(alpha=0.3), 20 clients". If examples are held more than once,
+            their number is added to it.
         transform: what each client does to its images before using them; None for nothing.
+
+    Raises:
+        ValueError: indices that are negative or no whole numbers, offsets that do not rise from 0 to their number, or a
+            transform for another number of clients.
     """
 
     indices: Tensor
@@ -31,9 +37,41 @@ class Partition:
     transform: FeatureSkew | None = None
 
     def __post_init__(self) -> None:
-        o = self.offsets
-        if len(o) < 2 or o[0] != 0 or o[-1] != len(self.indices) or bool((o.diff() < 0).any()):
-            raise ValueError(f"offsets: expected to rise from 0 to the number of indices, {len(self.indices)}")
+        for name in ("indices", "offsets"):
+            object.__setattr__(self, name, arguments.whole_numbers(name, getattr(self, name)))
+        indices, o = self.indices, self.offsets
+        if len(o) < 2 or o[0] != 0 or o[-1] != len(indices) or bool((o.diff() < 0).any()):
+            found = f"{o[:5].tolist()}{' ...' if len(o) > 5 else ''}"
+            raise ValueError(f"offsets={found}: expected to rise from 0 to the number of indices, {len(indices)}")
+        if len(indices) and int(indices.min()) < 0:
+            place = int((indices < 0).nonzero()[0])
+            raise ValueError(f"indices[{place}]={int(indices[place])}, accepted: positions in the training set, from 0")
+        if not isinstance(self.description, str):
+            raise ValueError(f"description={self.description!r}, accepted: a text")
+        if self.transform is not None and (clients := len(self.transform.parameters)) != len(self):
+            raise ValueError(f"transform is for {clients} clients, accepted: for {len(self)}, as many as here")
+        if (repeated := self.repeated) and "held more than once" not in self.description:
+            said = f"{repeated} example{'s' * (repeated > 1)} held more than once"
+            object.__setattr__(self, "description", ", ".join(filter(None, (self.description, said))))
+
+    @property
+    def repeated(self) -> int:
+        """How many examples are held more than once, by one client or by several."""
+        ordered = self.indices.sort().values
+        return len(ordered[1:][ordered[1:] == ordered[:-1]].unique())
+
+    def check(self, n: int) -> None:
+        """Compare the indices with the number of training examples.
+
+        Raises:
+            ValueError: a client holds an example that does not exist.
+        """
+        n = arguments.whole("n", n, 1)
+        if len(self.indices) and int(self.indices.max()) >= n:
+            place = int((self.indices >= n).nonzero()[0])
+            client = int(torch.searchsorted(self.offsets, place, right=True)) - 1
+            index = int(self.indices[place])
+            raise ValueError(f"indices: client {client} holds example {index}, accepted: 0 to {n - 1}, {n} examples")
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -67,7 +105,8 @@ def iid(n: int, clients: int, generator: torch.Generator) -> Partition:
     Raises:
         ValueError: more clients than examples.
     """
-    _check_clients(n, clients)
+    arguments.check_generator(generator)
+    n, clients = arguments.check_clients(n, clients)
     return Partition(torch.randperm(n, generator=generator), _even_cuts(n, clients), _describe("iid", clients))
 
 
@@ -80,10 +119,12 @@ def shards(labels: Tensor, clients: int, per_client: int, generator: torch.Gener
     Raises:
         ValueError: fewer examples than shards; labels not one-dimensional.
     """
-    n = _check_labels(labels)
+    labels = arguments.labels_of(labels)
+    per_client = arguments.whole("per_client", per_client)
     if per_client < 1:
         raise ValueError(f"per_client={per_client}: expected 1 or more")
-    _check_clients(n, clients, per_client, "per_client")
+    arguments.check_generator(generator)
+    n, clients = arguments.check_clients(len(labels), clients, per_client, "per_client")
     count = clients * per_client
     order = torch.randperm(n, generator=generator)
     order = order[labels[order].argsort(stable=True)]
@@ -113,12 +154,15 @@ def dirichlet(labels: Tensor, clients: int, alpha: float, generator: torch.Gener
     Raises:
         ValueError: alpha not positive and finite; min_size * clients > n; labels not one-dimensional.
     """
-    n = _check_labels(labels)
-    _check_clients(n, clients, min_size, "min_size")
+    labels = arguments.labels_of(labels)
+    arguments.check_generator(generator)
+    n, clients = arguments.check_clients(len(labels), clients, min_size)
+    alpha = arguments.real("alpha", alpha)
     if not (alpha > 0 and math.isfinite(alpha)):
         raise ValueError(f"alpha={alpha}: expected a positive, finite number")
     order = torch.randperm(n, generator=generator)
     classes, group = labels[order].unique(return_inverse=True)
+    arguments.check_cells(clients, len(classes))
     order = order[group.argsort(stable=True)]
     per_class = group.bincount(minlength=len(classes))
     for _ in range(_TRIES):
@@ -152,7 +196,9 @@ def quantity(n: int, clients: int, generator: torch.Generator, sigma: float = 1.
     Raises:
         ValueError: sigma negative or not finite; min_size * clients > n.
     """
-    _check_clients(n, clients, min_size, "min_size")
+    arguments.check_generator(generator)
+    n, clients = arguments.check_clients(n, clients, min_size)
+    sigma = arguments.real("sigma", sigma)
     if not 0 <= sigma < math.inf:
         raise ValueError(f"sigma={sigma}: expected a finite number, 0 or more")
     share = (sigma * torch.randn(clients, generator=generator, dtype=torch.float64)).softmax(0)
@@ -178,7 +224,8 @@ def natural(groups: Tensor | None, min_size: int = 1) -> Partition:
     """
     if groups is None:
         raise ValueError("groups=None: this data set has no natural clients; choose another partition")
-    n = _check_labels(groups, "groups")
+    groups = arguments.labels_of(groups, "groups")
+    min_size, n = arguments.whole("min_size", min_size, 1), len(groups)
     _, owner, sizes = groups.unique(return_inverse=True, return_counts=True)
     keep = sizes >= min_size
     clients, dropped = int(keep.sum()), int((~keep).sum())
@@ -191,12 +238,12 @@ def natural(groups: Tensor | None, min_size: int = 1) -> Partition:
 
 def pooled(n: int) -> Partition:
     """One client with all n examples: the centralised reference."""
-    _check_clients(n, 1)
+    n, _ = arguments.check_clients(n, 1)
     return Partition(torch.arange(n), torch.tensor([0, n]), _describe("pooled", 1))
 
 
 def with_feature_skew(partition: Partition, kind: SkewKind, strength: float, generator: torch.Generator) -> Partition:
-    """The same partition whose clients also see their images differently (feature skew).
+    """A copy of the partition whose clients also see their images differently (feature skew).
 
     Args:
         partition: who holds what; a transform it already has is replaced.
@@ -211,6 +258,8 @@ def with_feature_skew(partition: Partition, kind: SkewKind, strength: float, gen
     limit = {"rotation": 180.0, "contrast": math.inf, "noise": math.inf}
     if kind not in limit:
         raise ValueError(f"kind={kind!r}: expected one of {', '.join(limit)}")
+    strength = arguments.real("strength", strength)
+    arguments.check_generator(generator)
     if not (0 <= strength <= limit[kind] and math.isfinite(strength)):
         raise ValueError(f"strength={strength}: expected a finite number from 0 to {limit[kind]:g} for {kind}")
     u = torch.rand(len(partition), generator=generator)
@@ -231,32 +280,14 @@ def label_counts(partition: Partition, labels: Tensor, num_classes: int) -> Tens
     Raises:
         ValueError: labels not one-dimensional, or outside 0 to num_classes - 1.
     """
-    _check_labels(labels)
+    labels, num_classes = arguments.labels_of(labels), arguments.whole("num_classes", num_classes, 1)
+    partition.check(len(labels))
+    arguments.check_cells(len(partition), num_classes)
     if labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(f"labels: from {int(labels.min())} to {int(labels.max())}, expected 0 to {num_classes - 1}")
     client = torch.arange(len(partition)).repeat_interleave(partition.sizes)
     cells = client * num_classes + labels[partition.indices]
     return cells.bincount(minlength=len(partition) * num_classes).view(len(partition), num_classes)
-
-
-def _check_clients(n: int, clients: int, least: int = 1, name: str = "min_size") -> None:
-    if least < 0:
-        raise ValueError(f"{name}={least}: expected 0 or more")
-    if clients < 1:
-        raise ValueError(f"clients={clients}: expected 1 or more")
-    if n < 1:
-        raise ValueError(f"n={n}: expected at least one example")
-    if clients * least > n:
-        condition = "" if least == 1 else f" with {name}={least}"
-        other = f", or {name} at most {n // clients}" if least > 1 and clients <= n else ""
-        raise ValueError(f"clients={clients}: {n} examples make at most {n // least} clients{condition}{other}")
-
-
-def _check_labels(labels: Tensor, name: str = "labels") -> int:
-    if labels.ndim != 1 or labels.dtype != torch.int64 or not len(labels):
-        shape = f"{tuple(labels.shape)} of {str(labels.dtype).removeprefix('torch.')}"
-        raise ValueError(f"{name}: got {shape}, expected one int64 per example, (n,) with n at least 1")
-    return len(labels)
 
 
 def _describe(how: str, clients: int) -> str:

@@ -1,7 +1,9 @@
 """Partitions are exact, repeatable and say what is possible; feature skew does what its parameters say."""
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -382,3 +384,96 @@ def test_parameters_are_drawn_per_client_within_the_strength() -> None:
 def test_bad_images(x: Tensor, client: int, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         skew("rotation", 10.0).apply(x, client)
+
+
+# --- arguments of any kind -------------------------------------------------------------------------------------------
+
+
+@FAST
+@given(
+    st.lists(st.lists(st.integers(0, 30), max_size=5), min_size=1, max_size=8), st.sampled_from(["list", "numpy", "i4"])
+)
+def test_lists_and_arrays_become_tensors(clients: list[list[int]], form: str) -> None:
+    indices, offsets = [i for client in clients for i in client], [0]
+    for client in clients:
+        offsets.append(offsets[-1] + len(client))
+    dtype = {"list": None, "numpy": np.int64, "i4": np.int32}[form]
+    given_ = (indices, offsets) if dtype is None else (np.array(indices, dtype), np.array(offsets, dtype))
+    made = Partition(*given_, "own")
+    assert [client.tolist() for client in made] == clients and made.indices.dtype == made.offsets.dtype == torch.int64
+    assert made.fingerprint == Partition(torch.tensor(indices).long(), torch.tensor(offsets), "own").fingerprint
+    counts = [indices.count(i) for i in set(indices)]
+    assert made.repeated == sum(count > 1 for count in counts)
+    assert ("held more than once" in made.description) == (made.repeated > 0)
+    assert replace(made, transform=None).description == made.description  # said once
+    highest = max(indices, default=-1)
+    made.check(highest + 1 if indices else 1)
+    if highest > 0:
+        with pytest.raises(ValueError, match=f"client .* holds example {highest}, accepted: 0 to {highest - 1}"):
+            made.check(highest)
+
+
+@pytest.mark.parametrize(
+    ("indices", "offsets", "says"),
+    [
+        ([0, -1], [0, 2], r"indices\[1\]=-1, accepted: positions in the training set, from 0"),
+        ([0.0, 1.0], [0, 2], r"indices is float64 \(2,\), accepted: whole numbers"),
+        ([[0, 1]], [0, 2], r"indices is int64 \(1, 2\), accepted: whole numbers"),
+        ([True, False], [0, 2], r"indices is bool \(2,\)"),
+        (["a"], [0, 1], "indices: .*accepted: whole numbers"),
+        ([[0], [1, 2]], [0, 1], "indices: .*accepted: whole numbers"),
+        ([0, 1], [0, 3], r"offsets=\[0, 3\]: expected to rise from 0 to the number of indices, 2"),
+        ([0, 1, 2], [0, 2, 1, 3], r"offsets=\[0, 2, 1, 3\]: expected to rise"),
+    ],
+)
+def test_indices_and_offsets_that_cannot_be(indices: list, offsets: list[int], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Partition(indices, offsets, "own")  # type: ignore[arg-type]
+
+
+def test_examples_held_twice_are_said() -> None:
+    assert Partition([0, 1, 1, 2], [0, 2, 4], "own").description == "own, 1 example held more than once"  # type: ignore[arg-type]
+    assert Partition([0, 1, 1, 0], [0, 2, 4], "").description == "2 examples held more than once"  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="indices: client 1 holds example 99, accepted: 0 to 59, 60 examples"):
+        Partition([0, 1, 99, 3], [0, 2, 4], "own").check(60)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="transform is for 3 clients, accepted: for 2, as many as here"):
+        replace(Partition([0, 1], [0, 1, 2], "own"), transform=skew("rotation", 1.0, 2.0, 3.0))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("request_", "says"),
+    [
+        (lambda: dirichlet(labels_of(100), 10**9, 1.0, draws(), 0), "clients=1000000000, accepted: at most 10000000"),
+        (lambda: quantity(100, 10**9, draws(), min_size=0), "clients=1000000000, accepted: at most 10000000"),
+        (lambda: iid(10**12, 10, draws()), "n=1000000000000, accepted: at most 100000000"),
+        (lambda: dirichlet(torch.arange(10**4), 10**4, 1.0, draws()), "clients=10000: a table .* at most 5000 clients"),
+        (lambda: label_counts(pooled(3), torch.tensor([0, 1, 2]), 10**9), "clients=1: a table .* too large"),
+        (lambda: label_counts(pooled(4), torch.tensor([0, 1, 2]), 3), "holds example 3, accepted: 0 to 2"),
+        (lambda: iid(100, 2.5, draws()), "clients=2.5, accepted: a whole number"),
+        (lambda: iid(100, True, draws()), "clients=True, accepted: a whole number"),
+        (lambda: iid("100", 5, draws()), "n='100', accepted: a whole number"),
+        (lambda: iid(100, 5, 0), "generator=0, accepted: a torch.Generator"),
+        (lambda: quantity(100, 5, draws(), sigma="1"), "sigma='1', accepted: a number"),
+        (lambda: quantity(100, 5, draws(), sigma=math.nan), "sigma=nan: expected a finite number"),
+        (lambda: quantity(100, 5, draws(), min_size=1.5), "min_size=1.5, accepted: a whole number"),
+        (lambda: shards(labels_of(100), 5, None, draws()), "per_client=None, accepted: a whole number"),
+        (lambda: dirichlet(labels_of(100), 5, None, draws()), "alpha=None, accepted: a number"),
+        (lambda: dirichlet(labels_of(100), 5, [1.0], draws()), r"alpha=\[1.0\], accepted: a number"),
+        (lambda: dirichlet([0.5, 1.5], 1, 1.0, draws()), "labels is float64 .*accepted: whole numbers"),
+        (lambda: natural([]), "groups: got .0,. of int64, expected one int64 per example"),
+        (lambda: natural([1, 1], 0), "min_size=0, accepted: a whole number >= 1"),
+        (lambda: with_feature_skew(pooled(3), "noise", "0.1", draws()), "strength='0.1', accepted: a number"),
+        (lambda: with_feature_skew(pooled(3), "noise", 0.1, None), "generator=None, accepted"),
+    ],
+)
+def test_unfit_and_unbounded_requests_are_refused_at_once(request_, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        request_()
+
+
+def test_scalars_and_labels_of_numpy_are_as_good() -> None:
+    labels = labels_of(100)
+    made = dirichlet(labels.numpy(), np.int32(7), np.float32(0.5), draws(), np.int64(2))
+    assert made.fingerprint == dirichlet(labels, 7, 0.5, draws(), 2).fingerprint
+    assert iid(np.int64(100), torch.tensor(4), draws()).fingerprint == iid(100, 4, draws()).fingerprint
+    assert natural(labels.tolist()).fingerprint == natural(labels).fingerprint

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedlab_core.data.checks import KINDS, check_tensor, describe
+from fedlab_core.data.arguments import describe
+from fedlab_core.data.checks import KINDS, check_tensor
 from fedlab_core.data.measures import IGNORE
 from fedlab_core.data.statistics import statistics
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedlab_core.data.arguments import describe
 from fedlab_core.data.measures import IGNORE
 
 KINDS = ("image", "text", "table")
@@ -168,11 +169,6 @@ def check_measures(loss: object, metrics: object) -> None:
         )
     if not isinstance(metrics, Mapping) or not all(isinstance(k, str) and callable(m) for k, m in metrics.items()):
         raise ValueError(f"metrics={metrics!r}, accepted: a dict from names to functions (outputs, targets) -> (n,)")
-
-
-def describe(tensor: Tensor) -> str:
-    """Type and shape, as in "float32 (60, 8)"."""
-    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
 
 
 def _short(values: Sequence[float]) -> str:
