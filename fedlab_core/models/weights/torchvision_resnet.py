@@ -130,7 +130,7 @@ def fit_imagenet(weights: State, model: nn.Module) -> State:
         if key not in own:
             raise ValueError(f"the weights have {name!r}, which the model lacks")
         if name == "conv1.weight":
-            tensor = _resized_stem(tensor.float(), own[key].shape)
+            tensor = resized_stem(tensor.float(), own[key].shape)
         if tensor.shape != own[key].shape:
             raise ValueError(f"{name!r} has shape {tuple(tensor.shape)}, the model's is {tuple(own[key].shape)}")
         result[key] = tensor
@@ -139,7 +139,7 @@ def fit_imagenet(weights: State, model: nn.Module) -> State:
     return result
 
 
-def _resized_stem(kernel: Tensor, shape: torch.Size) -> Tensor:
+def resized_stem(kernel: Tensor, shape: torch.Size) -> Tensor:
     """(out, channels, k, k) -> shape, with the sum over channels and positions kept."""
     if kernel.shape[1] != shape[1]:
         kernel = kernel.sum(1, keepdim=True).expand(-1, shape[1], -1, -1) / shape[1]
