@@ -73,7 +73,7 @@ def test_experiments_differ_by_key_and_seed() -> None:
         ({"method": "fedavg", "method_options": {"mu": 1}}, "does not take"),
         ({"partition": "natural"}, "groups"),
         ({"partition_options": {"feature_skew": "rotation"}}, "strength"),
-        ({"start": "imagenet"}, "start='imagenet' is unknown"),
+        ({"start": "elsewhere"}, "start='elsewhere' is unknown"),
     ],
 )
 def test_impossible_experiments_say_what_is_wrong(changes: dict[str, Any], message: str) -> None:

@@ -75,11 +75,8 @@ class Controls:
         self.norm = fields.dropdown("Norm", ["none"], "its normalisation layers")
         policies = [("choose a policy", ""), *((POLICY_LABELS.get(p, p), p) for p in BATCH_NORM_POLICIES)]
         self.batch_norm = fields.dropdown("Batch norm", policies, "what happens to batch normalisation in a federation")
-        self.start = fields.dropdown(
-            "Start",
-            [name for name in STARTS if installed(name)],
-            "what the network has learnt before; learnt once, then kept",
-        )
+        starts = [name for name in STARTS if installed(name)]
+        self.start = fields.dropdown("Start", starts, "what the network has learnt before; learnt once, then kept")
         ways = [(f"{way.family}: {way.title}", name) for name, way in TUNINGS.items() if not way.of_clip]
         self.tuning = fields.dropdown(
             "Fine-tune", ways, "what is trained besides the classifier, and travels; of a vit"
