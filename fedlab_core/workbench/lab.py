@@ -168,14 +168,14 @@ class Lab:
         if self.plan.experiment is not None:
             experiment = self.plan.experiment(**self.settings)
             lines += ["", "from fedlab_core.experiment import Experiment", "", f"data = {experiment.to_json()!r}"]
-            lines += [f"federation = Experiment.from_json(data).build().run({self.plan.rounds})"]
+            lines += [f"federation = Experiment.from_json(data).build().run({self.plan.length(self.settings)})"]
         return "\n".join(lines)
 
     def open_workbench(self) -> Workbench:
         """The settings in a full workbench, under the lab."""
         if self.plan.experiment is None:
             raise ValueError("this lab is no single experiment, so the workbench cannot open it")
-        self._bench = Workbench(self.plan.experiment(**self.settings), rounds=self.plan.rounds)
+        self._bench = Workbench(self.plan.experiment(**self.settings), rounds=self.plan.length(self.settings))
         self.view.children = (*self.view.children[:9], self._bench.view)
         return self._bench
 
@@ -222,19 +222,24 @@ class Lab:
             result.seconds += time.perf_counter() - began
             self._result = result
         result = self._result
-        first, total = self._count(result), self.plan.rounds * len(result.sources)
+        first, total = self._count(result), self.plan.length(result.settings) * len(result.sources)
         self.say("busy", "Running …" if budget is None else "A first look …")
+        sweeps = 0
         while not (result.done or self._worker.stop.is_set()):
-            if budget is not None and time.perf_counter() - began > budget and self._count(result):
+            if budget is not None and time.perf_counter() - began > budget and sweeps > 1:
                 break
-            since = time.perf_counter()
-            result.done = not any([self._step(result, name) for name in result.sources])
+            since, more = time.perf_counter(), False
+            for name in result.sources:
+                more |= self._step(result, name)
+                if self._count(result) == 1:  # the first picture does not wait for the other runs
+                    self._draw()
+            result.done, sweeps = not more, sweeps + 1
             took = time.perf_counter() - since  # of the last frame of every run: the first ones also warm up
             result.seconds += took
             self._bar.value = min(1.0, self._count(result) / total)
             left = took * (total - self._count(result)) / len(result.sources)
             self._about.value = "" if result.done else f"<p>about {max(1, round(left))} s to the end</p>"
-            if time.perf_counter() - self._drawn > max(SHORTEST, SHARE * self._cost) or self._count(result) == 1:
+            if time.perf_counter() - self._drawn > max(SHORTEST, SHARE * self._cost):
                 self._draw()
         if self._count(result) > first or result.done:
             self._draw()
@@ -248,13 +253,13 @@ class Lab:
         """One frame of a run; False if there is none left."""
         frames, source = result.frames[name], result.sources[name]
         if isinstance(source, Federation):
-            if source.round >= self.plan.rounds:
+            if source.round >= self.plan.length(result.settings):
                 return False
             for _ in source.rounds(1, stop=self._worker.stop):
                 pass
             frames[:] = source.history
             return True
-        frame = next(source, None) if len(frames) < self.plan.rounds else None
+        frame = next(source, None) if len(frames) < self.plan.length(result.settings) else None
         if frame is not None:
             frames.append(frame)
         return frame is not None

@@ -138,7 +138,7 @@ class Plan:
         make: called with the knobs' values by name; returns what runs, by name.
         knobs: by name, the values a reader may choose.
         start: values at first; the first of its values for a knob that is not named here.
-        rounds: frames per run, at most.
+        rounds: frames per run at most, or a function of the knobs' values.
         draw: draws a result into an empty figure.
         sentence: reads a result in numbers.
         experiment: the experiment to open in the workbench, from the knobs' values; None offers none.
@@ -150,12 +150,16 @@ class Plan:
     make: Callable[..., Mapping[str, Source]]
     knobs: Mapping[str, Sequence[Any]]
     start: Mapping[str, Any] = field(default_factory=dict)
-    rounds: int = 10
+    rounds: int | Callable[..., int] = 10
     draw: Callable[[Any, Result], None] = accuracy_curves
     sentence: Callable[[Result], str] = final_accuracies
     experiment: Callable[..., Experiment] | None = None
     behind: Callable[..., Sequence[Band]] = nothing_recorded
     size: tuple[float, float] = (8.0, 3.4)
+
+    def length(self, settings: Mapping[str, Any]) -> int:
+        """Frames per run, at most."""
+        return self.rounds if isinstance(self.rounds, int) else self.rounds(**settings)
 
     def begin(self, settings: Mapping[str, Any], earlier: Sequence[Result] = ()) -> Result:
         """A result without frames."""

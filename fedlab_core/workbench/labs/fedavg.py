@@ -75,7 +75,7 @@ def read_race(result: Result) -> str:
             f"{rounds:.1f} rounds" if math.isfinite(rounds) else f"not in {frames[-1].round} rounds (best {best:.2f})"
         )
         parts.append(f"{name}: {reached}")
-    fast, *others = counted.values()
+    fast, *others = counted.values() or (0.0,)
     ratio = f", {others[0] / fast:.1f} times fewer" if others and math.isfinite(others[0]) and fast else ""
     return f"To {100 * TARGET:.0f} % test accuracy. {'; '.join(parts)}{ratio}."
 

@@ -1,0 +1,165 @@
+"""Notebook 05: what should travel, and together or alone."""
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedlab_core import plots
+from fedlab_core.costs import count_flops
+from fedlab_core.finetuning.accounts import classification_loss, payload
+from fedlab_core.studies.finetuning_runs import Setup, Way, accuracy, at_clients, federation
+from fedlab_core.studies.record import recorded
+from fedlab_core.workbench.plan import Band, Plan, Result
+
+METHODS = ("bias", "layer_norm", "vpt_deep", "adapter", "lora", "head", "full")
+STARTS = {"random": "random", "weak": "vit_weak", "strong": "vit_strong"}
+
+
+@dataclass(frozen=True)
+class Spent:
+    """A run so far: rounds done, test accuracy, megabytes sent, GFLOP computed, and how many parameters travel."""
+
+    round: int
+    test: float
+    megabytes: float
+    gflop: float
+    trained: int
+
+
+def rate(start: str, method: str) -> float:
+    """The learning rate that the recorded search chose; 0.03 without a record."""
+    found = recorded("finetuning_strength")
+    return float(found["starts"][start]["lr"].get(method, 0.03)) if found else 0.03
+
+
+def tune(start: str, method: str, shots: int) -> Iterator[Spent]:
+    """One frame per second round."""
+    setup = dataclasses.replace(Setup(), shots=shots)
+    run = federation(setup, Way(STARTS[start], method), 0, rate(start, method))
+    data = run.dataset
+    step = count_flops(run.model, classification_loss(data.prepare(data.x[: setup.batch_size])))
+    trained = payload(run.model).trained
+    yield Spent(0, accuracy(run, run.state, data.test_x, data.test_y), 0.0, 0.0, trained)
+    while True:
+        record = run.run(2).history[-1]
+        test = accuracy(run, run.state, data.test_x, data.test_y)
+        yield Spent(record.round, test, record.total.bytes / 1e6, record.total.steps * step / 1e9, trained)
+
+
+def draw_travel(figure: Any, result: Result) -> None:
+    """The same curves over rounds, megabytes and GFLOP."""
+    axes = figure.subplots(1, 3, sharey=True)
+    for i, band in enumerate(result.behind):
+        band.draw(axes[0], i)
+    for ax, key in zip(axes, ("round", "megabytes", "gflop"), strict=True):
+        for old in result.earlier:
+            for frames in old.frames.values():
+                ax.plot([getattr(f, key) for f in frames], [f.test for f in frames], color="0.8", linewidth=1)
+        for i, (name, frames) in enumerate(result.frames.items()):
+            look = plots.Line(name, [], index=i).style
+            ax.plot([getattr(f, key) for f in frames], [f.test for f in frames], label=name, **look)
+    axes[0].set(xlabel="round", ylabel="test accuracy", ylim=(0, 1))
+    axes[1].set_xscale("symlog", linthresh=0.02)
+    axes[1].set(xlabel="megabytes sent (log)", xlim=(0, None))
+    axes[2].set(xlabel="GFLOP of all clients")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)
+
+
+def read_travel(result: Result) -> str:
+    """Accuracy, parameters and megabytes of each."""
+    parts = [
+        f"{name}: {frames[-1].test:.2f} with {frames[-1].trained:,} parameters, {frames[-1].megabytes:.2f} MB"
+        for name, frames in result.frames.items()
+        if frames
+    ]
+    rounds = max((f[-1].round for f in result.frames.values() if f), default=0)
+    return f"After {rounds} rounds. {'; '.join(parts)}."
+
+
+def travel_behind(method: str, start: str, shots: int) -> Sequence[Band]:
+    """The recorded runs of the same start and methods."""
+    found = recorded("finetuning_strength")
+    if found is None or shots != 16:
+        return ()
+    bands = []
+    for name in dict.fromkeys((method, "full")):
+        runs = found["starts"][start]["runs"].get(name, [])
+        if runs:
+            bands.append(Band.of_curves(f"{name}", runs[0]["round"], [run["test"] for run in runs]))
+    return bands
+
+
+TRAVEL = Plan(
+    "What should travel?",
+    lambda method, start, shots: {m: tune(start, m, shots) for m in dict.fromkeys((method, "full"))},
+    {"method": METHODS, "start": tuple(STARTS), "shots": (1, 2, 4, 8, 16)},
+    {"start": "strong", "shots": 16},
+    rounds=5,
+    draw=draw_travel,
+    sentence=read_travel,
+    behind=travel_behind,
+    size=(10.5, 3.8),
+)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """A round's mean over clients of the accuracy on all test pictures, on them weighted as the client's own classes
+    are, and on its own training pictures."""
+
+    round: int
+    test: float
+    own: float
+    train: float
+
+
+def clients(shots: int, alpha: float, alone: bool) -> Iterator[Ends]:
+    """One frame per third round."""
+    setup = dataclasses.replace(Setup(), shots=shots, alpha=alpha)
+    run = federation(setup, Way("vit_strong", "bias", local=alone), 0, 0.1 if alone else 0.03)
+    if alone:  # as many local steps for each client as the federated run takes for all
+        run = run.fork("alone", at=0, fraction=1.0)
+    while True:
+        run.run(3)
+        found = at_clients(run, run.dataset.test_x, run.dataset.test_y)
+        yield Ends(run.round, found["test"], found["own"], found["train"])
+
+
+def draw_together(figure: Any, result: Result) -> None:
+    """Training and test accuracy, together and alone; the gap between the two is over-fitting."""
+    axes = figure.subplots(1, 3, sharey=True)
+    titles = {"test": "all classes", "own": "the client's own classes", "train": "its training pictures"}
+    for ax, (key, title) in zip(axes, titles.items(), strict=True):
+        for i, (name, frames) in enumerate(result.frames.items()):
+            look = plots.Line(name, [], index=i).style
+            ax.plot([f.round for f in frames], [getattr(f, key) for f in frames], label=name, **look)
+            for old in result.earlier:
+                if name in old.frames:
+                    ax.plot([f.round for f in old.frames[name]], [getattr(f, key) for f in old.frames[name]], "0.8")
+        ax.set(title=title, xlabel="round", ylim=(0, 1.02))
+    axes[0].set_ylabel("accuracy, mean over clients")
+    axes[0].legend(loc="lower right")
+
+
+def read_together(result: Result) -> str:
+    """Test, own classes and over-fitting of both."""
+    parts = []
+    for name, frames in result.frames.items():
+        if frames:
+            last = frames[-1]
+            gap = last.train - last.own
+            parts.append(f"{name}: all classes {last.test:.2f}, own classes {last.own:.2f}, over-fitting {gap:+.2f}")
+    return "; ".join(parts).capitalize() + "."
+
+
+TOGETHER = Plan(
+    "Together or alone?",
+    lambda shots, alpha: {"together": clients(shots, alpha, False), "alone": clients(shots, alpha, True)},
+    {"shots": (1, 2, 4, 8, 16), "alpha": (0.1, 0.5, 100.0)},
+    {"shots": 4, "alpha": 0.5},
+    rounds=3,
+    draw=draw_together,
+    sentence=read_together,
+    size=(10.0, 3.4),
+)

@@ -1,0 +1,126 @@
+"""Notebook 06: the active block climbs through the network while it trains."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from fedlab_core import plots
+from fedlab_core.layerwise.accounts import flops_by_round, peak_memory, training_memory
+from fedlab_core.layerwise.evaluation import features, knn_accuracy
+from fedlab_core.layerwise.method import LayerWise
+from fedlab_core.layerwise.stages import Stage
+from fedlab_core.plots import layerwise as plots_layerwise
+from fedlab_core.studies.layerwise_runs import Setup, federation
+from fedlab_core.workbench.plan import Plan, Result
+
+RATES = {"layer_wise": 2e-3, "progressive": 2e-3, "end_to_end": 1e-3}
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Climbing:
+    """A round: which part was trained, what a step of it keeps in memory, and how good the features are.
+
+    Attributes:
+        round: its number; 0 is before any training.
+        blocks: of the network.
+        stage: of the round; kept: which blocks the mask of client 0 left in.
+        memory, whole: bytes of a training step now, and end to end.
+        knn: accuracy of nearest neighbours on the features of the network as it is then.
+        gflop, megabytes: of all clients so far.
+    """
+
+    round: int
+    blocks: int
+    stage: Stage
+    kept: tuple[bool, ...]
+    memory: int
+    whole: int
+    knn: float
+    gflop: float
+    megabytes: float
+
+
+def climb(scheme: str, blocks: int, drop: float, stage_rounds: int) -> Mapping[str, Iterator[Climbing]]:
+    """One frame per round."""
+    setup = Setup(stage=stage_rounds)
+    setup = dataclasses.replace(setup, model={**setup.model, "depth": blocks})
+
+    def frames() -> Iterator[Climbing]:
+        run, rounds = federation(setup, 0, RATES[scheme], scheme=scheme, drop=drop)
+        rule, data = run.method, run.dataset
+        assert isinstance(rule, LayerWise)
+        batch = torch.zeros(setup.batch_size, *data.input_shape)
+        whole = peak_memory(run.model, LayerWise(scheme="end_to_end"), batch).total
+        for number in range(rounds + 1):
+            stage = rule.schedule.stage(max(0, number - 1), blocks)
+            kept = rule.schedule.kept(stage, 0, max(1, number), 0, 0)
+            memory = training_memory(run.model, rule, stage, batch, kept).total
+            bank = features(run.model, data, run.state, stage.depth)
+            knn = knn_accuracy(bank.x, data.y, bank.test_x, data.test_y)
+            sent = run.history[-1].total.bytes / 1e6 if run.history else 0.0
+            yield Climbing(number, blocks, stage, kept, memory, whole, knn, sum(flops_by_round(run)) / 1e9, sent)
+            run.run(1)
+
+    return {scheme.replace("_", "-"): frames()}
+
+
+def draw_climb(figure: Any, result: Result) -> None:
+    """The network with its active block; memory now and end to end; nearest neighbours over rounds."""
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.1, 0.8, 1.5))
+    frames: Sequence[Climbing] = result.frames[next(iter(result.frames))]
+    if not frames:
+        return
+    last = frames[-1]
+    plots_layerwise.network(left, last.blocks, last.stage, last.kept)
+    left.set_title(f"round {last.round}", fontsize=9)
+    bars = middle.bar(
+        ["now", "end to end"], [last.memory / MIB, last.whole / MIB], color=(plots.LINE_COLORS[1], "0.75")
+    )
+    middle.bar_label(bars, fmt="%.1f", fontsize=8)
+    middle.set(title="memory of a step (MiB)", ylim=(0, 1.15 * last.whole / MIB))
+    for old in result.earlier:
+        for name, kept in old.frames.items():
+            right.plot(
+                [f.round for f in kept], [f.knn for f in kept], color="0.8", linewidth=1.2, label=f"before: {name}"
+            )
+    right.plot([f.round for f in frames], [f.knn for f in frames], "o-", color=plots.LINE_COLORS[0], markersize=4)
+    right.axhline(frames[0].knn, color="0.5", linestyle=":", linewidth=1)
+    right.text(frames[-1].round, frames[0].knn, "random features", ha="right", va="bottom", fontsize=8, color="0.4")
+    for before, after in zip(frames, frames[1:], strict=False):
+        if after.stage.number != before.stage.number:
+            right.axvline(before.round + 0.5, color="0.85", linewidth=1, zorder=0)
+    right.set(xlabel="round (lines: the next block)", title="accuracy of nearest neighbours", ylim=(0.7, 1.0))
+
+
+def read_climb(result: Result) -> str:
+    """Memory, accuracy and cost."""
+    (name, frames), *_ = result.frames.items()
+    if not frames:
+        return "No round yet."
+    last, most = frames[-1], max(f.memory for f in frames)
+    return (
+        f"{name}, round {last.round}: a step needs {last.whole / last.memory:.1f} times less memory than end to end "
+        f"(at its peak {last.whole / most:.1f} times); nearest neighbours {last.knn:.3f} against {frames[0].knn:.3f} "
+        f"of random features, for {last.gflop:.0f} GFLOP and {last.megabytes:.1f} MB."
+    )
+
+
+CLIMB = Plan(
+    "Climb while you train",
+    climb,
+    {
+        "scheme": tuple(RATES),
+        "blocks": (2, 4, 6, 8),
+        "drop": (0.0, 0.25, 0.5, 0.75),
+        "stage_rounds": (1, 2, 4),
+    },
+    {"blocks": 4, "stage_rounds": 2},
+    rounds=lambda blocks, stage_rounds, **_: blocks * stage_rounds + 1,
+    draw=draw_climb,
+    sentence=read_climb,
+    size=(10.5, 3.9),
+)

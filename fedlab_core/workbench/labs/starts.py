@@ -1,0 +1,221 @@
+"""Notebook 03: what the starting point does, and a start made before the reader's eyes."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedlab_core import plots, probes
+from fedlab_core.experiment import Experiment
+from fedlab_core.history import Record
+from fedlab_core.pretraining.pairs import fractal_pairs, make_renders
+from fedlab_core.pretraining.starts import Decentralised, Fractals
+from fedlab_core.randomness import generator
+from fedlab_core.references import centralised
+from fedlab_core.studies.pretraining_rows import best
+from fedlab_core.studies.pretraining_runs import DIGITS
+from fedlab_core.studies.record import recorded
+from fedlab_core.workbench.plan import Band, Plan, Result, best_of
+
+ALPHAS = (0.05, 0.1, 0.3, 100.0)
+THETAS = [i / 8 for i in range(9)]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A round of a run from one start.
+
+    Attributes:
+        record: of the round.
+        gap: test accuracy of centralised training with as many gradient steps from the same start, minus the run's.
+        barrier: between the run's model and that of IID clients from the same start.
+        mixture, spread: mean and standard deviation of the accuracy of ten random mixtures of the clients' models.
+    """
+
+    record: Record
+    gap: float
+    barrier: float
+    mixture: float
+    spread: float
+
+
+def experiment(start: str, alpha: float, method: str, lr: float) -> Experiment:
+    """Ten clients with digits, a small dense network."""
+    skewed = DIGITS.replace(partition="dirichlet", partition_options={"alpha": alpha}, engine="stacked")
+    options = {"mu": 0.1} if method == "fedprox" else {}
+    return skewed.replace(start=start, method=method, method_options=options, lr=lr)
+
+
+def follow(one: Experiment) -> Iterator[Seen]:
+    """Trains the run, its centralised reference and its IID twin side by side."""
+    run = one.build()
+    pooled, iid = centralised(run), one.replace(partition="iid", partition_options={}).build()
+    while True:
+        for each in (run, pooled, iid):
+            each.run(1)
+        accuracy = run.history[-1].metrics["test_accuracy"]
+        found = probes.spread(run, run.round, count=10)
+        line = probes.line(run, iid.state, run.state, THETAS, split="test")
+        gap = pooled.history[-1].metrics["test_accuracy"] - accuracy
+        yield Seen(run.history[-1], gap, line.barrier, found["accuracy_mean"], found["accuracy_sd"])
+
+
+def race(start: str, alpha: float, method: str, lr: float) -> Mapping[str, Iterator[Seen]]:
+    """From random weights, and from the chosen start."""
+    names = dict.fromkeys(("random", start))
+    return {f"from {name}": follow(experiment(name, alpha, method, lr)) for name in names}
+
+
+def draw_race(figure: Any, result: Result) -> None:
+    """Accuracy; the gap to centralised training; drift; the barrier to IID clients' model; mixtures."""
+    axes = figure.subplots(2, 2).ravel()
+    for i, band in enumerate(result.behind):
+        band.draw(axes[0], i)
+    for i, (name, frames) in enumerate(result.frames.items()):
+        look, rounds = plots.Line(name, [], index=i).style, [f.record.round for f in frames]
+        axes[0].plot(rounds, [f.record.metrics["test_accuracy"] for f in frames], label=name, **look)
+        axes[1].plot(rounds, [f.record.metrics["drift"] for f in frames], **look)
+        axes[2].plot(rounds, [f.barrier for f in frames], **look)
+        middle, half = np.array([f.mixture for f in frames]), np.array([f.spread for f in frames])
+        axes[3].plot(rounds, middle, **look)
+        axes[3].fill_between(rounds, middle - half, middle + half, color=look["color"], alpha=0.2, linewidth=0)
+        axes[0].plot(rounds, [f.record.metrics["test_accuracy"] + f.gap for f in frames], color=look["color"], lw=0.8)
+    axes[0].set(title="test accuracy (thin: centralised)", ylim=(0, 1.02))
+    axes[1].set(title=r"drift: mean $\Vert w_k - w_t\Vert$", ylim=(0, None))
+    axes[2].set(
+        title="barrier to the model of IID clients (nats)", ylim=(0, max(0.2, axes[2].get_ylim()[1])), xlabel="round"
+    )
+    axes[3].set(title="mixtures of the clients' models: accuracy, ±1 sd", ylim=(0, 1.02), xlabel="round")
+    axes[0].legend(loc="lower right", fontsize=7)
+
+
+def read_race(result: Result) -> str:
+    """Each start's last round in numbers."""
+    parts = []
+    for name, frames in result.frames.items():
+        if frames:
+            last = frames[-1]
+            parts.append(
+                f"{name}: accuracy {last.record.metrics['test_accuracy']:.2f}, {last.gap:+.2f} to centralised, drift "
+                f"{last.record.metrics['drift']:.2f}, barrier {last.barrier:.2f}, mixtures {last.mixture:.2f} "
+                f"± {last.spread:.2f}"
+            )
+    rounds = max((f[-1].record.round for f in result.frames.values() if f), default=0)
+    return f"After {rounds} rounds. {'; '.join(parts)}."
+
+
+def behind(start: str, alpha: float, method: str, lr: float) -> Sequence[Band]:
+    """The recorded runs at this skew, each start at its best rate."""
+    found, skew = recorded("pretraining"), {0.05: "Dir(0.05)", 0.3: "Dir(0.3)", 100.0: "IID"}.get(alpha)
+    bands = []
+    for name in dict.fromkeys(("random", start)):
+        try:
+            rows = best(found["rows"], start=name, skew=skew, method=method)
+        except (TypeError, ValueError):  # no record, or not of this setting
+            continue
+        curves = [row["curves"]["test_accuracy"] for row in rows]
+        bands.append(Band.of_curves(f"from {name}, lr {rows[0]['lr']:g}", range(len(curves[0])), curves))
+    return bands
+
+
+STARTS = ("random", "letters", "fractal pairs", "fractal labels", "noise", "decentralised")
+START = Plan(
+    "The starting point",
+    race,
+    {"start": STARTS, "alpha": ALPHAS, "method": ("fedavg", "fedprox", "scaffold"), "lr": (0.03, 0.1, 0.3, 1.0)},
+    {"start": "letters", "alpha": 0.05, "lr": 0.1},
+    rounds=12,
+    draw=draw_race,
+    sentence=read_race,
+    experiment=experiment,
+    behind=behind,
+    size=(10.0, 5.4),
+)
+
+
+# ---------------------------------------------------------------------------------------------- make your own start
+
+
+@dataclass(frozen=True)
+class Step:
+    """A round of a race at equal bytes.
+
+    Attributes:
+        megabytes: sent so far, those of the start included.
+        record: of the round.
+        pictures: (n, height, width, 3) what the start was learnt from; none for the random one.
+    """
+
+    megabytes: float
+    record: Record
+    pictures: NDArray | None = None
+
+
+def own(codes: int, images: int, epochs: int, decentralised: int) -> Mapping[str, Iterator[Step]]:
+    """From random weights, and from fractals followed by the clients' own images."""
+    skewed = DIGITS.replace(partition="dirichlet", partition_options={"alpha": 0.05}, lr=0.3, engine="stacked")
+
+    def frames(learnt: bool) -> Iterator[Step]:
+        pictures, steps = None, []
+        if learnt:
+            first, _ = fractal_pairs(make_renders(codes, 8, 0), 12, generator(0, "own start"))
+            pictures = first.permute(0, 2, 3, 1).clamp(0, 1).numpy()
+            steps = [Fractals("pairs", codes=codes, images=images, epochs=epochs)]
+            steps += [Decentralised(rounds=decentralised)] if decentralised else []
+        start = skewed.make_start(steps)
+        run = skewed.begin(start)
+        while True:
+            run.run(1)
+            yield Step((start.bytes + run.history[-1].total.bytes) / 1e6, run.history[-1], pictures)
+
+    return {"random": frames(False), "own start": frames(True)}
+
+
+def draw_own(figure: Any, result: Result) -> None:
+    """Above, what the start was learnt from; below, accuracy at equal bytes."""
+    above, below = figure.subfigures(2, 1, height_ratios=(1, 3.2))
+    ax = below.subplots()
+    for i, (name, frames) in enumerate(result.frames.items()):
+        if not frames:
+            continue
+        if frames[-1].pictures is not None:
+            for cell, picture in zip(above.subplots(1, 12), frames[-1].pictures, strict=True):
+                cell.imshow(picture)
+                cell.axis("off")
+        xs, ys = [f.megabytes for f in frames], [f.record.metrics["test_accuracy"] for f in frames]
+        ax.plot(xs, ys, label=name, **plots.Line(name, [], index=i).style)
+        for old in result.earlier:
+            ax.plot(
+                [f.megabytes for f in old.frames[name]],
+                [f.record.metrics["test_accuracy"] for f in old.frames[name]],
+                "0.8",
+            )
+    ax.set(xlabel="megabytes sent, the start's own included", ylabel="test accuracy", ylim=(0, 1.02), xlim=(0, None))
+    ax.legend(loc="lower right")
+
+
+def read_own(result: Result) -> str:
+    """Both at the bytes that both have spent."""
+    runs = {name: frames for name, frames in result.frames.items() if frames}
+    if len(runs) < 2:
+        return "Learning the start …"
+    spent = min(frames[-1].megabytes for frames in runs.values())
+    parts = []
+    for name, frames in runs.items():
+        within = [f.record for f in frames if f.megabytes <= spent + 1e-9]
+        parts.append(f"{name} {best_of(within):.2f}" if within else f"{name} has not begun")
+    return f"At {spent:.1f} MB, best so far: {', '.join(parts)}."
+
+
+OWN_START = Plan(
+    "Make your own start: fractals, then the clients' own images",
+    own,
+    {"codes": (8, 24, 48), "images": (256, 1000, 3000), "epochs": (1, 2, 5), "decentralised": (0, 2, 5)},
+    {"codes": 24, "images": 1000, "epochs": 2},
+    rounds=15,
+    draw=draw_own,
+    sentence=read_own,
+    size=(9.0, 4.6),
+)
