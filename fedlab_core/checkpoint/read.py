@@ -11,7 +11,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from fedlab_core import files
 from fedlab_core.checkpoint.manifest import (
@@ -246,24 +246,37 @@ def _state(folder: Path, stored: Stored, first: State, head: Head, device: str) 
     """The global model and the server's memory of a snapshot."""
     path = folder / stored.file
     state: State = dict(first)
-    server: State = {}
+    server: dict[int, tuple[str, Tensor]] = {}
     for key, tensor in _tensors(folder, stored, device).items():
         part, _, name = key.partition("/")
-        if part not in ("state", "server"):
+        if part == "state":
+            state[name] = tensor
+        elif part == "server":
+            place, name = _place(name, path)
+            server[place] = name, tensor
+        else:
             raise ValueError(f"{path}: {key!r} is neither of the state nor of the server")
-        (state if part == "state" else server)[name] = tensor
     found = {name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in state.items()}
     if found != head.tensors:
         raise ValueError(f"{path}: its tensors are not those that {HEAD} lists")
-    return {name: state[name] for name in head.tensors}, server
+    return {name: state[name] for name in head.tensors}, dict(server[place] for place in sorted(server))
 
 
 def _memories(folder: Path, stored: Stored, clients: Sequence[int], device: str) -> dict[int, State]:
     """What clients keep, by their number."""
-    found: dict[int, State] = {client: {} for client in clients}
+    path = folder / stored.file
+    found: dict[int, dict[int, tuple[str, Tensor]]] = {client: {} for client in clients}
     for key, tensor in _tensors(folder, stored, device).items():
-        client, _, name = key.partition("/")
-        if not client.isdecimal() or int(client) not in found:
-            raise ValueError(f"{folder / stored.file}: {key!r} is of no client that the run names")
-        found[int(client)][name] = tensor
-    return found
+        client, key = _place(key, path)
+        place, name = _place(key, path)
+        if client not in found:
+            raise ValueError(f"{path}: client {client} is none of those that the run names")
+        found[client][place] = name, tensor
+    return {client: dict(memory[place] for place in sorted(memory)) for client, memory in found.items()}
+
+
+def _place(key: str, path: Path) -> tuple[int, str]:
+    number, _, rest = key.partition("/")
+    if not number.isdecimal():
+        raise ValueError(f"{path}: {key!r} does not begin with a number")
+    return int(number), rest

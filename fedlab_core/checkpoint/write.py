@@ -174,10 +174,10 @@ def _store_snapshot(
 ) -> Kept:
     known = {} if snapshot is first else first.state
     state = {f"state/{n}": t for n, t in snapshot.state.items() if known.get(n) is not t}
-    state |= {f"server/{n}": t for n, t in snapshot.server.items()}
+    state |= {f"server/{i}/{n}": t for i, (n, t) in enumerate(snapshot.server.items())}
     fresh = not before.keys() <= snapshot.clients.keys()
     changed = {c: m for c, m in snapshot.clients.items() if fresh or m is not before.get(c)}
-    memories = {f"{client}/{n}": t for client, memory in changed.items() for n, t in memory.items()}
+    memories = {f"{c}/{i}/{n}": t for c, memory in changed.items() for i, (n, t) in enumerate(memory.items())}
     return Kept(
         snapshot.round,
         _put(folder, f"round-{snapshot.round:06d}", state, seen),
