@@ -24,7 +24,7 @@ from fedlab_core.pretraining.named import named_start
 from fedlab_core.pretraining.starts import Beginning, Start, Step, make_start, transfer
 from fedlab_core.randomness import generator
 from fedlab_core.registry import PARTITIONS
-from fedlab_core.settings import Settings
+from fedlab_core.settings import Settings, plain_value
 
 
 @dataclass(frozen=True)
@@ -210,19 +210,7 @@ def _plain(value: Any, where: str) -> Any:
         value = value.tolist()
     if isinstance(value, list | tuple | range):
         return [_plain(inner, f"{where}[{number}]") for number, inner in enumerate(value)]
-    value = str(value) if isinstance(value, Path) else _scalar(value)
+    value = str(value) if isinstance(value, Path) else plain_value(value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise ValueError(f"{where}={value!r}, accepted: numbers, texts, True, False, None, lists and dictionaries of these")
-
-
-def _scalar(value: Any) -> Any:
-    if isinstance(value, torch.device):
-        return str(value)
-    if isinstance(value, torch.dtype):
-        return str(value).removeprefix("torch.")
-    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
-        plain = value.item()
-        short = isinstance(plain, float) and value.dtype in (np.float32, np.float16, torch.float32, torch.float16)
-        return float(str(np.float32(plain))) if short else plain  # 0.05 and not 0.05000000074505806
-    return value

@@ -1,6 +1,5 @@
 """The round loop. There is one: widgets, notebooks, tests and benchmarks all iterate over `Federation.rounds`."""
 
-import contextlib
 import copy
 import functools
 import threading
@@ -10,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from fedlab_core.checkpoint.read import fingerprints, read_run
 from fedlab_core.checkpoint.write import write_run
@@ -19,12 +18,13 @@ from fedlab_core.data import Dataset
 from fedlab_core.engines import get_engine
 from fedlab_core.history import Past, Record, Round, Segment, make_record
 from fedlab_core.local.cores import single_threaded
-from fedlab_core.local.work import Task, Work
+from fedlab_core.local.fitness import adapt_output, check_partition, check_tensors, examine
+from fedlab_core.local.work import Stopped
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.partition import Partition
-from fedlab_core.sampling import aggregation_weights
+from fedlab_core.round import Rules, never
 from fedlab_core.settings import Settings
-from fedlab_core.state import State, frozen_names, get_state, local_names, parameter_names, total_variance
+from fedlab_core.state import Roles, State, get_state, roles, set_state
 from fedlab_core.timeline import Snapshot, Timeline
 
 
@@ -38,6 +38,8 @@ class Federation:
             that ask for no gradient are held by every client from the start; they never travel or change.
         settings: see `Settings`.
         method: see `fedlab_core.methods`; FedAvg by default.
+        output: makes logits of the model's answer, where that is not a tensor: `lambda answer: answer[0]`. Answers of
+            transformers' models are understood as they are.
         name: what the run is called in legends and files.
         memory_mib: limit of the kept snapshots; past it they are thinned, and rounds in between are replayed when
             asked for.
@@ -46,9 +48,11 @@ class Federation:
     Attributes:
         past: everything that has happened, one value that never changes: a round is committed by putting the next in
             its place.
+        model: the architecture with its initial weights; `trained_model` has the trained ones.
 
     Raises:
-        ValueError: a client without data, or a model with batch normalisation without a named policy for it.
+        ValueError: data, partition, model, settings and method do not go together; the message says which, and what
+            would be accepted.
     """
 
     def __init__(
@@ -59,43 +63,67 @@ class Federation:
         settings: Settings,
         method: FedAvg | None = None,
         *,
+        output: Callable[[Any], Tensor] | None = None,
         name: str = "run",
         memory_mib: float = 512.0,
         past: Past | None = None,
     ) -> None:
-        if int(partition.sizes.min()) < 1:
-            empty = int((partition.sizes < 1).nonzero()[0])
-            raise ValueError(f"partition: client {empty} holds no example; make it with min_size >= 1")
+        dataset.split("test")  # raises where there is nothing to evaluate with
+        check_partition(dataset, partition)
+        check_tensors(model)
         self.dataset, self.partition = dataset, partition
-        self.model = copy.deepcopy(model).to("cpu")
-        self.frozen_names = frozen_names(self.model)
+        self._given = copy.deepcopy(model).to("cpu")
+        self.model = copy.deepcopy(self._given)
+        adapt_output(self.model, output)
+        self._roles: dict[tuple[str | None, bool], Roles] = {}
         if past is None:
-            method = method or FedAvg()
+            segment = Segment(0, settings, method or FedAvg())
             first = Snapshot(0, get_state(self.model), {}, {}).placed(settings)
-            first = replace(first, server=method.server_memory(self._travelling(first.state)))
+            names = self._roles_of(segment).travelling
+            first = replace(first, server=segment.method.server_memory({n: first.state[n] for n in names}))
             timeline = Timeline(int(memory_mib * 2**20)).added(first, pin=True)
-            past = Past(name, None, (Segment(0, settings, method),), (), timeline)
+            past = Past(name, None, (segment,), (), timeline)
         self._follow(past)
 
     def _follow(self, past: Past) -> None:
         """Stand at the end of a past; its last segment says how the next round goes."""
         segment = past.segments[-1]
-        segment.method.local_settings(segment.settings)  # raises where a method cannot work with the settings
-        self.local_names = self._local_names(segment)
-        self.trained_names = parameter_names(self.model)
+        local = segment.method.local_settings(segment.settings)  # raises where a method cannot work with the settings
+        segment.method.check(self.model, self.dataset, self.partition, local)
+        with single_threaded():
+            self.traits = examine(self.model, self.dataset, self.partition, local, segment.method.asks_for_logits)
+        self.roles = self._roles_of(segment)
         self.engine = get_engine(segment.settings.engine)
         self.past = past
 
-    def _local_names(self, segment: Segment) -> frozenset[str]:
-        if hasattr(self, "past") and segment is self.past.segments[-1]:
-            return self.local_names
-        if segment.method.personal:
-            return frozenset(self.model.state_dict()) - self.frozen_names
-        return local_names(self.model, segment.settings.batch_norm) - self.frozen_names
+    def _roles_of(self, segment: Segment) -> Roles:
+        """What happens to each tensor of the model in a segment's rounds."""
+        key = segment.settings.batch_norm, segment.method.personal
+        if key not in self._roles:
+            self._roles[key] = roles(self.model, *key)
+        return self._roles[key]
 
-    def _travelling(self, state: State) -> State:
-        """What methods and servers see of a model: all but its frozen parameters."""
-        return {n: t for n, t in state.items() if n not in self.frozen_names}
+    def rules(self, round: int) -> Rules:
+        """How a round goes, from 1 on."""
+        segment = self.past.segment(round)
+        origin = self.timeline.at_or_before(segment.start).state
+        parts = self.model, self.dataset, self.partition, self.engine
+        return Rules(*parts, segment, self._roles_of(segment), self.traits, origin)
+
+    @property
+    def frozen_names(self) -> frozenset[str]:
+        """Parameters that are not trained."""
+        return self.roles.frozen
+
+    @property
+    def local_names(self) -> frozenset[str]:
+        """Trained parameters and running statistics that never leave a client."""
+        return self.roles.local
+
+    @property
+    def trained_names(self) -> list[str]:
+        """Parameters that are trained, in the order of the state."""
+        return list(self.roles.trained)
 
     @property
     def name(self) -> str:
@@ -162,25 +190,38 @@ class Federation:
         """Runs `count` rounds and yields the record of each. Leaving the loop stops the run; a later call goes on.
 
         Args:
-            stop: once set, the round under way is given up before its next client; what was finished is kept.
+            stop: once set, the round under way is given up before its next local step or evaluated batch; what was
+                finished is kept.
             progress: called as progress(clients done, clients sampled) after every client.
             checkpoint: a folder to save the run in after every round, see `save`.
+
+        Raises:
+            NonFiniteError: a client handed back a value that is not finite, see `Settings.non_finite`.
         """
         if count < 0:
             raise ValueError(f"count={count}, accepted: a whole number >= 0")
+        asked = stop.is_set if stop else never
         if not self.past.records:
-            zero = Record(0, self.settings.lr_at(1), self.evaluate(), Costs(), Costs(), [])
+            try:
+                metrics = self.rules(1).measure([self.state], "test", self.past.now, asked)[0]
+            except Stopped:
+                return
+            zero = Record(0, self.settings.lr_at(1), metrics, Costs(), Costs(), [])
             self.past = replace(self.past, records=(zero,))
         if checkpoint is not None:
             self.save(checkpoint)  # what cannot be saved is said before the first round
         for _ in range(count):
             began = time.perf_counter()
-            done = self._advance(self.past.now, stop, progress)
+            rules = self.rules(self.round + 1)
+            done = rules.advance(self.past.now, asked, progress)
             if done is None:
                 return
             snapshot, inside = done
-            test = functools.partial(self._measure, split="test", round=inside.number + 1)
-            record = make_record(self.past, inside, snapshot.state, self.trained_names, test)
+            try:
+                test = functools.partial(rules.measure, split="test", now=snapshot, stop=asked)
+                record = make_record(self.past, inside, snapshot.state, self.roles.trained, test)
+            except Stopped:
+                return
             record = replace(record, seconds=time.perf_counter() - began, engine=self.engine.name)
             self.past = self.past.after(record, snapshot)  # the whole round, in one step
             if checkpoint is not None:
@@ -194,21 +235,12 @@ class Federation:
         return self
 
     def evaluate(self, state: State | None = None, split: str = "test") -> dict[str, float]:
-        """Loss and accuracy of a state (the global model by default) on the "test" or "train" split."""
+        """Loss and metrics of a state (the global model by default) on the "train", "validation" or "test" split."""
         return self.evaluate_states([self.state if state is None else state], split)[0]
 
     def evaluate_states(self, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
-        """Loss and accuracy of many states."""
-        if split not in ("test", "train"):
-            raise ValueError(f"split={split!r}, accepted: 'test', 'train'")
-        return self._measure(states, split, self.round + 1)
-
-    def _measure(self, states: Sequence[State], split: str, round: int) -> list[dict[str, float]]:
-        """Evaluate states as the given round would begin with them."""
-        work = self._work(self._segment(round), {}, round)
-        with single_threaded():
-            results = self.method.evaluate(self.engine, work, states, split)
-        return [{f"{split}_{name}": value for name, value in result.items()} for result in results]
+        """Loss and metrics of many states."""
+        return self.rules(self.round + 1).measure(states, split, self.past.now)
 
     def state_at(self, round: int) -> State:
         """The global model after a round, replayed if its snapshot was thinned."""
@@ -219,12 +251,24 @@ class Federation:
         again."""
         if not 1 <= round <= self.round:
             raise ValueError(f"round={round}, accepted: 1 to {self.round}")
-        return self._advance(self._snapshot(round - 1))[1]
+        return self._replay(self._snapshot(round - 1))[1]
+
+    def trained_model(self, round: int | None = None, client: int | None = None) -> nn.Module:
+        """The model as an ordinary PyTorch module on the CPU, in evaluation mode, with the weights after a round.
+
+        Args:
+            round: the last by default.
+            client: the model as this client would use it, with its own tensors where it keeps some.
+        """
+        state = self.state_at(self.round if round is None else round)
+        model = copy.deepcopy(self._given)
+        set_state(model, state if client is None else self.client_state(client, round))
+        return model.eval()
 
     def client_state(self, client: int, round: int | None = None) -> State:
         """The model as a client would use it: the global one with the client's own tensors where it keeps some."""
         snapshot = self._snapshot(self.round if round is None else round)
-        return self._task(client, snapshot, self._segment(max(1, snapshot.round))).state
+        return self.rules(max(1, snapshot.round)).task(client, snapshot).state
 
     def rewind(self, round: int) -> None:
         """Goes back to the end of a round. Running on from there gives what was there before, bit for bit."""
@@ -240,12 +284,14 @@ class Federation:
             changes: settings to change, such as `lr=0.01` or `batch_norm="frozen"`.
         """
         at = self.round if at is None else at
-        now, before = self._snapshot(at), self._segment(max(1, at))
+        now, before = self._snapshot(at), self.past.segment(max(1, at))
         segment = Segment(at, before.settings.replace(**changes), method or before.method)
         first = now.placed(segment.settings)
         if segment.method != before.method:
-            first = replace(first, server=segment.method.server_memory(self._travelling(first.state)), clients={})
-        if self._local_names(segment) != self._local_names(before) or segment.settings.double != before.settings.double:
+            names = self._roles_of(segment).travelling
+            server = segment.method.server_memory({n: first.state[n] for n in names})
+            first = replace(first, server=server, clients={})
+        if self._roles_of(segment) != self._roles_of(before) or segment.settings.double != before.settings.double:
             first = replace(first, clients={})
         other = copy.copy(self)
         other._follow(self.past.forked(name, segment, first))
@@ -268,63 +314,16 @@ class Federation:
         past = read_run(folder, fingerprints(dataset, partition, model), tuple(get_state(model)), **options)
         return cls(dataset, partition, model, past.segments[-1].settings, past=past)
 
-    def _segment(self, round: int) -> Segment:
-        return self.past.segment(round)
-
     def _snapshot(self, round: int) -> Snapshot:
         if not 0 <= round <= self.round:
             raise ValueError(f"round={round}, accepted: 0 to {self.round}")
         snapshot = self.timeline.at_or_before(round)
         while snapshot.round < round:
-            snapshot = self._advance(snapshot)[0]
+            snapshot = self._replay(snapshot)[0]
         return snapshot
 
-    def _work(self, segment: Segment, received: State, round: int) -> Work:
-        settings = segment.method.local_settings(segment.settings)
-        return Work(self.model, self.dataset, self.partition, settings, received, round)
-
-    def _advance(
-        self,
-        past: Snapshot,
-        stop: threading.Event | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> tuple[Snapshot, Round] | None:
-        """One round as a pure function of the snapshot before it; None if stopped."""
-        if not self.trained_names:
-            raise ValueError("model: none of its parameters asks for a gradient, so there is no round to run")
-        number = past.round + 1
-        segment = self._segment(number)
-        settings, method, clients = segment.settings, segment.method, len(self.partition)
-        sampled = method.sample(clients, settings.clients_per_round(clients), settings.seed, number)
-        received = method.broadcast(past.server)
-        tasks = [self._task(client, past, segment) for client in sampled]
-        updates = []
-        with single_threaded():
-            work = self._work(segment, received, number)
-            arriving = method.train(self.engine, work, tasks, stop.is_set if stop else lambda: False)
-            with contextlib.closing(arriving):  # whatever interrupts the round, engines leave nothing running
-                for update in arriving:  # whatever the engine copied, frozen tensors are kept once
-                    updates.append(replace(update, state=past.state | self._travelling(update.state)))
-                    if progress is not None:
-                        progress(len(updates), len(tasks))
-            if len(updates) < len(tasks):
-                return None
-            weights = aggregation_weights(self.partition.sizes, sampled, settings.weighting)
-            sent = [replace(update, state=self._travelling(update.state)) for update in updates]
-            merged, server = method.aggregate(self._travelling(past.state), sent, weights, past.server, clients)
-            state = past.state | merged
-            if settings.batch_norm == "total_variance":
-                state = total_variance(self.model, [update.state for update in updates], weights, state)
-        local = self._local_names(segment)
-        memories = {u.client: {**u.memory, **{n: u.state[n] for n in local}} for u in updates}
-        snapshot = Snapshot(number, state, server, past.clients | {c: m for c, m in memories.items() if m})
-        stay = local | self.frozen_names
-        down = {n: t for n, t in past.state.items() if n not in stay} | received
-        return snapshot, Round(number, past.state, down, updates, weights, stay)
-
-    def _task(self, client: int, past: Snapshot, segment: Segment) -> Task:
-        """What a client starts a round with: what is sent, and what it has kept or, before its first round, began
-        with."""
-        memory, local = past.clients.get(client, {}), self._local_names(segment)
-        origin = self.timeline.at_or_before(segment.start).state
-        return Task(client, {n: memory.get(n, origin[n]) if n in local else t for n, t in past.state.items()}, memory)
+    def _replay(self, snapshot: Snapshot) -> tuple[Snapshot, Round]:
+        """The round after a snapshot once more; nothing stops it."""
+        done = self.rules(snapshot.round + 1).advance(snapshot)
+        assert done is not None
+        return done

@@ -29,6 +29,7 @@ class Record:
         costs: of this round.
         total: of all rounds up to this one.
         clients: one row per sampled client: client, examples, steps, loss, drift, ...
+        non_finite: clients that handed back a loss or a weight that is not finite.
         seconds, engine: wall-clock time, and where the clients ran; left out when records are compared.
     """
 
@@ -38,6 +39,7 @@ class Record:
     costs: Costs
     total: Costs
     clients: list[dict[str, float]]
+    non_finite: list[int] = field(default_factory=list)
     seconds: float = field(default=0.0, compare=False)
     engine: str = field(default="", compare=False)
 
@@ -55,6 +57,7 @@ class Record:
             costs=Costs(**data["costs"]),
             total=Costs(**data["total"]),
             clients=[{n: v if isinstance(v, int) else float(v) for n, v in row.items()} for row in data["clients"]],
+            non_finite=list(data.get("non_finite", [])),
             seconds=float(data["seconds"]),
             engine=data.get("engine", ""),
         )
@@ -135,6 +138,7 @@ class Round:
         updates: what each client handed back, ordered by client number.
         weights: the aggregation weights, one per update.
         local_names: tensors of the clients' models that did not travel.
+        non_finite: clients that handed back a loss or a weight that is not finite.
     """
 
     number: int
@@ -143,11 +147,13 @@ class Round:
     updates: list[Update]
     weights: list[float]
     local_names: frozenset[str]
+    non_finite: list[int] = field(default_factory=list)
 
     @property
     def shares(self) -> list[float]:
         """The aggregation weights, scaled to add up to 1."""
-        return [weight / sum(self.weights) for weight in self.weights]
+        total = sum(self.weights) or 1.0  # no weight at all: every client was left out
+        return [weight / total for weight in self.weights]
 
     def measures(self, names: Sequence[str]) -> tuple[dict[str, float], list[dict[str, float]]]:
         """What local training tells about the round, and about each of its clients.
@@ -158,7 +164,7 @@ class Round:
         shares = self.shares
         moved = drift(self.start, [u.state for u in self.updates], shares, names)
         metrics = {
-            "train_loss": sum(share * u.loss for share, u in zip(shares, self.updates, strict=True)),
+            "train_loss": sum(share * u.loss for share, u in zip(shares, self.updates, strict=True) if share),
             "drift": moved.size,
             "relative_drift": moved.relative_size,
             "diversity": moved.diversity,
@@ -182,7 +188,7 @@ class Round:
     def costs(self) -> Costs:
         """What it cost, counted from what was sent."""
         names, updates = self.start.keys() - self.local_names, self.updates
-        up = [{n: u.state[n] for n in (names if u.sent is None else u.sent)} for u in updates]
+        up = [{n: u.state[n] for n in (names if u.sent is None else names & u.sent)} for u in updates]
         skipped = [set() if u.fetched is None else names - u.fetched for u in updates]
         down = [{n: t for n, t in self.sent.items() if n not in skip} for skip in skipped]
         return Costs(
@@ -274,4 +280,5 @@ def make_record(
                 mean = sum(share * result[key] for share, result in zip(inside.shares, results, strict=True))
                 metrics[key if personal else f"clients_{key}"] = mean
     total = past.records[-1].total + inside.costs
-    return Record(inside.number, segment.settings.lr_at(inside.number), metrics, inside.costs, total, rows)
+    lr = segment.settings.lr_at(inside.number)
+    return Record(inside.number, lr, metrics, inside.costs, total, rows, inside.non_finite)

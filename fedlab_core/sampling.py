@@ -37,3 +37,11 @@ def aggregation_weights(sizes: Tensor, sampled: Sequence[int], weighting: str) -
     own = sizes[list(sampled)].tolist()
     total = sum(own) if weighting == "examples" else int(sizes.sum())
     return [size / total for size in own]
+
+
+def objective_shares(sizes: Tensor, sampled: Sequence[int], weighting: str) -> list[float]:
+    """Part p_k of each sampled client in the global objective sum_k p_k F_k over all clients that exist."""
+    if weighting == "uniform":
+        return [1 / len(sizes)] * len(sampled)
+    total = int(sizes.sum())
+    return [size / total for size in sizes[list(sampled)].tolist()]

@@ -1,9 +1,11 @@
 """The settings of a federated run: everything that a round depends on besides data, partition, model and method."""
 
 import math
+import sys
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 SCHEDULES = ("constant", "exponential", "cosine")
@@ -11,6 +13,17 @@ WEIGHTINGS = {
     "examples": "n_k / (examples of the sampled clients), the erratum's form",
     "uniform": "1 / (number of sampled clients)",
     "printed_v3": "n_k / (examples of all clients) as arXiv v3 prints it; unsampled clients count with the old model",
+}
+
+OPTIMISERS = {
+    "sgd": "stochastic gradient descent, with momentum where it is not 0",
+    "adam": "Adam (Kingma and Ba 2015)",
+    "adamw": "Adam with decoupled weight decay (Loshchilov and Hutter 2019)",
+}
+NON_FINITE = {
+    "raise": "stop with an error that names client, loss and learning rate; the run stands at the last finite round",
+    "skip_client": "leave the client out of the average, and say so in the record",
+    "keep": "go on",
 }
 
 
@@ -28,7 +41,13 @@ class Settings:
             `schedule_rounds`).
         lr_decay: factor per round of the exponential schedule.
         schedule_rounds: length of the cosine schedule in rounds.
-        momentum, weight_decay: of the clients' SGD; momentum starts at zero in every round.
+        optimiser: the clients' optimiser, a key of `OPTIMISERS`.
+        keep_optimiser: clients keep their optimiser's moments from round to round; otherwise they start at zero in
+            every round.
+        momentum, weight_decay: of the clients' optimiser; momentum is SGD's.
+        clip_norm: scales a client's gradient down to this Euclidean norm before each step; None never does.
+        drop_last: leave out the smaller last batch of an epoch, unless a client holds less than one batch.
+        non_finite: what happens when a client hands back a loss or a weight that is not finite, a key of `NON_FINITE`.
         weighting: "examples" (default), "uniform" or "printed_v3", see `WEIGHTINGS`.
         batch_norm: what happens to batch normalisation, a key of `state.BATCH_NORM_POLICIES`; None only without such
             layers.
@@ -52,8 +71,12 @@ class Settings:
     lr_schedule: str = "constant"
     lr_decay: float = 0.99
     schedule_rounds: int = 100
+    optimiser: str = "sgd"
+    keep_optimiser: bool = False
     momentum: float = 0.0
     weight_decay: float = 0.0
+    clip_norm: float | None = None
+    drop_last: bool = False
     weighting: str = "examples"
     batch_norm: str | None = None
     seed: int = 0
@@ -64,31 +87,52 @@ class Settings:
     mixed_precision: bool = False
     device: str = "cpu"
     engine: str = "loop"
+    non_finite: str = "raise"
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            object.__setattr__(self, field.name, plain_value(getattr(self, field.name)))
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(
                 f"epochs={self.epochs!r}, steps={self.steps!r}: give exactly one of the two, the other as None"
             )
         for name in ("epochs", "steps", "batch_size", "schedule_rounds", "evaluate_every"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{name}={value!r}, accepted: a whole number >= 1")
-        if not 0 <= self.fraction <= 1:
-            raise ValueError(f"fraction={self.fraction!r}, accepted: 0 (one client) to 1 (all clients)")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ValueError(f"lr={self.lr!r}, accepted: a number > 0")
-        if not 0 < self.lr_decay <= 1:
-            raise ValueError(f"lr_decay={self.lr_decay!r}, accepted: a number in (0, 1]")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum={self.momentum!r}, accepted: a number in [0, 1)")
-        if not self.weight_decay >= 0:
-            raise ValueError(f"weight_decay={self.weight_decay!r}, accepted: a number >= 0")
+            optional = name in ("epochs", "steps", "batch_size")
+            if not (value is None and optional) and (not _whole(value) or value < 1):
+                raise ValueError(f"{name}={value!r}, accepted: a whole number >= 1{' or None' * optional}")
+        if not _whole(self.seed):
+            raise ValueError(f"seed={self.seed!r}, accepted: a whole number")
+        for name, (low, high, accepted) in _LIMITS.items():
+            value = getattr(self, name)
+            if value is None and name == "clip_norm":
+                continue
+            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+                raise ValueError(f"{name}={value!r}, accepted: {accepted}")
+        for name in ("evaluate_clients", "double", "mixed_precision", "drop_last", "keep_optimiser"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}={getattr(self, name)!r}, accepted: True or False")
+        if not (self.channels_last is None or isinstance(self.channels_last, bool)):
+            raise ValueError(f"channels_last={self.channels_last!r}, accepted: True, False or None")
         if self.mixed_precision and self.double:
             raise ValueError("mixed_precision=True, double=True: accepted is one of the two")
-        for name, accepted in (("lr_schedule", SCHEDULES), ("weighting", tuple(WEIGHTINGS))):
-            if getattr(self, name) not in accepted:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown, accepted: {list(accepted)}")
+        if self.momentum and self.optimiser != "sgd":
+            raise ValueError(f"momentum={self.momentum}, optimiser={self.optimiser!r}: momentum is of 'sgd' only")
+        choices = {
+            "lr_schedule": SCHEDULES,
+            "weighting": WEIGHTINGS,
+            "optimiser": OPTIMISERS,
+            "non_finite": NON_FINITE,
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r} is unknown, accepted: {list(known)}")
+        try:
+            torch.device(self.device)
+        except (RuntimeError, TypeError):
+            raise ValueError(f"device={self.device!r}, accepted: a torch device such as 'cpu' or 'cuda:0'") from None
+        if not isinstance(self.engine, str):
+            raise ValueError(f"engine={self.engine!r}, accepted: the name of an engine")
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -113,7 +157,12 @@ class Settings:
         """Gradient steps of a client with that many examples in one round."""
         if self.steps is not None:
             return self.steps
-        return self.epochs * math.ceil(examples / (self.batch_size or examples))
+        return self.epochs * math.ceil(self.used(examples) / (self.batch_size or examples))
+
+    def used(self, examples: int) -> int:
+        """How many of a client's examples go into an epoch: all, unless `drop_last` leaves the last batch out."""
+        size = self.batch_size or examples
+        return examples - examples % size if self.drop_last and size < examples else examples
 
     def replace(self, **changes: Any) -> "Settings":
         """A copy with other values. Giving one of `epochs` and `steps` clears the other."""
@@ -129,3 +178,32 @@ class Settings:
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
         return asdict(self)
+
+
+TINY, LARGEST = sys.float_info.min, sys.float_info.max
+_LIMITS = {
+    "fraction": (0, 1, "0 (one client) to 1 (all clients)"),
+    "lr": (TINY, LARGEST, "a number > 0"),
+    "lr_decay": (TINY, 1, "a number in (0, 1]"),
+    "momentum": (0, 1 - 2**-53, "a number in [0, 1)"),
+    "weight_decay": (0, LARGEST, "a number >= 0"),
+    "clip_norm": (TINY, LARGEST, "a number > 0 or None"),
+}
+
+
+def plain_value(value: Any) -> Any:
+    """A scalar of NumPy or torch, or a torch device or dtype, as the plain Python value that it stands for; anything
+    else as it is."""
+    if isinstance(value, torch.device):
+        return str(value)
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray | torch.Tensor) and value.ndim == 0):
+        plain = value.item()
+        short = isinstance(plain, float) and value.dtype in (np.float32, np.float16, torch.float32, torch.float16)
+        return float(str(np.float32(plain))) if short else plain  # 0.05 and not 0.05000000074505806
+    return value
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

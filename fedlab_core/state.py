@@ -1,14 +1,15 @@
 """Model states: parameters and buffers by name, and the vector arithmetic that federated learning does with them."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 State = dict[str, Tensor]
-"""Parameters AND buffers by name, as `nn.Module.state_dict()` lists them. Tensors in a State are never modified in
-place."""
+"""Parameters AND buffers by name. A tensor with several names (tied weights, a layer kept under a second attribute) has
+the first of them only. Tensors in a State are never modified in place."""
 
 BATCH_NORM_POLICIES = {
     "average": "weights, gamma, beta and running statistics all travel and are averaged (FedAvg with BN)",
@@ -19,14 +20,25 @@ BATCH_NORM_POLICIES = {
 }
 
 
+def tensors(model: nn.Module) -> State:
+    """The model's own parameters and persistent buffers, one name each: the first that `state_dict` gives it."""
+    seen: set[int] = set()
+    found = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if isinstance(tensor, Tensor) and id(tensor) not in seen:
+            seen.add(id(tensor))
+            found[name] = tensor
+    return found
+
+
 def get_state(model: nn.Module) -> State:
     """A copy of the model's parameters and buffers."""
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    return {name: tensor.detach().clone() for name, tensor in tensors(model).items()}
 
 
 def set_state(model: nn.Module, state: State) -> None:
-    """Copies `state` into the model, in place. Raises ValueError where names or shapes differ."""
-    own = model.state_dict()
+    """Copy `state` into the model, in place. Raises ValueError where names or shapes differ."""
+    own = tensors(model)
     if own.keys() != state.keys():
         missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
         raise ValueError(f"state does not fit the model: missing {missing}, unexpected {extra}")
@@ -41,17 +53,24 @@ def set_state(model: nn.Module, state: State) -> None:
 
 def parameter_names(model: nn.Module) -> list[str]:
     """Names of the trainable parameters, in the order of the state."""
-    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return [
+        name for name, tensor in tensors(model).items() if isinstance(tensor, nn.Parameter) and tensor.requires_grad
+    ]
 
 
 def frozen_names(model: nn.Module) -> frozenset[str]:
     """Names of the parameters that are not trained. Clients hold them from the start: they never travel or change."""
-    return frozenset(name for name, parameter in model.named_parameters() if not parameter.requires_grad)
+    return frozenset(n for n, t in tensors(model).items() if isinstance(t, nn.Parameter) and not t.requires_grad)
+
+
+def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
+    """The batch-norm layers by name, in the order of the module tree; found by type, whatever they are called."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
 
 
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether any module is a batch normalisation (by type, whatever it is called)."""
-    return any(isinstance(module, _BatchNorm) for module in model.modules())
+    return bool(batch_norms(model))
 
 
 def local_names(model: nn.Module, batch_norm: str | None) -> frozenset[str]:
@@ -72,17 +91,62 @@ def local_names(model: nn.Module, batch_norm: str | None) -> frozenset[str]:
         return frozenset()
     if batch_norm not in BATCH_NORM_POLICIES:
         raise ValueError(f"batch_norm={batch_norm!r} is unknown, accepted: {sorted(BATCH_NORM_POLICIES)}")
-    names = set()
-    for prefix, module in model.named_modules():
-        if not isinstance(module, _BatchNorm) or batch_norm not in ("local", "local_statistics"):
-            continue
-        tensors = module.state_dict() if batch_norm == "local" else dict(module.named_buffers())
-        names.update(f"{prefix}.{name}" if prefix else name for name in tensors)
-    return frozenset(names)
+    if batch_norm == "local":
+        return _names_in(model, batch_norms(model).values(), buffers_only=False)
+    return statistics_names(model) if batch_norm == "local_statistics" else frozenset()
+
+
+def statistics_names(model: nn.Module) -> frozenset[str]:
+    """Names of the running statistics of the batch-norm layers."""
+    return _names_in(model, batch_norms(model).values(), buffers_only=True)
+
+
+def _names_in(model: nn.Module, modules: Iterable[nn.Module], buffers_only: bool) -> frozenset[str]:
+    held = {id(t) for m in modules for t in (*m.buffers(), *(() if buffers_only else m.parameters()))}
+    return frozenset(name for name, tensor in tensors(model).items() if id(tensor) in held)
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What happens in a round to each tensor of a model.
+
+    Attributes:
+        trained: parameters that ask for a gradient, in the order of the state.
+        frozen: parameters that do not; every client holds them from the start.
+        statistics: running statistics of batch normalisation.
+        buffers: all other buffers; they stay as they are where clients agree.
+        local: trained parameters and statistics that never leave a client.
+    """
+
+    trained: tuple[str, ...]
+    frozen: frozenset[str]
+    statistics: frozenset[str]
+    buffers: frozenset[str]
+    local: frozenset[str]
+
+    @property
+    def travelling(self) -> tuple[str, ...]:
+        """Trained parameters that are sent: what a method sees."""
+        return tuple(name for name in self.trained if name not in self.local)
+
+
+def roles(model: nn.Module, batch_norm: str | None, personal: bool = False) -> Roles:
+    """Sort the tensors of a model.
+
+    Args:
+        batch_norm: see `local_names`.
+        personal: every client keeps its whole model to itself.
+    """
+    names, frozen = tensors(model).keys(), frozen_names(model)
+    trained, statistics = tuple(parameter_names(model)), statistics_names(model)
+    local = (frozenset(names) if personal else local_names(model, batch_norm)) - frozen
+    return Roles(trained, frozen, statistics, frozenset(names) - {*trained} - frozen - statistics, local)
 
 
 def mean_state(states: Sequence[State], weights: Sequence[float]) -> State:
-    """Weighted sum of states, tensor by tensor; whole-number buffers are rounded.
+    """Weighted sum of states, tensor by tensor.
+
+    Numbers of fewer than 32 bits are added up in float32; whole numbers are rounded.
 
     Args:
         states: at least one, with equal names and shapes.
@@ -92,16 +156,31 @@ def mean_state(states: Sequence[State], weights: Sequence[float]) -> State:
         raise ValueError(
             f"weights: {len(weights)} values for {len(states)} states, one for each of at least one is needed"
         )
+    return {name: _mean([state[name] for state in states], weights) for name in states[0]}
+
+
+def _mean(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    first = values[0]
+    if first.dtype == torch.bool:
+        return sum(value.double() * weight for value, weight in zip(values, weights, strict=True)) > 0.5
+    if not (first.is_floating_point() or first.is_complex()):  # relative to the first, so that large ones stay exact
+        moved = sum((value - first).double() * weight for value, weight in zip(values, weights, strict=True))
+        rest = first.double() * (sum(weights) - 1) if abs(sum(weights) - 1) > 1e-9 else 0.0
+        return first + (moved + rest).round().to(first.dtype)
+    wide = torch.float32 if first.dtype in (torch.float16, torch.bfloat16) else first.dtype
+    total = first.to(wide) * weights[0]
+    for value, weight in zip(values[1:], weights[1:], strict=True):
+        total.add_(value.to(wide), alpha=weight)
+    return total.to(first.dtype)
+
+
+def agreed_or_mean(states: Sequence[State], weights: Sequence[float], names: Iterable[str]) -> State:
+    """The named tensors as they are where all states agree bit for bit, else their weighted mean."""
     result = {}
-    for name, first in states[0].items():
-        if first.is_floating_point():
-            total = first * weights[0]
-            for state, weight in zip(states[1:], weights[1:], strict=True):
-                total.add_(state[name], alpha=weight)
-        else:
-            mean = sum(state[name].double() * weight for state, weight in zip(states, weights, strict=True))
-            total = mean.round().to(first.dtype)
-        result[name] = total
+    for name in names:
+        values = [state[name] for state in states]
+        agree = all(value is values[0] or torch.equal(value, values[0]) for value in values[1:])
+        result[name] = values[0] if agree else _mean(values, weights)
     return result
 
 
@@ -114,13 +193,22 @@ def total_variance(model: nn.Module, states: Sequence[State], weights: Sequence[
         weights: one per state; scaled to add up to 1.
         merged: the clients' mean; its running means are mu.
     """
-    result = dict(merged)
-    for prefix, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and module.track_running_stats:
-            mean, variance = (f"{prefix}.{name}" if prefix else name for name in ("running_mean", "running_var"))
+    result, names = dict(merged), {id(tensor): name for name, tensor in tensors(model).items()}
+    for module in batch_norms(model).values():
+        if module.track_running_stats:
+            mean, variance = names[id(module.running_mean)], names[id(module.running_var)]
             spread = [s[variance] + (s[mean] - merged[mean]).square() for s in states]
             result[variance] = sum(w / sum(weights) * v for w, v in zip(weights, spread, strict=True))
     return result
+
+
+def is_finite(state: State, names: Iterable[str] | None = None) -> bool:
+    """Whether every value of the named tensors (of all by default) is finite."""
+    chosen = [state[name] for name in (state if names is None else names) if state[name].is_floating_point()]
+    if not chosen:
+        return True
+    total = torch.stack([tensor.sum().double() for tensor in chosen]).sum()  # one pass over the memory, one transfer
+    return bool(total.isfinite()) or all(bool(tensor.isfinite().all()) for tensor in chosen)
 
 
 def flatten(state: State, names: Iterable[str] | None = None) -> Tensor:

@@ -28,11 +28,14 @@ class Snapshot:
     clients: dict[int, State]
 
     def placed(self, settings: Settings) -> "Snapshot":
-        """Its tensors on the device and in the precision of the settings."""
-        dtype = torch.float64 if settings.double else torch.float32
+        """Its tensors on the device of the settings, and in float64 if they say so."""
 
         def place(state: State) -> State:
-            return {n: t.to(settings.device, dtype if t.is_floating_point() else t.dtype) for n, t in state.items()}
+            wide = settings.double
+            return {
+                n: t.to(settings.device, torch.float64 if wide and t.is_floating_point() else t.dtype)
+                for n, t in state.items()
+            }
 
         clients = {client: place(memory) for client, memory in self.clients.items()}
         return Snapshot(self.round, place(self.state), place(self.server), clients)

@@ -19,6 +19,7 @@ LAYERS = (
     ("methods",),
     ("engines",),
     ("timeline", "history", "checkpoint"),
+    ("aggregation", "round"),
     ("federation",),
     ("references", "selfsupervised", "batchnorm", "pretraining", "finetuning", "layerwise", "probes"),
     ("registry",),

@@ -92,8 +92,8 @@ def test_stop_is_asked_before_every_step(engine: object) -> None:
         return len(asked) > 3
 
     federation = small_federation(split(5, 5, 5, 5, 5, 5), batch_size=None)
-    work = federation._work(federation.segments[0], {}, 1)
-    tasks = [federation._task(client, federation.past.now, federation.segments[0]) for client in range(6)]
+    work = federation.rules(1).work(1, {})
+    tasks = [federation.rules(1).task(client, federation.past.now) for client in range(6)]
     finished = [update.client for update in engine.train(work, tasks, FedAvg(), stop)]
     if engine.name == "threads" and engine.workers == 2:
         assert finished == [0, 1, 2][: len(finished)]  # a later client may have asked before an earlier one
@@ -236,8 +236,8 @@ def test_states_that_share_tensors_are_evaluated_together(name: str, norm: str) 
 
 def test_stacked_stops_between_steps() -> None:
     federation = small_federation(split(6, 6, 6), batch_size=1)
-    work, asked = federation._work(federation.segments[0], {}, 1), []
-    tasks = [federation._task(client, federation.past.now, federation.segments[0]) for client in range(3)]
+    work, asked = federation.rules(1).work(1, {}), []
+    tasks = [federation.rules(1).task(client, federation.past.now) for client in range(3)]
 
     def stop() -> bool:
         asked.append(1)
@@ -248,7 +248,7 @@ def test_stacked_stops_between_steps() -> None:
 
 def test_plan_puts_alike_clients_together_and_everyone_once() -> None:
     federation = small_federation(split(*[10] * 7, *[40] * 6, 3), batch_size=None)
-    work = federation._work(federation.segments[0], {}, 1)
+    work = federation.rules(1).work(1, {})
     kept = {"control": torch.zeros(1)}
     tasks = [Task(client, federation.state, kept if client == 0 else {}) for client in range(14)]
     stacks = plan(work, tasks, workers=2, largest=4)
@@ -296,7 +296,7 @@ def test_auto_says_what_it_picks_by_model_method_and_device() -> None:
     recurrent = Federation(text, split(10, 10), lstm, Settings(1.0, engine="auto")).run(1)
     assert recurrent.history[1].engine == "auto: threads (recurrent layers)"
     foreign = Federation(small_data(40), split(20, 20), Foreign(), Settings(1.0, engine="auto", batch_size=5)).run(1)
-    assert foreign.history[1].engine == "auto: threads (a forward pass of its own, Foreign)"
+    assert foreign.history[1].engine == "auto: threads (model (Foreign) has a forward pass of its own)"
     for name, size, batch, picked in (
         ("small_cnn", 8, 10, "stacked"),
         ("small_cnn", 40, 5, "stacked"),
@@ -308,7 +308,7 @@ def test_auto_says_what_it_picks_by_model_method_and_device() -> None:
         data = Dataset("black", "image", x, y, x, y, ("a", "b"), (0.5,), (0.5,))
         model = build_model(name, data.input_shape, 2, generator(0, "initial weights"))
         run = Federation(data, split(10, 10), model, Settings(1.0, batch_size=batch))
-        work = run._work(run.segments[0], {}, 1)
+        work = run.rules(1).work(1, {})
         assert choose(work, FedAvg())[0] == picked
         assert choose(dataclasses.replace(work, settings=Settings(device="cuda")), FedAvg())[0] == "stacked"
 

@@ -24,7 +24,7 @@ def exhaustive(grid: tuple[float, ...], seeds: tuple[int, ...]) -> dict[float, f
     """Mean rounds of every rate, each run to the end: what the race must agree with."""
     means = {}
     for lr in grid:
-        runs = [SMALL.replace(lr=lr, seed=seed).build().run(MOST) for seed in seeds]
+        runs = [SMALL.replace(lr=lr, seed=seed, non_finite="keep").build().run(MOST) for seed in seeds]
         means[lr] = sum(rounds_to_target(one.history, TARGET) for one in runs) / len(seeds)
     return means
 

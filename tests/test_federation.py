@@ -250,7 +250,7 @@ def test_local_tensors_stay_with_their_client() -> None:
     assert any(not torch.equal(own[0][name], own[1][name]) for name in run.local_names)
     assert all(torch.equal(own[0][name], run.state[name]) for name in run.state if name not in run.local_names)
     first = small_federation(split(20, 20), norm="batch", batch_norm="local", batch_size=5).run(1)
-    task = first._task(0, first.past.now, first.segments[0])
+    task = first.rules(1).task(0, first.past.now)
     assert all(torch.equal(task.state[n], first.inside(1).updates[0].state[n]) for n in first.local_names)
 
 

@@ -86,7 +86,7 @@ def views(n: int = 4) -> torch.Tensor:
 def test_parts_divide_the_state(model: StagedModel) -> None:
     parts = model.parts()
     names = [name for sets in parts.values() for names in sets for name in names]
-    assert sorted([*names, "rounds"]) == sorted(model.state_dict())
+    assert sorted(names) == sorted(model.state_dict())
     assert [sorted(unit) for unit in parts["units"]] == [sorted(unit) for unit in unit_names(get_state(model))]
 
 
@@ -242,7 +242,7 @@ def test_heads_are_averaged_and_what_nobody_sent_stays() -> None:
     parts = run.model.parts()
     for name in parts["heads"][0] | parts["units"][1]:
         assert torch.equal(run.state[name], mean[name]) and not torch.equal(run.state[name], inside.start[name])
-    assert run.state["rounds"] == 2
+    assert run._snapshot(2).server["rounds"] == 2
 
 
 def test_a_tensor_is_averaged_over_the_clients_that_sent_it() -> None:
@@ -265,13 +265,13 @@ def test_a_client_needs_nothing_but_what_it_fetched(scheme: str, mask: str) -> N
     inside = run.inside(UNITS)
     engine = get_engine("loop")
     for update in inside.updates:
-        fetched = update.fetched | {"rounds"}
+        fetched = update.fetched
         blank = {n: t if n in fetched else torch.full_like(t, torch.nan) for n, t in inside.start.items()}
         work = Work(run.model, run.dataset, run.partition, run.settings, {}, UNITS)
-        task = run._task(update.client, run._snapshot(UNITS - 1), run.segments[0])
+        task = run.rules(UNITS).task(update.client, run._snapshot(UNITS - 1))
         again = next(iter(run.method.train(engine, work, [replace(task, state=blank)], lambda: False)))
         assert all(torch.equal(again.state[n], update.state[n]) for n in update.sent)
-    missing = [n for u in inside.updates for n in run.model.state_dict() if n not in u.fetched and n != "rounds"]
+    missing = [n for u in inside.updates for n in run.model.state_dict() if n not in u.fetched]
     assert bool(missing) == (mask != "step")
 
 
@@ -332,7 +332,7 @@ def test_one_client_end_to_end_is_plain_training() -> None:
         optimiser.zero_grad()
         staged_loss(model, pair, rule, Stage(0, UNITS, 0, 0)).backward()
         optimiser.step()
-    assert max((run.state[n] - t).abs().max().item() for n, t in model.state_dict().items() if n != "rounds") < 1e-12
+    assert max((run.state[n] - t).abs().max().item() for n, t in model.state_dict().items()) < 1e-12
 
 
 def test_a_run_resumes_rewinds_and_forks(tmp_path) -> None:
@@ -360,7 +360,7 @@ def test_every_objective_trains_the_active_unit_only(objective: str) -> None:
     model = vit(predictor_hidden=5)
     run = federation(LayerWise(objective=objective, optimiser_name="sgd"), model, lr=0.5).run(2)
     parts = run.model.parts()
-    moved = {n for n in run.state if not torch.equal(run.state[n], run.state_at(1)[n])} - {"rounds"}
+    moved = {n for n in run.state if not torch.equal(run.state[n], run.state_at(1)[n])}
     head = {n for n in parts["heads"][0] if n.startswith("predictor")}
     assert moved & parts["units"][1] and not moved & (parts["units"][0] | parts["stem"][0])
     assert bool(moved & head) == (objective != "simclr")
@@ -414,7 +414,7 @@ def test_evaluation_uses_every_unit_trained_so_far() -> None:
         for b in (features(run.model, run.dataset, run.state_at(r), d) for r, d in ((1, 1), (2, 2)))
     )
     assert [r.metrics["test_accuracy"] for r in run.history[1:]] == [one, two]
-    assert run.method.depth(run.state, UNITS) == 2 and run.method.depth(run.state_at(0), UNITS) == 1
+    assert run.method.depth(2, UNITS) == 2 and run.method.depth(0, UNITS) == 1
     assert "test_loss" not in run.history[1].metrics
     assert 0 <= run.evaluate(split="train")["train_accuracy"] <= 1
 
@@ -554,7 +554,7 @@ def test_memory_of_twelve_blocks_is_more_than_five_times_smaller() -> None:
     model, batch = vit(12, dim=32, heads=2, hidden=64, out=32), torch.zeros(32, 1, 8, 8)
     layered, whole = (peak_memory(model, LayerWise(scheme=s), batch) for s in ("layer_wise", "end_to_end"))
     assert whole.total / layered.total > 5 and whole.kept / layered.kept > 8
-    assert whole.weights == layered.weights == state_bytes({n: t for n, t in get_state(model).items() if n != "rounds"})
+    assert whole.weights == layered.weights == state_bytes({n: t for n, t in get_state(model).items()})
     assert whole.optimiser == 2 * whole.gradients == 2 * whole.weights
     progressive = peak_memory(model, LayerWise(scheme="progressive"), batch)
     assert progressive == whole
@@ -662,8 +662,5 @@ def test_other_models_are_refused() -> None:
     encoder = build_model("2nn", (1, 8, 8), 3, generator(0, "w"))
     with pytest.raises(ValueError, match="MLP, accepted: a ViT or a ResNet"):
         StagedModel(encoder, nn.Identity(), None, generator(0, "w"))
-    run = Federation(images(), split(24), encoder, Settings(evaluate_every=100), LayerWise())
     with pytest.raises(ValueError, match="accepted: a StagedModel"):
-        run.method.train(
-            get_engine("loop"), run._work(run.segments[0], {}, 1), [run._task(0, run.past.now, run.segments[0])], bool
-        ).send(None)
+        Federation(images(), split(24), encoder, Settings(evaluate_every=100), LayerWise())

@@ -15,21 +15,36 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from fedlab_core.batchnorm.lockstep import Ledger, Sharing, batch_norms, synchronised_gradients
-from fedlab_core.local.training import batches, client_data, worker_copy
-from fedlab_core.local.work import Engine, Task, Update, Work, task_loss
+from fedlab_core.batchnorm.lockstep import Ledger, Sharing, synchronised_gradients
+from fedlab_core.data import Dataset
+from fedlab_core.local.fitness import check_single_examples
+from fedlab_core.local.optimisers import make_optimiser
+from fedlab_core.local.training import (
+    batches,
+    client_data,
+    forward_draws,
+    local_context,
+    trained_parameters,
+    worker_copy,
+)
+from fedlab_core.local.work import Engine, Task, Update, Work, batch_loss
 from fedlab_core.methods.fedavg import FedAvg
+from fedlab_core.partition import Partition
 from fedlab_core.randomness import generator
+from fedlab_core.sampling import aggregation_weights
 from fedlab_core.settings import Settings
-from fedlab_core.state import State, get_state, set_state
+from fedlab_core.state import State, batch_norms, get_state, set_state
 
 
 @dataclass(frozen=True)
 class FedTAN(Sharing, FedAvg):
     """Layer-wise synchronised batch normalisation in local step 1, ordinary local steps afterwards (arXiv 2301.02982).
 
-    With the defaults, one local step and equal models, the weighted mean of the clients' gradients is the gradient of
-    the union batch. Each exchange can be left out, to see what it is for; all three left out is plain FedAvg.
+    With the defaults, one local step and equal models, a round is a gradient step on sum_k p_k L_k: p_k are the weights
+    that the server averages with, L_k is client k's mean loss under the shared statistics. Where p_k goes with the size
+    of the batch, that is the mean loss over the union of the batches. Each exchange can be left out, to see what it is
+    for; all three left out is plain FedAvg. Steps 2 to E begin with a new optimiser, as in the published code: momentum
+    is not carried over from the shared step.
 
     Args:
         mean, variance, gradients, around_global_mean, differentiate: see `lockstep.Sharing`.
@@ -46,30 +61,32 @@ class FedTAN(Sharing, FedAvg):
                 f"batch_norm={settings.batch_norm!r}: FedTAN's clients share one batch normalisation, "
                 "accepted: 'average', 'total_variance'"
             )
+        if settings.keep_optimiser:
+            raise ValueError("keep_optimiser=True: FedTAN's clients begin with a new optimiser, accepted: False")
         if settings.mixed_precision:
             raise ValueError("mixed_precision=True: FedTAN's exchanges are computed in one precision, accepted: False")
         return settings
 
     def train(self, engine: Engine, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Update]:
-        settings, lr = work.settings, work.settings.lr_at(work.round)
+        settings = work.settings
+        weights = aggregation_weights(work.partition.sizes, [task.client for task in tasks], settings.weighting)
+        weights = [weight / sum(weights) for weight in weights]
         models = _models(engine, work, len(tasks))
         data = [client_data(work, task.client) for task in tasks]
         draws = [
             batches(len(x), settings, generator(settings.seed, "batches", work.round, task.client))
             for (x, _), task in zip(data, tasks, strict=True)
         ]
-        optimisers = []
+        streams = [forward_draws(work, task.client) for task in tasks]
         for model, task in zip(models, tasks, strict=True):
             set_state(model, task.state)
             model.train()
-            options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay}
-            optimisers.append(torch.optim.SGD(model.parameters(), lr, foreach=True, **options))
         first = [next(draw) for draw in draws]
         if stop():
             return
         ledger = Ledger()
         shared = [(x[batch], y[batch]) for (x, y), batch in zip(data, first, strict=True)]
-        losses = synchronised_gradients(models, shared, self, ledger)
+        losses = synchronised_gradients(models, shared, self, ledger, weights, streams)
         traffic = {
             "exchanges": ledger.exchanges,
             "bytes_up": ledger.floats_up * losses[0].element_size(),
@@ -78,21 +95,36 @@ class FedTAN(Sharing, FedAvg):
         for k, task in enumerate(tasks):
             if stop():
                 return
-            model, optimiser, (x, y) = models[k], optimisers[k], data[k]
-            optimiser.step()
+            model, (x, y) = models[k], data[k]
+            parameters, context = trained_parameters(model), local_context(model, work, task)
+            self._step(self.optimiser(list(parameters.values()), context), parameters, settings)
+            optimiser = self.optimiser(list(parameters.values()), context)
             if self.freeze:
                 for module in batch_norms(model).values():
                     module.eval()
             total, steps, seen = losses[k], 1, len(first[k])
             for batch in draws[k]:
-                loss = task_loss(model(x[batch]), y[batch])
+                if stop():
+                    return
+                with streams[k]:
+                    loss = batch_loss(work.dataset, model(x[batch]), y[batch])
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
-                optimiser.step()
+                self._step(optimiser, parameters, settings)
                 total, steps, seen = total + loss.detach(), steps + 1, seen + len(batch)
-            yield Update(
-                task.client, len(x), steps, seen, get_state(model), task.memory, {}, total.item() / steps, **traffic
-            )
+            end = self.upload(context, get_state(model))
+            yield Update(task.client, len(x), steps, seen, end, task.memory, {}, total.item() / steps, **traffic)
+
+    @staticmethod
+    def _step(optimiser: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], settings: Settings) -> None:
+        if settings.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters.values(), settings.clip_norm)
+        optimiser.step()
+
+    def check(self, model: nn.Module, dataset: Dataset, partition: Partition, settings: Settings) -> None:
+        """Refuse batches of one example in steps 2 to E, which are each client's own."""
+        if settings.steps != 1 and any(settings.local_steps(n) > 1 for n in partition.sizes.unique().tolist()):
+            check_single_examples(model, dataset, partition, settings)
 
 
 @dataclass(frozen=True)
@@ -110,8 +142,7 @@ class UnionSGD(FedAvg):
         (model,) = _models(engine, work, 1)
         set_state(model, tasks[0].state)
         model.train()
-        options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay}
-        optimiser = torch.optim.SGD(model.parameters(), settings.lr_at(work.round), foreach=True, **options)
+        optimiser = make_optimiser(list(model.parameters()), settings, settings.lr_at(work.round))
         data = [client_data(work, task.client) for task in tasks]
         draws = [
             list(batches(len(x), settings, generator(settings.seed, "batches", work.round, task.client)))
@@ -122,7 +153,7 @@ class UnionSGD(FedAvg):
             if stop():
                 return
             parts = [(x[batch], y[batch]) for (x, y), batch in zip(data, drawn, strict=True) if batch is not None]
-            loss = task_loss(model(torch.cat([x for x, _ in parts])), torch.cat([y for _, y in parts]))
+            loss = batch_loss(work.dataset, model(torch.cat([x for x, _ in parts])), torch.cat([y for _, y in parts]))
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             optimiser.step()

@@ -1,5 +1,6 @@
 """The clients' local steps side by side: one network, K models, and a batch norm that sees all clients' activations."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,27 +63,25 @@ class Ledger:
         return sum(value * weight for value, weight in zip(values, weights, strict=True))
 
 
-def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
-    """The batch-norm layers by name, in the order of the module tree; found by type, whatever they are called."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
-
-
 def synchronised_gradients(
     models: Sequence[nn.Module],
     batches: Batches,
     rule: Sharing = EVERYTHING,
     ledger: Ledger | None = None,
     weights: Sequence[float] | None = None,
+    draws: Sequence[contextlib.AbstractContextManager[Any]] | None = None,
 ) -> list[Tensor]:
     """One forward and backward pass of all clients, in lock step; leaves the gradients in the models' parameters.
 
     Args:
         models: one per client, in train mode, of one architecture. Running statistics are updated.
         batches: one per client.
+        draws: see `lock_step`.
         rule: which of the exchanges take place.
         ledger: counts them.
-        weights: p_k of every exchange, adding up to 1; by default n_k / n with the examples of the batches, the only
-            choice that gives the gradient of the union when they differ in size.
+        weights: p_k of every exchange, adding up to 1. The p_k-weighted mean of the clients' gradients is then the
+            gradient of sum_k p_k L_k. By default n_k / n with the examples of the batches, which makes that the mean
+            loss over their union.
 
     Returns:
         Each client's mean loss.
@@ -97,7 +96,7 @@ def synchronised_gradients(
     def normalise(layers: list[_BatchNorm], x: list[Tensor]) -> list[Tensor]:
         return _normalise(layers, x, rule, weights, ledger)
 
-    outputs = lock_step(models, [x for x, _ in batches], normalise)
+    outputs = lock_step(models, [x for x, _ in batches], normalise, draws)
     losses = [task_loss(output, y) for output, (_, y) in zip(outputs, batches, strict=True)]
     for model in models:
         model.zero_grad(set_to_none=True)
@@ -106,13 +105,17 @@ def synchronised_gradients(
 
 
 def lock_step(
-    models: Sequence[nn.Module], inputs: Sequence[Tensor], normalise: Callable[[list, list[Tensor]], list[Tensor]]
+    models: Sequence[nn.Module],
+    inputs: Sequence[Tensor],
+    normalise: Callable[[list[_BatchNorm], list[Tensor]], list[Tensor]],
+    draws: Sequence[contextlib.AbstractContextManager[Any]] | None = None,
 ) -> list[Tensor]:
     """The clients' forward passes side by side: operation by operation, and all clients together at every batch norm.
 
     Args:
         models: one per client, of one architecture that `torch.fx` can trace (no branch that depends on the data).
         inputs: one batch per client; sizes may differ.
+        draws: for each client, the block in which its operations run, see `local.training.forward_draws`.
         normalise: called at each batch-norm layer with the clients' layers and inputs; returns their outputs.
     """
     values: dict[fx.Node, list[Any]] = {}
@@ -121,11 +124,15 @@ def lock_step(
         if node.op == "placeholder":
             values[node] = list(inputs)
         elif node.op == "call_module" and isinstance(models[0].get_submodule(node.target), _BatchNorm):
-            values[node] = normalise([model.get_submodule(node.target) for model in models], values[node.args[0]])
+            read = node.args[0] if node.args else node.kwargs["input"]
+            values[node] = normalise([model.get_submodule(node.target) for model in models], values[read])
         elif node.op == "output":
             return values[node.args[0]]
         else:
-            values[node] = [_run(node, models[k], lambda n, k=k: values[n][k]) for k in clients]
+            values[node] = []
+            for k in clients:
+                with draws[k] if draws else contextlib.nullcontext():
+                    values[node].append(_run(node, models[k], lambda n, k=k: values[n][k]))
     raise AssertionError("a traced graph ends with an output")
 
 

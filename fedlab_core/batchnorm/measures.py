@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedlab_core.batchnorm.lockstep import NOTHING, Batches, Sharing, batch_norms, synchronised_gradients
+from fedlab_core.batchnorm.lockstep import NOTHING, Batches, Sharing, synchronised_gradients
 from fedlab_core.federation import Federation
+from fedlab_core.local.training import client_data
 from fedlab_core.local.work import task_loss
 from fedlab_core.randomness import generator
-from fedlab_core.state import State, set_state
+from fedlab_core.state import State, batch_norms, set_state
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,7 @@ def fixed_batches(federation: Federation, size: int | None = 64, clients: Sequen
         size: examples per client (all it has if it has fewer); None takes all.
         clients: all of them by default.
     """
-    from fedlab_core.local.training import client_data
-
-    work = federation._work(federation.segments[-1], {}, 0)
+    work = federation.rules(federation.round + 1).work(0, federation.past.now.server)
     batches = []
     for client in range(len(federation.partition)) if clients is None else clients:
         x, y = client_data(work, client)

@@ -11,13 +11,12 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from fedlab_core.batchnorm.lockstep import batch_norms
 from fedlab_core.batchnorm.measures import fixed_batches, in_training
 from fedlab_core.federation import Federation
 from fedlab_core.local.cores import single_threaded
 from fedlab_core.partition import label_counts
 from fedlab_core.randomness import generator
-from fedlab_core.state import State, get_state
+from fedlab_core.state import State, batch_norms, get_state
 
 
 @dataclass(frozen=True)

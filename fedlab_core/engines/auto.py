@@ -17,8 +17,6 @@ from fedlab_core.state import State
 
 CROWDED = 2**15  # values that a layer of a convolutional net makes of a batch, above which a client fills a core
 MEDIUM = 5e7  # operations of any other net on one example, below which its products gain from being batched
-# Modules that treat the examples of a batch alike.
-KNOWN = ("torch.nn.modules.", "fedlab_core.models.", "fedlab_core.finetuning.")
 
 
 def choose(work: Work, method: LocalMethod) -> tuple[str, str]:
@@ -29,9 +27,6 @@ def choose(work: Work, method: LocalMethod) -> tuple[str, str]:
     """
     model, device = work.model, torch.device(work.settings.device).type
     reason = work_obstacle(work, method) or obstacle(model)
-    foreign = [type(m) for m in model.modules() if not type(m).__module__.startswith(KNOWN)]
-    if reason is None and foreign:
-        reason = f"a forward pass of its own, {foreign[0].__name__}"
     if reason is not None:
         return ("threads" if device == "cpu" else "loop"), reason
     if device != "cpu":

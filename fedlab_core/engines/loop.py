@@ -18,7 +18,7 @@ class LoopEngine:
         self._model: nn.Module | None = None
 
     def _worker(self, work: Work) -> nn.Module:
-        if self._model is None:
+        if self._model is None or work.traits.fresh:
             self._model = worker_copy(work)
         return self._model
 

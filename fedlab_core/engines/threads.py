@@ -65,6 +65,9 @@ class ThreadsEngine:
     @contextlib.contextmanager
     def _model(self, work: Work) -> Iterator[nn.Module]:
         """A model that no other thread uses meanwhile."""
+        if work.traits.fresh:
+            yield worker_copy(work)
+            return
         try:
             model = self._models.get_nowait()
         except queue.Empty:
@@ -97,4 +100,6 @@ class ThreadsEngine:
                 return [batch_sums(model, work, x, y) for x, y in item[1]]
 
         sums = list(in_order(piece, pieces, self.workers))
-        return [summary(s for part in sums[i : i + parts] for s in part) for i in range(0, len(sums), parts)]
+        return [
+            summary(work.dataset, (s for part in sums[i : i + parts] for s in part)) for i in range(0, len(sums), parts)
+        ]

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from fedlab_core.data import Dataset
 from fedlab_core.layerwise.network import StagedModel
 from fedlab_core.layerwise.stages import Schedule, Stage, payload
 from fedlab_core.local.work import Context, Engine, Task, Update, Work
 from fedlab_core.methods.fedavg import FedAvg
+from fedlab_core.partition import Partition
 from fedlab_core.selfsupervised import (
     CHARACTERS,
     Augmentation,
@@ -110,7 +112,7 @@ class LayerWise(FedAvg):
 
     def train(self, engine: Engine, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Update]:
         model, settings, state = _staged(work.model), work.settings, tasks[0].state
-        rounds = int(state["rounds"])
+        rounds = work.round - 1
         stage = self.schedule.stage(rounds, len(model.units))
         payloads = []
         for task in tasks:
@@ -124,21 +126,29 @@ class LayerWise(FedAvg):
             memory = {HELD: torch.tensor(sorted(p.held))} if self.stateful and p.held else {}
             yield replace(update, memory=memory, sent=p.sent, fetched=p.fetched)
 
+    def check(self, model: nn.Module, dataset: Dataset, partition: Partition, settings: Settings) -> None:
+        """Refuse models without stages."""
+        _staged(model)
+
+    def server_memory(self, state: State) -> State:
+        """How many rounds the schedule has behind it."""
+        return {"rounds": torch.zeros((), dtype=torch.long)}
+
     def evaluate(self, engine: Engine, work: Work, states: Sequence[State], split: str) -> list[dict[str, float]]:
         """Accuracy of a nearest-neighbour classifier on the frozen features, all units trained so far present."""
         from fedlab_core.layerwise.evaluation import features, knn_accuracy
 
         found, data = [], work.dataset
         for state in states:
-            depth = self.depth(state, len(work.model.units))
+            depth = self.depth(work.round - 1, len(work.model.units))
             bank = features(work.model, data, state, depth)
             x, y = (bank.test_x, data.test_y) if split == "test" else (bank.x, data.y)
             found.append({"accuracy": knn_accuracy(bank.x, data.y, x, y, leave_one_out=split == "train")})
         return found
 
-    def depth(self, state: State, units: int) -> int:
-        """Units that the rounds behind a state have trained; the first stage's before any."""
-        return self.schedule.stage(max(0, int(state["rounds"]) - 1), units).depth
+    def depth(self, rounds: int, units: int) -> int:
+        """How many units are trained once `rounds` rounds are done; the first stage's before any."""
+        return self.schedule.stage(max(0, rounds - 1), units).depth
 
     def aggregate(
         self, start: State, updates: Sequence[Update], weights: Sequence[float], server: State, clients: int
@@ -154,16 +164,15 @@ class LayerWise(FedAvg):
                 pairs += [(start[name], rest)] if rest > 1e-9 else []
                 total = sum(w for _, w in pairs)
                 state |= mean_state([{name: tensor} for tensor, _ in pairs], [w / total for _, w in pairs])
-        state["rounds"] = start["rounds"] + 1
-        units = unit_names(state)
-        after = self.schedule.stage(int(state["rounds"]), len(units))
-        if self.new_units == "copy" and after.new and self.schedule.first_round(int(state["rounds"]), len(units)):
+        rounds, units = int(server["rounds"]) + 1, unit_names(state)
+        after = self.schedule.stage(rounds, len(units))
+        if self.new_units == "copy" and after.new and self.schedule.first_round(rounds, len(units)):
             source = units[after.new - 1]
             for number in range(after.new, after.depth):
                 pairs = list(zip(source, units[number], strict=False))
                 if len(source) == len(units[number]) and all(state[a].shape == state[b].shape for a, b in pairs):
                     state |= {b: state[a].clone() for a, b in pairs}
-        return state, server
+        return state, {"rounds": server["rounds"] + 1}
 
 
 @dataclass(frozen=True)

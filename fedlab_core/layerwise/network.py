@@ -46,7 +46,6 @@ class StagedModel(nn.Module):
                 nn.Identity() if width == self.width else nn.Linear(width, self.width) for width in self._widths()
             )
         initialise(self.adapters.to_empty(device="cpu"), draws)
-        self.register_buffer("rounds", torch.zeros((), dtype=torch.int64))  # that this state has been trained for
 
     @property
     def units(self) -> nn.ModuleList:

@@ -1,20 +1,25 @@
 """The reference: how one client trains and how one model is evaluated, step by step, in plain PyTorch."""
 
+import contextlib
 import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedlab_core.data import Dataset
+from fedlab_core.local.draws import AddressedDraws
 from fedlab_core.local.factored import factored
+from fedlab_core.local.fitness import cast, model_dtype
+from fedlab_core.local.optimisers import moments, recall
 from fedlab_core.local.work import Context, LocalMethod, Stopped, Task, Update, Work, task_loss
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
-from fedlab_core.state import State, frozen_names, set_state
+from fedlab_core.state import State, frozen_names, set_state, tensors
 
 EVALUATION_BATCH = 512
 
@@ -25,7 +30,7 @@ def train_client(
     """Train one client from the state it received: E epochs, or `steps` steps, of the method's optimiser.
 
     Args:
-        model: to compute with; its weights are overwritten.
+        model: to compute with, from `worker_copy`; its weights are overwritten.
         stop: asked before every step.
 
     Returns:
@@ -37,32 +42,56 @@ def train_client(
     if settings.batch_norm == "frozen":
         freeze_statistics(model)
     x, y = client_data(work, task.client)
-    plan = list(
-        batches(len(x), settings, generator(settings.seed, "batches", work.round, task.client), method.full_batches)
-    )
+    shuffle = generator(settings.seed, "batches", work.round, task.client)
+    plan = list(batches(len(x), settings, shuffle, method.full_batches))
     context = local_context(model, work, task)
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    parameters = trained_parameters(model)
     optimiser = method.optimiser(list(parameters.values()), context)
+    if settings.keep_optimiser:
+        recall(optimiser, parameters, task.memory)
     method.begin(context)
+    draws = forward_draws(work, task.client)
     total, seen = torch.zeros((), device=x.device), 0
     with factored(model, method.plain and plain_sgd(settings)) as wide:
         for batch in torch.cat(plan).to(x.device).split([len(batch) for batch in plan]):  # one transfer for all steps
             if stop():
                 return None
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.mixed_precision):
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=settings.mixed_precision), draws:
                 loss = method.loss(context, x[batch], y[batch])
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             if method.corrects:
                 method.correct(context, own_gradients(parameters), parameters)
+            if settings.clip_norm is not None:
+                nn.utils.clip_grad_norm_(parameters.values(), settings.clip_norm)
             optimiser.step()
             for layer in wide:
                 layer.descend(context.lr, settings.weight_decay)
             total, seen = total + loss.detach(), seen + len(batch)
             context.step += 1
     frozen = frozen_names(model)
-    end = {name: t.detach().clone() for name, t in model.state_dict().items() if name not in frozen}
-    return handed_back(context, task, method, len(x), seen, end, total.item() / context.step)
+    end = {name: tensor.detach().clone() for name, tensor in tensors(model).items() if name not in frozen}
+    update = handed_back(context, task, method, len(x), seen, end, total.item() / context.step)
+    if settings.keep_optimiser:
+        update = replace(update, memory=update.memory | moments(optimiser, parameters))
+    return update
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that ask for a gradient, by name."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def forward_draws(work: Work, client: int) -> contextlib.AbstractContextManager[Any]:
+    """Where the model's own random numbers come from while a client trains in this round."""
+    random = work.traits.random
+    return AddressedDraws(work.settings.seed, "forward", work.round, client) if random else contextlib.nullcontext()
+
+
+def evaluation_draws(work: Work) -> contextlib.AbstractContextManager[Any]:
+    """Where the model's own random numbers come from in an evaluation: one stream for every batch of a round."""
+    random = work.traits.random
+    return AddressedDraws(work.settings.seed, "evaluation", work.round) if random else contextlib.nullcontext()
 
 
 def local_context(model: nn.Module, work: Work, task: Task) -> Context:
@@ -78,6 +107,7 @@ def local_context(model: nn.Module, work: Work, task: Task) -> Context:
         received=work.received,
         memory=task.memory,
         draws=generator(settings.seed, "loss", work.round, task.client),
+        travelling=work.travelling,
         lr=settings.lr_at(work.round),
     )
 
@@ -97,9 +127,8 @@ def batches(examples: int, settings: Settings, draws: torch.Generator, full: boo
     Args:
         full: leave such smaller batches out, unless a client holds less than one batch.
     """
-    size, used = settings.batch_size or examples, examples
-    if full and size < examples:
-        used -= examples % size
+    size = settings.batch_size or examples
+    used = settings.replace(drop_last=True).used(examples) if full else settings.used(examples)
     left = settings.local_steps(used)
     while left > 0:
         for batch in torch.randperm(examples, generator=draws)[:used].split(size)[:left]:
@@ -129,8 +158,8 @@ def on_device(data: Dataset, device: str) -> Dataset:
 
 @functools.lru_cache(maxsize=2)
 def _copied(data: Dataset, device: str) -> Dataset:
-    names = ("x", "y", "test_x", "test_y")
-    return replace(data, **{name: getattr(data, name).to(device) for name in names})
+    names = ("x", "y", "test_x", "test_y", "validation_x", "validation_y")
+    return replace(data, **{name: getattr(data, name).to(device) for name in names if getattr(data, name) is not None})
 
 
 def freeze_statistics(model: nn.Module) -> None:
@@ -142,14 +171,18 @@ def freeze_statistics(model: nn.Module) -> None:
 
 def plain_sgd(settings: Settings) -> bool:
     """Whether a gradient is read by nothing but the step w - lr g, so that it need not be formed."""
-    return not (settings.momentum or settings.mixed_precision)
+    return settings.optimiser == "sgd" and not (settings.momentum or settings.mixed_precision or settings.clip_norm)
 
 
 def own_gradients(parameters: dict[str, nn.Parameter]) -> State:
     """The gradients by name, each with memory of its own, so that they can be changed in place.
 
-    Autograd may hand out several views of one tensor, for instance to two parameters that are added to a batch of one.
+    Autograd may hand out several views of one tensor, for instance to two parameters that are added to a batch of one,
+    and sparse gradients of embeddings, which are made dense here.
     """
+    for parameter in parameters.values():
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.to_dense()
     grads = {name: p.grad for name, p in parameters.items() if p.grad is not None}
     if len({grad.untyped_storage().data_ptr() for grad in grads.values()}) < len(grads):
         for name in grads:
@@ -158,53 +191,63 @@ def own_gradients(parameters: dict[str, nn.Parameter]) -> State:
 
 
 def evaluate(model: nn.Module, work: Work, state: State, split: str = "test") -> dict[str, float]:
-    """Mean loss (nats per target) and accuracy of a state, batch by batch, in evaluation mode."""
+    """Mean loss (nats per target, or the data set's own) and metrics of a state, batch by batch, in evaluation mode."""
     set_state(model, state)
-    return summary(batch_sums(model, work, x, y) for x, y in evaluation_batches(work, split))
+    return summary(work.dataset, (batch_sums(model, work, x, y) for x, y in evaluation_batches(work, split)))
 
 
 def evaluation_batches(work: Work, split: str) -> list[tuple[Tensor, Tensor]]:
-    """The batches (inputs, targets) of a split as they are stored, the same for every engine."""
-    data = on_device(work.dataset, work.settings.device)
-    inputs, targets = (data.test_x, data.test_y) if split == "test" else (data.x, data.y)
+    """The batches (inputs, targets) of a split as they are stored, the same for every engine.
+
+    Raises:
+        ValueError: an unknown split, or one without examples.
+    """
+    inputs, targets = on_device(work.dataset, work.settings.device).split(split)
     return list(zip(inputs.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True))
 
 
 @torch.no_grad()
 def batch_sums(model: nn.Module, work: Work, x: Tensor, y: Tensor) -> Tensor:
-    """(3,) float64: summed loss, right answers and targets of one batch, the model in evaluation mode.
+    """(2, 1 + metrics) float64: sums over one batch of the loss and of each metric, and how many values each has.
+
+    The model is put in evaluation mode.
 
     Raises:
         Stopped: the work was asked to stop.
     """
     if work.stop():
         raise Stopped
+    data = work.dataset
     model.eval()
-    logits = model(as_input(work, work.dataset.prepare(x)))
-    sums = task_loss(logits, y, "sum"), (logits.argmax(-1) == y).sum(), (y != -100).sum()
-    return torch.stack([value.double() for value in sums])
+    with evaluation_draws(work):
+        outputs = model(as_input(work, data.prepare(x)))
+    if data.loss is None:
+        sums, counts = [task_loss(outputs, y, "sum")], [(y != -100).sum()]
+    else:
+        losses = data.loss(outputs, y)
+        sums, counts = [losses.sum()], [torch.tensor(losses.numel(), device=losses.device)]
+    for metric in data.metrics.values():
+        values = metric(outputs, y)
+        sums.append(values.sum(dtype=torch.float64))
+        counts.append(torch.tensor(values.numel(), device=values.device))
+    return torch.stack([torch.stack([value.double() for value in row]) for row in (sums, counts)])
 
 
-def summary(sums: Iterable[Tensor]) -> dict[str, float]:
-    """Mean loss and accuracy from the sums of the batches, added up in their order."""
-    total = sum(sums)
-    loss, accuracy = (total[:2] / total[2]).tolist()
-    return {"loss": loss, "accuracy": accuracy}
+def summary(dataset: Dataset, sums: Iterable[Tensor]) -> dict[str, float]:
+    """Mean loss and metrics from the sums of the batches, added up in their order."""
+    total, counts = sum(sums)
+    return dict(zip(("loss", *dataset.metrics), (total / counts).tolist(), strict=True))
 
 
 def worker_copy(work: Work) -> nn.Module:
     """A copy of the run's model for one worker, in the run's precision and layout and on its device."""
-    model = copy.deepcopy(work.model).to(work.settings.device, _dtype(work))
-    return model.to(memory_format=work.settings.memory_format)
+    model = cast(copy.deepcopy(work.model).to(work.settings.device), torch.float64 if work.settings.double else None)
+    return model.to(memory_format=work.memory_format)
 
 
 def as_input(work: Work, x: Tensor) -> Tensor:
     """Prepared examples on the run's device and, if they are no symbols, in its precision and layout."""
     if not x.is_floating_point():
         return x.to(work.settings.device)
-    layout = work.settings.memory_format if x.ndim == 4 else torch.preserve_format
-    return x.to(work.settings.device, _dtype(work), memory_format=layout)
-
-
-def _dtype(work: Work) -> torch.dtype:
-    return torch.float64 if work.settings.double else torch.float32
+    layout = work.memory_format if x.ndim == 4 else torch.preserve_format
+    return x.to(work.settings.device, model_dtype(work.model, work.settings), memory_format=layout)

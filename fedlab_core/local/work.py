@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedlab_core.data import Dataset
+from fedlab_core.local.fitness import Traits
 from fedlab_core.partition import Partition
 from fedlab_core.settings import Settings
 from fedlab_core.state import State
@@ -35,6 +36,8 @@ class Work:
         settings: local work as the method wants it.
         received: what travels to each client besides the model.
         round: number of the round, from 1.
+        travelling: names of the trained parameters that are sent.
+        traits: what engines have to know about the model.
         stop: asked before every batch of an evaluation; once it is true, `Stopped` is raised.
     """
 
@@ -44,7 +47,14 @@ class Work:
     settings: Settings
     received: State
     round: int
+    travelling: tuple[str, ...] = ()
+    traits: Traits = Traits()
     stop: Callable[[], bool] = field(default=lambda: False, compare=False, repr=False)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The layout of images and of convolutions' weights."""
+        return self.settings.memory_format if self.traits.channels_last else torch.contiguous_format
 
 
 class Stopped(Exception):
@@ -66,6 +76,8 @@ class Update:
         loss: mean training loss over its local steps, each at the weights of that step.
         exchanges: times it waited for the server during local training; 0 for all but layer-wise methods.
         bytes_up, bytes_down: what it sent and received during local training.
+        share: its part p_k of the global objective, among all clients that exist: n_k / n, or 1 / K under uniform
+            weighting; filled in by the federation.
         sent, fetched: names of the model's tensors that it sent back, and that it received before; None for all
             that travel.
     """
@@ -81,6 +93,7 @@ class Update:
     exchanges: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    share: float = 0.0
     sent: frozenset[str] | None = None
     fetched: frozenset[str] | None = None
 
@@ -100,6 +113,7 @@ class Context:
         memory: what the client kept from its last round; empty before its first.
         draws: the client's generator for this round, for augmentations and the like.
         lr: learning rate of the round.
+        travelling: names of the trained parameters that are sent; the others stay with the client.
         step: local gradient steps taken so far.
         scratch: whatever a method's `begin` wants to keep until `finish`.
     """
@@ -114,6 +128,7 @@ class Context:
     memory: State
     draws: torch.Generator
     lr: float
+    travelling: tuple[str, ...] = ()
     step: int = 0
     scratch: Any = None
 
@@ -158,6 +173,11 @@ class Engine(Protocol):
     def evaluate(self, work: Work, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
         """Mean loss and accuracy of each state on a split of the data, in evaluation mode."""
         ...
+
+
+def batch_loss(dataset: Dataset, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The mean loss of a batch: the data set's own, or cross-entropy."""
+    return task_loss(outputs, targets) if dataset.loss is None else dataset.loss(outputs, targets).mean()
 
 
 def task_loss(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fedlab_core.local.work import Context, Update, task_loss
+from fedlab_core.local.work import Context, Update, batch_loss
 from fedlab_core.methods.fedavg import FedAvg, stackable
-from fedlab_core.methods.server import learnt, uniform_mean
+from fedlab_core.methods.server import uniform_mean
 from fedlab_core.settings import Settings
 from fedlab_core.state import State, mean_state, set_state
 
@@ -43,10 +43,10 @@ class FedProx(FedAvg):
 class Scaffold(FedAvg):
     """SCAFFOLD: control variates take the expected drift out of every local step (Karimireddy et al. 2020, option II).
 
-    Each step follows g - c_k + c. Afterwards c_k+ = c_k - c + (w_t - w_k) / (steps * lr); the server's c moves by the
-    mean
-    change over the sampled clients times (sampled / existing). The formula presumes plain SGD: no momentum, no weight
-    decay.
+    Each step follows g - c_k + c. Afterwards c_k+ = c_k - c + (w_t - w_k) / (steps * lr), and the server's c moves by
+    the sum of the sampled clients' changes, each times its part p_k of the objective sum_k p_k F_k that is minimised:
+    n_k / n, or 1 / K under uniform weighting, the only case that the paper treats. The formula presumes plain SGD: no
+    momentum, no weight decay, no clipping.
     """
 
     name = "SCAFFOLD"
@@ -57,12 +57,15 @@ class Scaffold(FedAvg):
                 f"momentum={settings.momentum}, weight_decay={settings.weight_decay}: SCAFFOLD's controls presume "
                 "plain SGD, accepted: 0 for both"
             )
+        if settings.optimiser != "sgd" or settings.clip_norm is not None:
+            raise ValueError(
+                f"optimiser={settings.optimiser!r}, clip_norm={settings.clip_norm}: SCAFFOLD's controls presume plain "
+                "SGD, accepted: 'sgd' and None"
+            )
         return settings
 
     def server_memory(self, state: State) -> State:
-        return {
-            f"control.{name}": torch.zeros_like(tensor) for name, tensor in state.items() if tensor.is_floating_point()
-        }
+        return {f"control.{name}": torch.zeros_like(tensor) for name, tensor in state.items()}
 
     def broadcast(self, server: State) -> State:
         return server
@@ -70,11 +73,12 @@ class Scaffold(FedAvg):
     @stackable
     def correct(self, context: Context, grads: State, weights: State) -> None:
         received, memory = context.received, context.memory
-        for name, grad in grads.items():
-            key = f"control.{name}"
-            grad.add_(received[key])
-            if key in memory:
-                grad.sub_(memory[key])
+        for key, control in received.items():
+            grad = grads.get(key.removeprefix("control."))
+            if grad is not None:
+                grad.add_(control)
+                if key in memory:
+                    grad.sub_(memory[key])
 
     def finish(self, context: Context, end: State) -> tuple[State, State]:
         sent, kept, memory = {}, dict(context.memory), context.memory
@@ -89,8 +93,7 @@ class Scaffold(FedAvg):
         self, start: State, updates: Sequence[Update], weights: Sequence[float], server: State, clients: int
     ) -> tuple[State, State]:
         state, _ = super().aggregate(start, updates, weights, server, clients)
-        share = [1.0 / clients] * len(updates)
-        change = mean_state([update.extra for update in updates], share)
+        change = mean_state([update.extra for update in updates], [update.share for update in updates])
         return state, {key: server[key] + change[key] for key in server}
 
 
@@ -116,7 +119,7 @@ class FedDyn(FedAvg):
             raise ValueError(f"alpha={self.alpha!r}, accepted: a number > 0")
 
     def server_memory(self, state: State) -> State:
-        return {f"h.{name}": torch.zeros_like(state[name]) for name in learnt(state)}
+        return {f"h.{name}": torch.zeros_like(state[name]) for name in state}
 
     @stackable
     def correct(self, context: Context, grads: State, weights: State) -> None:
@@ -128,7 +131,7 @@ class FedDyn(FedAvg):
 
     def finish(self, context: Context, end: State) -> tuple[State, State]:
         start, memory = context.start, context.memory
-        moved = {f"h.{name}": self.alpha * (end[name] - start[name]) for name in learnt(end)}
+        moved = {f"h.{name}": self.alpha * (end[name] - start[name]) for name in context.travelling}
         return {}, {key: memory[key] - change if key in memory else -change for key, change in moved.items()}
 
     def aggregate(
@@ -136,7 +139,7 @@ class FedDyn(FedAvg):
     ) -> tuple[State, State]:
         state, share = uniform_mean(updates), len(updates) / clients
         memory = {}
-        for name in learnt(start):
+        for name in start:
             key = f"h.{name}"
             memory[key] = server[key] - self.alpha * share * (state[name] - start[name])
             state[name] = state[name] - memory[key] / self.alpha
@@ -182,13 +185,13 @@ class Moon(FedAvg):
     def loss(self, context: Context, x: Tensor, y: Tensor) -> Tensor:
         model: Any = context.model
         if not self.mu:
-            return task_loss(model(x), y)
+            return batch_loss(context.dataset, model(x), y)
         features = model.features(x)
         with torch.no_grad():
             others = [frozen.features(x) for frozen in context.scratch]
         cosines = torch.stack([F.cosine_similarity(features, other, dim=-1) for other in others], -1)
         contrast = -F.log_softmax(cosines / self.tau, -1)[..., 0].mean()
-        return task_loss(model.head(features), y) + self.mu * contrast
+        return batch_loss(context.dataset, model.head(features), y) + self.mu * contrast
 
     def finish(self, context: Context, end: State) -> tuple[State, State]:
         return {}, {f"previous.{name}": tensor for name, tensor in end.items()}

@@ -15,7 +15,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from fedlab_core.local.work import Context, Engine, Task, Update, Work, task_loss
+from fedlab_core.data import Dataset
+from fedlab_core.local.optimisers import make_optimiser
+from fedlab_core.local.work import Context, Engine, Task, Update, Work, batch_loss
+from fedlab_core.partition import Partition
 from fedlab_core.sampling import sample_clients
 from fedlab_core.settings import Settings
 from fedlab_core.state import State, mean_state
@@ -48,8 +51,15 @@ class FedAvg:
         """The local work of a client under these settings; a method may insist on its own, or refuse some."""
         return settings
 
+    def check(self, model: nn.Module, dataset: Dataset, partition: Partition, settings: Settings) -> None:
+        """Called when a federation is built; raises a ValueError where the method cannot work with what it is given."""
+
     def server_memory(self, state: State) -> State:
-        """What the server remembers besides the model, before the first round."""
+        """What the server remembers besides the model, before the first round.
+
+        Args:
+            state: the trained parameters that travel.
+        """
         return {}
 
     def sample(self, clients: int, count: int, seed: int, round: int) -> list[int]:
@@ -69,23 +79,20 @@ class FedAvg:
         return engine.evaluate(work, states, split)
 
     def optimiser(self, parameters: Sequence[nn.Parameter], context: Context) -> torch.optim.Optimizer:
-        """The client's optimiser, new in every round: SGD."""
-        settings = context.settings
-        return torch.optim.SGD(
-            parameters, context.lr, settings.momentum, weight_decay=settings.weight_decay, foreach=True
-        )
+        """The client's optimiser, made in every round: the one that the settings name."""
+        return make_optimiser(parameters, context.settings, context.lr)
 
     def begin(self, context: Context) -> None:
         """Called before a client's first step; may put into `context.scratch` what the other hooks need."""
 
     def loss(self, context: Context, x: Tensor, y: Tensor) -> Tensor:
-        """The local objective on one batch: the task's cross-entropy, unless a method has its own.
+        """The local objective on one batch: the data set's mean loss, unless a method has its own.
 
         Args:
             context: its `model` is in training mode.
             x, y: inputs as the model reads them, and targets.
         """
-        return task_loss(context.model(x), y)
+        return batch_loss(context.dataset, context.model(x), y)
 
     def correct(self, context: Context, grads: State, weights: State) -> None:
         """Change the gradients of the trainable parameters in place, before the optimiser's step.
@@ -109,11 +116,13 @@ class FedAvg:
     def aggregate(
         self, start: State, updates: Sequence[Update], weights: Sequence[float], server: State, clients: int
     ) -> tuple[State, State]:
-        """The next global model and server memory.
+        """The next global model and server memory, as far as the trained parameters that travel are concerned.
+
+        Running statistics follow `Settings.batch_norm`; other buffers stay as they are where clients agree.
 
         Args:
-            start: the global model of this round.
-            updates: one per sampled client, ordered by client number.
+            start: those parameters of the global model of this round.
+            updates: one per sampled client, ordered by client number; their states have the same names as `start`.
             weights: one per update. What they lack to 1 falls to `start` (nothing in FedAvg's usual form).
             server: the server's memory.
             clients: number of clients that exist.
@@ -139,6 +148,12 @@ class FedAvg:
         if self.corrects and not getattr(type(self).correct, "stackable", False):
             return f"{self.name} corrects gradients in a way that is not known to work for many clients at once"
         return None
+
+    @property
+    def asks_for_logits(self) -> bool:
+        """Whether clients ask the model for nothing but an answer to a batch, each on its own."""
+        hooks = ("loss", "train")
+        return all(getattr(type(self), hook) is getattr(FedAvg, hook) for hook in hooks)
 
     @property
     def plain(self) -> bool:

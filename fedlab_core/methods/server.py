@@ -1,6 +1,6 @@
 """Methods that differ at the server: normalised averaging, and optimisers that take the mean update for a gradient."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,16 +10,6 @@ from fedlab_core.local.work import Update
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.settings import Settings
 from fedlab_core.state import State, mean_state
-
-
-def learnt(state: State) -> Iterator[str]:
-    """Names of the floating-point tensors but the running statistics of batch normalisation, which a server optimiser
-    must not extrapolate; those are the tensors beside a `num_batches_tracked`."""
-    for name, tensor in state.items():
-        prefix, _, last = name.rpartition(".")
-        tracked = f"{prefix}.num_batches_tracked" if prefix else "num_batches_tracked"
-        if tensor.is_floating_point() and not (last in ("running_mean", "running_var") and tracked in state):
-            yield name
 
 
 @dataclass(frozen=True)
@@ -35,6 +25,10 @@ class FedNova(FedAvg):
     def local_settings(self, settings: Settings) -> Settings:
         if settings.momentum:
             raise ValueError(f"momentum={settings.momentum}: FedNova divides by steps of plain SGD, accepted: 0")
+        if settings.optimiser != "sgd":
+            raise ValueError(
+                f"optimiser={settings.optimiser!r}: FedNova divides by steps of plain SGD, accepted: 'sgd'"
+            )
         return settings
 
     def aggregate(
@@ -42,7 +36,7 @@ class FedNova(FedAvg):
     ) -> tuple[State, State]:
         state, _ = super().aggregate(start, updates, weights, server, clients)
         tau = sum(p * update.steps for p, update in zip(weights, updates, strict=True)) / sum(weights)
-        for name in learnt(start):
+        for name in start:
             total = torch.zeros_like(start[name])
             for p, update in zip(weights, updates, strict=True):
                 total.add_(update.state[name] - start[name], alpha=p * tau / update.steps)
@@ -68,14 +62,14 @@ class FedAvgM(FedAvg):
         _check(self, beta=(0, 1), server_lr=(0, None))
 
     def server_memory(self, state: State) -> State:
-        return {f"momentum.{name}": torch.zeros_like(state[name]) for name in learnt(state)}
+        return {f"momentum.{name}": torch.zeros_like(state[name]) for name in state}
 
     def aggregate(
         self, start: State, updates: Sequence[Update], weights: Sequence[float], server: State, clients: int
     ) -> tuple[State, State]:
         state, _ = super().aggregate(start, updates, weights, server, clients)
         memory = {}
-        for name in learnt(start):
+        for name in start:
             key = f"momentum.{name}"
             memory[key] = self.beta * server[key] + (state[name] - start[name])
             state[name] = start[name] + self.server_lr * memory[key]
@@ -106,8 +100,8 @@ class FedAdam(FedAvg):
         _check(self, server_lr=(0, None), beta1=(0, 1), beta2=(0, 1), tau=(0, None))
 
     def server_memory(self, state: State) -> State:
-        first = {f"first.{name}": torch.zeros_like(state[name]) for name in learnt(state)}
-        return first | {f"second.{name}": torch.full_like(state[name], self.tau**2) for name in learnt(state)}
+        first = {f"first.{name}": torch.zeros_like(state[name]) for name in state}
+        return first | {f"second.{name}": torch.full_like(state[name], self.tau**2) for name in state}
 
     def second_moment(self, old: Tensor, square: Tensor) -> Tensor:
         """The next estimate of D^2."""
@@ -118,7 +112,7 @@ class FedAdam(FedAvg):
     ) -> tuple[State, State]:
         state, _ = super().aggregate(start, updates, weights, server, clients)
         memory = {}
-        for name in learnt(start):
+        for name in start:
             update = state[name] - start[name]
             first = memory[f"first.{name}"] = self.beta1 * server[f"first.{name}"] + (1 - self.beta1) * update
             second = memory[f"second.{name}"] = self.second_moment(server[f"second.{name}"], update.square())

@@ -163,8 +163,9 @@ def stability(
 
     Returns:
         Plain data. For each of "dirichlet", "leave_one_out" and "halves" the `Mixtures.summary`; "average": accuracy
-        and loss of the aggregation weights' mean; "clients": mean accuracy of the clients' own models; "gain":
-        average minus clients; "size": mean size of the clients' updates, since the spread shrinks with it.
+        and loss of the aggregation weights' mean; "clients": accuracy of the clients' own models, mean by aggregation
+        weight; "gain": average minus clients; "size": mean size of the clients' updates, since the spread shrinks with
+        it.
     """
     inside = federation.inside(round)
     states, weights = [update.state for update in inside.updates], inside.weights
@@ -185,7 +186,8 @@ def stability(
         result[name] = Mixtures(found.loss[first:last], found.accuracy[first:last]).summary()
         first = last
     result["average"] = {key: result["average"][f"{key}_mean"] for key in ("loss", "accuracy")}
-    result["clients"] = result["clients"]["accuracy_mean"]
+    own = found.accuracy[len(found.accuracy) - m :]
+    result["clients"] = sum(weight * accuracy for weight, accuracy in zip(weights, own, strict=True))
     result["gain"] = result["average"]["accuracy"] - result["clients"]
     result["size"] = federation.history[round].metrics["drift"]
     return result

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from fedlab_core.batchnorm.fedtan import FedTAN
-from fedlab_core.batchnorm.lockstep import Ledger, batch_norms, synchronised_gradients
+from fedlab_core.batchnorm.lockstep import Ledger, synchronised_gradients
 from fedlab_core.data import load_dataset
 from fedlab_core.models import build_model
 from fedlab_core.randomness import generator
+from fedlab_core.state import batch_norms
 from fedlab_core.studies.batchnorm_exact import full_batch, identity
 from fedlab_core.studies.batchnorm_runs import VARIANTS, Setup, compare
 from fedlab_core.studies.claim import Claim, Range

@@ -26,6 +26,7 @@ from fedlab_core.models.clip import zero_shot_weights
 from fedlab_core.models.weights.shipped import CAPTIONS, VOCABULARY, blank, load_backbone
 from fedlab_core.partition import Partition, dirichlet
 from fedlab_core.randomness import generator
+from fedlab_core.round import while_finite
 from fedlab_core.settings import Settings
 from fedlab_core.state import State, set_state
 from fedlab_core.studies.record import once
@@ -209,9 +210,7 @@ def run(setup: Setup, way: Way, seed: int, lr: float, root: str | Path | None = 
     loss = classification_loss(data.prepare(data.x[: setup.batch_size]))
     step = count_flops(fed.model, loss) if parameters(fed) else 0
     curve = {"round": [0], "test": [accuracy(fed, fed.state, data.test_x, data.test_y)], "bytes": [0], "flops": [0]}
-    for record in fed.rounds(setup.rounds):
-        if not math.isfinite(record.metrics["train_loss"]):
-            break
+    for record in while_finite(fed.rounds(setup.rounds)):
         if not way.local and (record.round % setup.every == 0 or record.round == setup.rounds):
             curve["round"].append(record.round)
             curve["test"].append(accuracy(fed, fed.state, data.test_x, data.test_y))

@@ -126,7 +126,7 @@ def federation(
 def measure(setup: Setup, run: Federation, seed: int) -> dict[str, float]:
     """Nearest neighbours, the linear probe, and the mean of three few-label probes on the run's frozen features."""
     data, rule = run.dataset, run.method
-    bank = features(run.model, data, run.state, rule.depth(run.state, len(run.model.units)))
+    bank = features(run.model, data, run.state, rule.depth(run.round, len(run.model.units)))
     few = [linear_probe(bank, data.y, data.test_y, per_class=setup.labels, seed=3 * seed + i) for i in range(3)]
     return {
         "knn": knn_accuracy(bank.x, data.y, bank.test_x, data.test_y),

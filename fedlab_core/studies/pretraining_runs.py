@@ -20,6 +20,7 @@ from fedlab_core.pretraining.named import STARTS as NAMES
 from fedlab_core.pretraining.starts import Start
 from fedlab_core.randomness import generator
 from fedlab_core.references import centralised
+from fedlab_core.round import while_finite
 from fedlab_core.settings import Settings
 from fedlab_core.studies.pretraining_rows import chosen_lr, tuned
 from fedlab_core.studies.record import once
@@ -87,10 +88,9 @@ def run_one(
 
 
 def trained_while_finite(federation: Federation, rounds: int) -> Federation:
-    """The federation after so many rounds, or after the first whose training loss is not finite."""
-    for record in federation.rounds(rounds):
-        if not math.isfinite(record.metrics["train_loss"]):
-            break
+    """The federation after so many rounds, or as many as are finite."""
+    for _ in while_finite(federation.rounds(rounds)):
+        pass
     return federation
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from fedlab_core.costs import Costs
 from fedlab_core.experiment import Experiment
 from fedlab_core.history import Record, rounds_to_target
+from fedlab_core.round import while_finite
 from fedlab_core.studies.record import once
 
 GRID = (0.0464, 0.1, 0.215, 0.464, 1.0, 2.15)
@@ -71,9 +72,9 @@ def run(
         the costs of the whole run.
     """
     federation = experiment.build(root)
-    for record in federation.rounds(most):
+    for record in while_finite(federation.rounds(most)):
         value = record.metrics.get(metric, math.nan)
-        if (value <= target if lower else value >= target) or not math.isfinite(record.metrics["train_loss"]):
+        if value <= target if lower else value >= target:
             break
     history = federation.history
     reached = rounds_to_target(negated(history, metric) if lower else history, -target if lower else target, metric)

@@ -20,8 +20,8 @@ def test_an_evaluation_asks_before_every_batch_whether_to_stop(engine):
     parts = federation.model, federation.dataset, federation.partition, federation.settings, {}, 1
     states = [federation.state] * 3
     assert (
-        get_engine(engine).evaluate(Work(*parts, lambda: False), states)
+        get_engine(engine).evaluate(Work(*parts), states)
         == [{k.removeprefix("test_"): pytest.approx(v) for k, v in federation.evaluate().items()}] * 3
     )
     with pytest.raises(Stopped):
-        get_engine(engine).evaluate(Work(*parts, lambda: True), states)
+        get_engine(engine).evaluate(Work(*parts, stop=lambda: True), states)

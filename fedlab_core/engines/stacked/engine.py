@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlab_core.costs import count_flops
+from fedlab_core.data.measures import accuracy
 from fedlab_core.engines.stacked.evaluation import evaluate_together
 from fedlab_core.engines.stacked.modules import Fold, is_dense, stack
 from fedlab_core.engines.stacked.pace import Pace
@@ -102,7 +103,8 @@ class StackedEngine:
         """See `local.work.Engine`: many states in one pass over the data."""
         workers = self.workers or (cores() if work.settings.device == "cpu" else 1)
         together = EVALUATED if work.settings.device != "cpu" or is_dense(work.model) else 1
-        if together == 1 or len(states) == 1:
+        own = work.dataset.loss is not None or list(work.dataset.metrics.values()) != [accuracy]
+        if together == 1 or len(states) == 1 or own or work.traits.random:
             return ThreadsEngine(workers).evaluate(work, states, split)
         work = _contiguous(work)
         batches = evaluation_batches(work, split)
@@ -118,12 +120,12 @@ class StackedEngine:
         pieces = [(group, batches[a:b]) for group in groups for a, b in zip(cuts, cuts[1:], strict=False)]
         sums = list(in_order(evaluate_part, pieces, workers))
         totals = [sum(sums[first : first + parts]) for first in range(0, len(sums), parts)]
-        return [summary([row]) for total in totals for row in total]
+        return [summary(work.dataset, [row]) for total in totals for row in total]
 
 
 def _contiguous(work: Work) -> Work:
     """The same work in the layout of stacks: channel after channel, those of a client side by side."""
-    return replace(work, settings=work.settings.replace(channels_last=False))
+    return replace(work, traits=replace(work.traits, channels_last=False))
 
 
 def short_operations(work: Work) -> bool:
@@ -142,7 +144,20 @@ def forward_operations(work: Work) -> float:
 
 def work_obstacle(work: Work, method: LocalMethod) -> str | None:
     """What keeps clients from being stacked, whatever their model is, in words; None if nothing does."""
-    return "mixed precision" if work.settings.mixed_precision else method.stack_obstacle
+    settings = work.settings
+    if settings.mixed_precision:
+        return "mixed precision"
+    if work.dataset.loss is not None:
+        return "a loss of the data set's own"
+    if settings.optimiser != "sgd":
+        return f"the optimiser {settings.optimiser}"
+    if settings.clip_norm is not None:
+        return "clipped gradients"
+    if settings.keep_optimiser:
+        return "an optimiser that is kept"
+    if work.traits.random:
+        return "a forward pass that draws random numbers"
+    return method.stack_obstacle
 
 
 def plan(work: Work, tasks: Sequence[Task], workers: int, largest: int) -> list[list[int]]:

@@ -22,7 +22,7 @@ def evaluate_together(
         batches: inputs and targets as they are stored.
 
     Returns:
-        (states, 3) float64: summed loss, right answers, targets.
+        (states, 2, 2) float64: summed loss and right answers, and the number of targets twice.
 
     Raises:
         Stopped: the work was asked to stop.
@@ -42,4 +42,5 @@ def evaluate_together(
         right, counted = logits.argmax(-1) == targets, targets != IGNORED
         for sums, values in zip(total, (losses.view(targets.shape), right, counted), strict=True):
             sums += values.flatten(1).sum(1)
-    return total.T
+    loss, right, count = total
+    return torch.stack([torch.stack([loss, right], 1), torch.stack([count, count], 1)], 1)

@@ -196,12 +196,38 @@ LAYERS: dict[type[nn.Module], type[nn.Module]] = {
 """The stacked form of every kind of module that holds weights."""
 
 
+INDEPENDENT: tuple[type[nn.Module], ...] = (
+    *(nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity, nn.Flatten, nn.Unflatten),
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid),
+    *(nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid, nn.Threshold),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.ZeroPad2d, nn.Upsample, nn.PixelShuffle),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Softmax, nn.LogSoftmax),
+)
+"""Modules of torch without weights that treat the examples of a batch each by itself; a softmax over the batch, and
+dropout that drops, are looked for besides."""
+OWN = ("fedlab_core.models.", "fedlab_core.finetuning.", "fedlab_core.layerwise.")
+_HOOKS = (
+    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+    *("parametrizations",),
+)
+
+
 def obstacle(model: nn.Module) -> str | None:
-    """What keeps a model from being stacked, in words; None if nothing does."""
+    """What keeps a model from being stacked, in words; None if nothing does.
+
+    Only modules are stacked that are known to treat the examples of a batch, and so the clients, each by itself.
+    """
     for name, module in model.named_modules():
         kind = f"{name or 'model'} ({type(module).__name__})"
+        if any(getattr(module, hook, None) for hook in _HOOKS):
+            return f"{kind} has hooks or parametrisations"
+        if isinstance(module, nn.Softmax | nn.LogSoftmax) and module.dim in (None, 0):
+            return f"{kind} looks at the whole batch"
         if [*module.parameters(recurse=False), *module.buffers(recurse=False)] and type(module) not in LAYERS:
             return f"{kind} holds weights of an unknown kind"
+        if type(module) not in LAYERS and type(module) not in INDEPENDENT and not _own(module):
+            return f"{kind} has a forward pass of its own"
         if reason := getattr(module, "obstacle", None):
             return f"{kind} {reason}"
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p:
@@ -221,6 +247,10 @@ _UNUSUAL: dict[type[nn.Module], Callable[[Any], bool]] = {
     nn.Embedding: lambda m: m.padding_idx is not None or m.max_norm is not None or m.sparse,
     nn.LSTM: lambda m: m.bidirectional or m.proj_size > 0 or m.dropout > 0 or not m.batch_first,
 }
+
+
+def _own(module: nn.Module) -> bool:
+    return type(module).__module__.startswith(OWN)
 
 
 def is_dense(model: nn.Module) -> bool:

@@ -3,9 +3,9 @@
 from matplotlib.figure import Figure
 
 from fedlab_core import plots
-from fedlab_core.batchnorm.lockstep import batch_norms
 from fedlab_core.batchnorm.measures import deviation_by_source, fixed_batches, in_training, mismatch, running_gap
 from fedlab_core.plots import batchnorm as plots_batchnorm
+from fedlab_core.state import batch_norms
 from fedlab_core.workbench import Run, View
 from fedlab_core.workbench.tabs import SIZE
 

@@ -1,0 +1,184 @@
+"""One round as a pure function of the snapshot before it: broadcast, local training, aggregation."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from fedlab_core.aggregation import merge_untrained, unchanged
+from fedlab_core.data import Dataset
+from fedlab_core.history import Record, Round, Segment
+from fedlab_core.local.cores import single_threaded
+from fedlab_core.local.fitness import Traits
+from fedlab_core.local.work import Engine, Task, Update, Work
+from fedlab_core.partition import Partition
+from fedlab_core.sampling import aggregation_weights, objective_shares
+from fedlab_core.settings import Settings
+from fedlab_core.state import Roles, State, is_finite
+from fedlab_core.timeline import Snapshot
+
+
+def never() -> bool:
+    """Asked whether to stop: no."""
+    return False
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Everything that decides how the rounds of a segment go.
+
+    Attributes:
+        model: the architecture.
+        segment: settings and method.
+        roles: what happens to each tensor of the model.
+        traits: what engines have to know about the model.
+        origin: the global model at the start of the segment: what clients hold of tensors that never travel, before
+            their first round.
+    """
+
+    model: nn.Module
+    dataset: Dataset
+    partition: Partition
+    engine: Engine
+    segment: Segment
+    roles: Roles
+    traits: Traits
+    origin: State
+
+    def seen(self, state: State) -> State:
+        """What methods and servers see of a model: the trained parameters that travel."""
+        return {name: state[name] for name in self.roles.travelling}
+
+    def work(self, round: int, server: State, stop: Callable[[], bool] = never) -> Work:
+        """What the clients of a round have in common."""
+        method, settings = self.segment.method, self.segment.settings
+        return Work(
+            model=self.model,
+            dataset=self.dataset,
+            partition=self.partition,
+            settings=method.local_settings(settings),
+            received=method.broadcast(server),
+            round=round,
+            travelling=self.roles.travelling,
+            traits=self.traits,
+            stop=stop,
+        )
+
+    def task(self, client: int, past: Snapshot) -> Task:
+        """What a client starts the round after a snapshot with: what is sent, and what it has kept."""
+        memory, local, origin = past.clients.get(client, {}), self.roles.local, self.origin
+        return Task(client, {n: memory.get(n, origin[n]) if n in local else t for n, t in past.state.items()}, memory)
+
+    def measure(
+        self, states: Sequence[State], split: str, now: Snapshot, stop: Callable[[], bool] = never
+    ) -> list[dict[str, float]]:
+        """Evaluate states as the round after a snapshot would begin with them.
+
+        Raises:
+            Stopped: `stop()` was true before a batch.
+        """
+        with single_threaded():
+            work = self.work(now.round + 1, now.server, stop)
+            results = self.segment.method.evaluate(self.engine, work, states, split)
+        return [{f"{split}_{name}": value for name, value in result.items()} for result in results]
+
+    def advance(
+        self,
+        past: Snapshot,
+        stop: Callable[[], bool] = never,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> tuple[Snapshot, Round] | None:
+        """The round after a snapshot; None if stopped.
+
+        Raises:
+            ValueError: the model has nothing to train.
+            NonFiniteError: a client handed back a value that is not finite, and the settings do not let that pass.
+        """
+        if not self.roles.trained:
+            raise ValueError("model: none of its parameters asks for a gradient, so there is no round to run")
+        number, settings, method = past.round + 1, self.segment.settings, self.segment.method
+        clients, sizes = len(self.partition), self.partition.sizes
+        sampled = method.sample(clients, settings.clients_per_round(clients), settings.seed, number)
+        tasks = [self.task(client, past) for client in sampled]
+        work = self.work(number, past.server)
+        with single_threaded():
+            updates = self._trained(work, tasks, past.state, stop, progress)
+            if len(updates) < len(tasks):
+                return None
+            shares = objective_shares(sizes, sampled, settings.weighting)
+            updates = [replace(update, share=share) for update, share in zip(updates, shares, strict=True)]
+            counted, lost = self._screened(number, updates)
+            weights = aggregation_weights(sizes, [u.client for u in counted], settings.weighting) if counted else []
+            state, server = self._merged(past, counted, weights) if counted else (past.state, past.server)
+        memories = {u.client: {**u.memory, **{n: u.state[n] for n in self.roles.local}} for u in counted}
+        snapshot = Snapshot(number, state, server, past.clients | {c: m for c, m in memories.items() if m})
+        stay = self.roles.local | self.roles.frozen | unchanged(self.roles, past.state, updates)
+        sent = {name: tensor for name, tensor in past.state.items() if name not in stay} | work.received
+        weight_of = dict(zip((u.client for u in counted), weights, strict=True))
+        own = [weight_of.get(update.client, 0.0) for update in updates]
+        return snapshot, Round(number, past.state, sent, updates, own, stay, lost)
+
+    def _trained(
+        self,
+        work: Work,
+        tasks: Sequence[Task],
+        start: State,
+        stop: Callable[[], bool],
+        progress: Callable[[int, int], None] | None,
+    ) -> list[Update]:
+        """The clients' updates, fewer than tasks if stopped."""
+        updates: list[Update] = []
+        with contextlib.closing(self.segment.method.train(self.engine, work, tasks, stop)) as arriving:
+            for update in arriving:  # whatever the engine copied, frozen tensors are kept once
+                moved = {name: tensor for name, tensor in update.state.items() if name not in self.roles.frozen}
+                updates.append(replace(update, state=start | moved))
+                if progress is not None:
+                    progress(len(updates), len(tasks))
+        return updates
+
+    def _screened(self, round: int, updates: Sequence[Update]) -> tuple[Sequence[Update], list[int]]:
+        """The updates that count, and the clients whose values are not finite."""
+        settings, names = self.segment.settings, self.roles.trained
+        lost = [u.client for u in updates if not (math.isfinite(u.loss) and is_finite(u.state, names))]
+        if lost and settings.non_finite == "raise":
+            raise NonFiniteError(round, next(u for u in updates if u.client == lost[0]), settings)
+        skip = set(lost) if settings.non_finite == "skip_client" else set()
+        return [update for update in updates if update.client not in skip], lost
+
+    def _merged(self, past: Snapshot, updates: Sequence[Update], weights: Sequence[float]) -> tuple[State, State]:
+        """The next global model and server memory."""
+        method, policy = self.segment.method, self.segment.settings.batch_norm
+        sent = [replace(update, state=self.seen(update.state)) for update in updates]
+        merged, server = method.aggregate(self.seen(past.state), sent, weights, past.server, len(self.partition))
+        if unknown := merged.keys() - past.state.keys():
+            raise ValueError(f"method {method.name!r}: aggregate returned {_listed(unknown)}, which the model lacks")
+        rest = merge_untrained(self.model, self.roles, past.state, updates, weights, policy)
+        return past.state | merged | rest, server
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, sorted(names)))
+
+
+def while_finite(records: Iterable[Record]) -> Iterator[Record]:
+    """The records of `Federation.rounds` up to the first round in which a value is not finite."""
+    with contextlib.suppress(NonFiniteError):
+        yield from records
+
+
+class NonFiniteError(ArithmeticError):
+    """A client handed back a loss or a weight that is not finite.
+
+    Attributes:
+        round, client, loss, lr: where it happened.
+    """
+
+    def __init__(self, round: int, update: Update, settings: Settings) -> None:
+        self.round, self.client, self.loss, self.lr = round, update.client, update.loss, settings.lr_at(round)
+        super().__init__(
+            f"round {round}: client {self.client} handed back values that are not finite (mean training loss "
+            f"{self.loss:g}, lr={self.lr:g}). The run stands at round {round - 1}. Take a smaller lr or set clip_norm; "
+            "non_finite='skip_client' leaves such clients out, 'keep' goes on"
+        )
