@@ -192,6 +192,7 @@ def record_from_json(value: Any, where: str) -> Record:
         costs=_costs(value["costs"], f"{where}: costs"),
         total=_costs(value["total"], f"{where}: total"),
         clients=[_client(row, f"{where}: clients") for row in _list(value["clients"], f"{where}: clients")],
+        non_finite=list(_wholes(value["non_finite"], f"{where}: non_finite")),
         seconds=check.number(f"{where}: seconds", value["seconds"], 0),
         engine=part.text("engine"),
     )

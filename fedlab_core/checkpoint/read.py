@@ -41,13 +41,13 @@ from fedlab_core.data import Dataset
 from fedlab_core.history import Past, Segment
 from fedlab_core.methods.saving import Methods
 from fedlab_core.partition import Partition
-from fedlab_core.state import State, frozen_names
+from fedlab_core.state import State, frozen_names, tensors
 from fedlab_core.timeline import Snapshot, Timeline
 
 
 def fingerprints(dataset: Dataset, partition: Partition, model: nn.Module) -> dict[str, str]:
     """What tells data, partition and architecture from others."""
-    shapes = repr([(n, tuple(t.shape)) for n, t in model.state_dict().items() if isinstance(t, torch.Tensor)])
+    shapes = repr([(n, tuple(t.shape)) for n, t in tensors(model).items()])
     frozen = sorted(frozen_names(model))
     return {
         "dataset": dataset.fingerprint,
