@@ -8,7 +8,7 @@ import torch
 
 from fedlab_core import plots
 from fedlab_core.batchnorm.fedtan import FedTAN
-from fedlab_core.batchnorm.lockstep import EVERYTHING, NOTHING, Sharing, batch_norms
+from fedlab_core.batchnorm.lockstep import EVERYTHING, NOTHING, Sharing
 from fedlab_core.batchnorm.measures import (
     deviation,
     fixed_batches,
@@ -20,6 +20,7 @@ from fedlab_core.batchnorm.measures import (
 from fedlab_core.data import missing_data
 from fedlab_core.history import Record
 from fedlab_core.plots import batchnorm as plots_batchnorm
+from fedlab_core.state import batch_norms
 from fedlab_core.studies import batchnorm as study
 from fedlab_core.studies.batchnorm_runs import MNIST, VARIANTS, Setup
 from fedlab_core.studies.record import recorded
