@@ -20,9 +20,10 @@ def whole(name: str, value: Any, least: int | None = None, most: int | None = No
     """A whole number within bounds; NumPy's count, True and False do not."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise refuse(name, value, _range("a whole number", least, most))
-    if (least is not None and value < least) or (most is not None and value > most):
+    plain = int(value)
+    if (least is not None and plain < least) or (most is not None and plain > most):
         raise refuse(name, value, _range("a whole number", least, most))
-    return int(value)
+    return plain
 
 
 def number(
@@ -36,11 +37,12 @@ def number(
     accepted = _range("a number", least, most, above)
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
         raise refuse(name, value, accepted)
-    if (least is not None and value < least) or (most is not None and value > most):
+    plain = float(value)
+    if (least is not None and plain < least) or (most is not None and plain > most):
         raise refuse(name, value, accepted)
-    if above is not None and not value > above:
+    if above is not None and not plain > above:
         raise refuse(name, value, accepted)
-    return float(value)
+    return plain
 
 
 def choice(name: str, value: Any, accepted: Iterable[T]) -> T:

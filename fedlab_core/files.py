@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import importlib
 import json
 import os
 import stat
@@ -168,8 +169,7 @@ def _try_lock(descriptor: int) -> bool:
     try:
         import fcntl
     except ImportError:  # Windows
-        import msvcrt
-
+        msvcrt: Any = importlib.import_module("msvcrt")
         try:
             os.lseek(descriptor, 0, os.SEEK_SET)
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)

@@ -106,6 +106,8 @@ class TextPrompted(nn.Module):
         ValueError: the texts with the prompt are longer than the tower takes.
     """
 
+    ids: Tensor
+
     def __init__(
         self, clip: CLIP, tokenizer: Tokenizer, classes: Sequence[str], tokens: int, generator: torch.Generator
     ) -> None:

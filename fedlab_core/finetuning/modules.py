@@ -1,6 +1,7 @@
 """What is added to a frozen Transformer: prompts, bottleneck adapters, low-rank updates, a gate on the embedding."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ class Adapted(nn.Module):
     ) -> None:
         super().__init__()
         self.linear, self.bottleneck = linear, bottleneck
-        self.borrowed = (borrowed,)  # in a tuple, where `nn.Module` does not take it for a part
+        self.borrowed: tuple[Any] = (borrowed,)  # in a tuple, where `nn.Module` does not take it for a part
         if borrowed is not None:
             self.obstacle = "shares its weights with another block"  # what `engines.stacked` says of it
 

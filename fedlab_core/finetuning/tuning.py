@@ -99,7 +99,7 @@ def tune(model: nn.Module, method: str, generator: torch.Generator, **options: A
         return tuned
     trained_head = [p.requires_grad for p in model.head.parameters()]
     tuned.requires_grad_(False)
-    body = tuned if isinstance(tuned, ViT) else tuned.image
+    body: Any = tuned if isinstance(tuned, ViT) else tuned.image
     if method in ("bias", "layer_norm"):
         _unfreeze(body, method)
     elif method in ("vpt_shallow", "vpt_deep"):
@@ -136,11 +136,11 @@ def _prompt(vit: ViT, deep: bool, generator: torch.Generator, tokens: int) -> No
         vit.blocks[number] = Prompted(vit.blocks[number], prompt, replace=number > 0)
 
 
-def _adapt(vit: ViT, generator: torch.Generator, reduction: int, shared: bool) -> None:
+def _adapt(vit: Any, generator: torch.Generator, reduction: int, shared: bool) -> None:
     width = vit.norm.normalized_shape[0]
     if reduction > width:
         raise ValueError(f"reduction={reduction}, accepted: at most the model's width, {width}")
-    first = None
+    first: Bottleneck | None = None
     for block in vit.blocks:
         if first is not None and shared:
             block.fc2 = Adapted(block.fc2, borrowed=first)
@@ -149,7 +149,7 @@ def _adapt(vit: ViT, generator: torch.Generator, reduction: int, shared: bool) -
             block.fc2 = Adapted(block.fc2, first)
 
 
-def _update(vit: ViT, generator: torch.Generator, rank: int, alpha: float, freeze_a: bool) -> None:
+def _update(vit: Any, generator: torch.Generator, rank: int, alpha: float, freeze_a: bool) -> None:
     for block in vit.blocks:
         attention = block.attention
         attention.q, attention.v = (LoRA(layer, rank, alpha, generator) for layer in (attention.q, attention.v))

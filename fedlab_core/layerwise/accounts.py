@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,12 +13,12 @@ from fedlab_core.federation import Federation
 from fedlab_core.layerwise.method import OPTIMISERS, LayerWise, staged_loss
 from fedlab_core.layerwise.network import StagedModel
 from fedlab_core.layerwise.stages import Stage, payload
-from fedlab_core.state import state_bytes
+from fedlab_core.state import State, state_bytes
 
 
 def stage_loss(
     model: StagedModel, rule: LayerWise, stage: Stage, batch: Tensor, kept: Sequence[bool] | None = None
-) -> Callable[[StagedModel], Tensor]:
+) -> Callable[[Any], Tensor]:
     """The loss of one local step of a stage as a function of the model, for `costs.count_flops` and its neighbours.
 
     Args:
@@ -45,7 +46,7 @@ def training_memory(
     memory = step_memory(model, loss, OPTIMISERS[rule.optimiser_name], trained=names.trained, held=names.fetched)
     if rule.objective not in ("byol", "moco_v3"):
         return memory
-    own = {n: p for n, p in model.named_parameters() if n in names.trained and not n.startswith("predictor.")}
+    own: State = {n: p for n, p in model.named_parameters() if n in names.trained and not n.startswith("predictor.")}
     return replace(memory, weights=memory.weights + state_bytes(own))  # their target; it shares the frozen units
 
 
@@ -99,16 +100,18 @@ def relative_flops(rule: LayerWise, units: int) -> float:
 
 def flops_by_round(federation: Federation) -> list[int]:
     """FLOPs of all clients in each round of a run, from the masks that they drew; index = round, 0 before training."""
-    model, rule = copy.deepcopy(federation.model), federation.method
+    model, rule = _staged_run(federation)
+    model = copy.deepcopy(model)
     known: dict[tuple, int] = {}
     totals = [0]
     for record in federation.history[1:]:
         stage = rule.schedule.stage(record.round - 1, len(model.units))
         total = 0
         for row in record.clients:
-            size = min(federation.settings.batch_size or row["examples"], row["examples"])
-            for step in range(row["steps"]):
-                kept = rule.schedule.kept(stage, federation.settings.seed, record.round, row["client"], step)
+            client, examples = int(row["client"]), int(row["examples"])
+            size = min(federation.settings.batch_size or examples, examples)
+            for step in range(int(row["steps"])):
+                kept = rule.schedule.kept(stage, federation.settings.seed, record.round, client, step)
                 if (stage, kept, size) not in known:
                     batch = torch.zeros(size, *federation.dataset.input_shape)
                     known[stage, kept, size] = count_flops(model, stage_loss(model, rule, stage, batch, kept))
@@ -122,13 +125,13 @@ def traffic(federation: Federation, stateful: bool) -> Iterator[tuple[int, int]]
 
     For the run's own setting these are the bytes in its records.
     """
-    model, rule = federation.model, federation.method
+    model, rule = _staged_run(federation)
     held: dict[int, frozenset[int]] = {}
     for record in federation.history[1:]:
         state = federation.state_at(record.round - 1)
         stage = rule.schedule.stage(record.round - 1, len(model.units))
         down = up = 0
-        for client in (row["client"] for row in record.clients):
+        for client in (int(row["client"]) for row in record.clients):
             kept = rule.schedule.masked_download(stage, federation.settings.seed, record.round, client)
             names = payload(model, stage, kept, held.get(client, frozenset()), state)
             down += state_bytes({n: state[n] for n in names.fetched})
@@ -152,3 +155,12 @@ def peak_allocated(model: StagedModel, rule: LayerWise, stage: Stage, batch: Ten
     peak = torch.cuda.max_memory_allocated() - before
     model.zero_grad(set_to_none=True)
     return peak
+
+
+def _staged_run(federation: Federation) -> tuple[StagedModel, LayerWise]:
+    model, rule = federation.model, federation.method
+    if not isinstance(model, StagedModel) or not isinstance(rule, LayerWise):
+        raise ValueError(
+            f"federation trains a {type(model).__name__} by {rule.name}, accepted: a StagedModel layer-wise"
+        )
+    return model, rule

@@ -37,7 +37,7 @@ class StagedModel(nn.Module):
         super().__init__()
         if not isinstance(encoder, ViT | ResNet):
             raise ValueError(f"encoder is a {type(encoder).__name__}, accepted: a ViT or a ResNet")
-        self.encoder = copy.deepcopy(encoder)
+        self.encoder: Any = copy.deepcopy(encoder)
         self.width = encoder.head.in_features
         self.encoder.head = nn.Identity()
         self.projector, self.predictor = projector, predictor or nn.Identity()

@@ -1,6 +1,6 @@
 """Pictures of fine-tuning; drawn into the Axes they are given unless they return a Figure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 from typing import Any
 
@@ -85,7 +85,7 @@ def _part(ax: Axes, left: float, bottom: float, row: Mapping[str, Any]) -> None:
     ax.text(left + 0.5, bottom + 0.5, said, ha="center", va="center", fontsize=7, weight=weight, bbox=box)
 
 
-def budgets(axes: Sequence[Axes], runs: Mapping[str, Sequence[Mapping[str, Any]]], target: float | None = None) -> None:
+def budgets(axes: Iterable[Axes], runs: Mapping[str, Sequence[Mapping[str, Any]]], target: float | None = None) -> None:
     """Test accuracy over rounds, bytes and FLOPs: mean over seeds, and a band from the worst to the best of them.
 
     Args:
@@ -93,6 +93,7 @@ def budgets(axes: Sequence[Axes], runs: Mapping[str, Sequence[Mapping[str, Any]]
         runs: by method, one per seed, as `studies.finetuning_runs.run` returns them.
         target: an accuracy to mark.
     """
+    axes = list(axes)
     for ax, (axis, (label, unit)) in zip(axes, AXES.items(), strict=True):
         for i, (name, seeds) in enumerate(runs.items()):
             shortest = min(len(one["test"]) for one in seeds)

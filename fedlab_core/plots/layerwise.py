@@ -69,8 +69,8 @@ def network(ax: Axes, units: int, stage: Stage, kept: Sequence[bool] | None = No
         )
         if kind != "not there yet":
             ax.text(0.5, row + 0.5, kind, ha="left", va="center", fontsize=size, color="0.25")
-    present = [row for row, kind in enumerate(kinds) if kind != "not there yet"]
-    for row, above in itertools.pairwise(present):  # the activations' way up, behind what is not there yet
+    there = [row for row, kind in enumerate(kinds) if kind != "not there yet"]
+    for row, above in itertools.pairwise(there):  # the activations' way up, behind what is not there yet
         arrow = {"arrowstyle": "-|>", "color": "0.3", "lw": 1}
         ax.annotate("", (0, above + 0.13), (0, row + 0.87), arrowprops=arrow, zorder=0)
     ax.set(xlim=(-0.55, 0.95), ylim=(-0.1, units + 2.1))

@@ -3,7 +3,7 @@
 Blue and orange are two clients, black is the server and whatever it averages, grey is what does not move.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ def _box(ax: Axes, x: float, y: float, width: float, height: float, text: str, c
     ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9, color=color)
 
 
-def _arrow(ax: Axes, start: ArrayLike, end: ArrayLike, color: str = SERVER, **look: Any) -> None:
+def _arrow(ax: Axes, start: Iterable[float], end: Iterable[float], color: str = SERVER, **look: Any) -> None:
     style = {"arrowstyle": "-|>", "mutation_scale": 11, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0} | look
     ax.add_patch(FancyArrowPatch(tuple(start), tuple(end), color=color, **style))
 

@@ -134,7 +134,8 @@ def clip_from_transformers(weights: State, config: Any, source: str = "the state
             text_depth=text.num_hidden_layers,
             text_heads=text.num_attention_heads,
         )
-    for tower, part in ((clip.image, vision), (clip.text, text)):
+    towers: list[tuple[Any, Any]] = [(clip.image, vision), (clip.text, text)]
+    for tower, part in towers:
         for block in tower.blocks:
             block.activation = activations[part.hidden_act]
         set_eps(tower, part.layer_norm_eps)
@@ -222,7 +223,8 @@ def clip_from_open_clip(model: Any, source: str = "the model") -> CLIP:
             text_depth=len(blocks[1]),
             text_heads=blocks[1][0].attn.num_heads,
         )
-    for tower, theirs in zip((clip.image, clip.text), blocks, strict=True):
+    towers: list[Any] = [clip.image, clip.text]
+    for tower, theirs in zip(towers, blocks, strict=True):
         for block, other in zip(tower.blocks, theirs, strict=True):
             if type(other.mlp.gelu).__name__ == "GELU":
                 block.activation = F.gelu
