@@ -95,9 +95,9 @@ def named(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def seal(data: dict[str, Any]) -> bytes:
+def seal(data: dict[str, Any], indent: int | None = None) -> bytes:
     """Plain data as JSON that ends with the checksum of all before it."""
-    text = json.dumps(data, allow_nan=False)[:-1].encode()
+    text = json.dumps(data, indent=indent, allow_nan=False)[:-1].rstrip().encode()
     return text + f'{_SEAL}{hashlib.sha256(text).hexdigest()}"}}\n'.encode()
 
 
@@ -113,16 +113,22 @@ def unseal(content: bytes, path: Path) -> dict[str, Any]:
     return parse(text + b"}", path)
 
 
-def parse(content: bytes, path: Path) -> dict[str, Any]:
-    """A JSON object, read strictly.
+def parse_any(content: bytes, path: Path) -> Any:
+    """JSON, read strictly; the seal of an object, if it has one, is checked and taken off.
 
     Raises:
-        ValueError: not JSON, not an object, a name given twice, or a number that JSON does not know; names the file.
+        ValueError: not JSON, a name given twice, a number that JSON does not know, or a wrong seal; names the file.
     """
     try:
         data = json.loads(content, object_pairs_hook=_object, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: damaged, not readable as JSON ({error})") from None
+    return unseal(content, path) if isinstance(data, dict) and "sha256" in data else data
+
+
+def parse(content: bytes, path: Path) -> dict[str, Any]:
+    """A JSON object, read as `parse_any` does. Raises ValueError, which names the file, also where it is none."""
+    data = parse_any(content, path)
     if not isinstance(data, dict):
         raise ValueError(f"{path}: damaged, holds a {type(data).__name__}, accepted: an object")
     return data

@@ -1,7 +1,6 @@
 """Figures: every function draws into the Axes it is given and returns it; only `save` writes, nothing is shown here."""
 
 import io
-import json
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
+from fedlab_core import files
 from fedlab_core.history import Record
 
 # Okabe and Ito's palette, for every common colour vision; neighbours in this order differ in lightness.
@@ -293,8 +293,9 @@ def save(fig: Figure, path: str | Path, data: dict[str, Any]) -> Path:
     path = Path(path).with_suffix(".png")
     packages = ("fedlab_core", "torch", "numpy", "matplotlib")
     versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
-    content = json.dumps({**data, "versions": versions}, indent=1, allow_nan=False)
+    content = files.seal({**data, "versions": versions}, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fig.savefig(path, metadata={"Software": None})
-    path.with_suffix(".json").write_text(content + "\n", encoding="utf-8")
+    with files.published(path) as part:
+        fig.savefig(part, format="png", metadata={"Software": None})
+    files.write(path.with_suffix(".json"), content)
     return path

@@ -1,8 +1,8 @@
 """Starting points for federated learning: recipes of one or more steps, made once and kept with their recipe."""
 
+import contextlib
 import hashlib
 import json
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,6 +13,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import nn
 
+from fedlab_core import files
 from fedlab_core.data import Dataset, data_root
 from fedlab_core.data.cache import cache_folders
 from fedlab_core.data.prepared import load_prepared
@@ -265,25 +266,19 @@ def _width(model: nn.Module) -> int:
 def _write(folders: Sequence[Path], key: str, start: Start) -> None:
     about = {"recipe": start.recipe, "rounds": start.rounds, "bytes": start.bytes, "fingerprint": start.fingerprint}
     for folder in folders:
-        try:
+        with contextlib.suppress(OSError):  # an unwritable cache only costs time
             folder.mkdir(parents=True, exist_ok=True)
-            for path, content in (
-                (folder / f"{key}.safetensors", safetensors.torch.save(dict(start.state))),
-                (folder / f"{key}.json", json.dumps(about, indent=1).encode()),  # last: a start with it is complete
-            ):
-                part = path.with_name(f"{path.name}.{os.getpid()}.part")
-                part.write_bytes(content)
-                part.replace(path)
+            files.write(folder / f"{key}.safetensors", safetensors.torch.save(dict(start.state)))
+            files.write(folder / f"{key}.json", files.seal(about))  # last: a start with it is complete
             return
-        except OSError:
-            continue  # an unwritable cache only costs time
 
 
 def _read(path: Path, name: str) -> Start | None:
     """The kept start; None where there is none or its content is not what was written."""
+    about_file, state_file = path.with_suffix(".json"), path.with_suffix(".safetensors")
     try:
-        about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        state = safetensors.torch.load_file(path.with_suffix(".safetensors"))
+        about = files.unseal(files.read(about_file), about_file)
+        state = safetensors.torch.load(files.read(state_file))
         start = Start(name, dict(sorted(state.items())), about["recipe"], about["rounds"], about["bytes"])
         return start if start.fingerprint == about["fingerprint"] else None
     except (OSError, ValueError, KeyError, SafetensorError):

@@ -1,10 +1,10 @@
 """Recorded runs: JSON in `figures/`, and finished runs kept so that a killed study goes on where it was."""
 
-import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from fedlab_core import files
 
 FIGURES = Path(__file__).resolve().parents[2] / "figures"
 RUNS = FIGURES.parent / "runs"
@@ -17,25 +17,23 @@ def recorded(name: str, folder: Path = FIGURES) -> Any:
         ValueError: the file is damaged.
     """
     path = folder / f"{name}.json"
-    if not path.exists():
-        return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return files.parse_any(files.read(path), path)
+    except FileNotFoundError:
+        return None
     except ValueError as error:
-        raise ValueError(f"{path}: not readable as JSON ({error}); record it again") from error
+        raise ValueError(f"{error}; record it again") from error
 
 
 def once(key: str, make: Callable[[], dict[str, Any]], folder: Path | None) -> dict[str, Any]:
     """The result of `make()`, computed once per key and kept in a file of the folder; without a folder, just computed.
 
-    The file is complete or absent: it is written under another name and renamed.
+    The file is complete or absent, and a changed byte in it is an error.
     """
     if folder is None:
         return make()
     if (known := recorded(key, folder)) is not None:
         return known
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{key}.{os.getpid()}.part"
-    part.write_text(json.dumps(make(), allow_nan=False), encoding="utf-8")
-    part.replace(folder / f"{key}.json")
+    files.write(folder / f"{key}.json", files.seal(make()))
     return recorded(key, folder) or {}
