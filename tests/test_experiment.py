@@ -2,12 +2,18 @@
 
 import json
 import math
+import os
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from small import equal, small_federation, split
 
 from fedlab_core.costs import Costs
+from fedlab_core.data.prepared import TICK
 from fedlab_core.experiment import Experiment
 from fedlab_core.history import Record, clients_to_frame, rounds_to_target, to_frame
 from fedlab_core.pretraining.named import recipe
@@ -157,3 +163,97 @@ def test_histories_become_tables() -> None:
     frame, clients = to_frame(run.history), clients_to_frame(run.history)
     assert list(frame["round"]) == [0, 1, 2] and frame["total_bytes_up"].iloc[2] == 2 * frame["bytes_up"].iloc[1]
     assert list(clients["client"]) == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.float32(0.3), np.float64(0.3), torch.tensor(0.3), np.array(0.3), torch.tensor(0.3, dtype=torch.float64)],
+)
+def test_values_of_a_sweep_are_plain_at_once(value: Any) -> None:
+    swept = Experiment(partition="dirichlet", partition_options={"alpha": value}, clients=np.int64(20))
+    plain = Experiment(partition="dirichlet", partition_options={"alpha": 0.3})
+    assert swept == plain and swept.key == plain.key
+    assert type(swept.partition_options["alpha"]) is float and type(swept.clients) is int
+    assert json.loads(json.dumps(swept.to_json())) == plain.to_json()
+
+
+def test_options_hold_what_json_gives_back_and_nothing_else() -> None:
+    options = {"hidden": (np.int64(8), 4), "widths": np.arange(2), "where": Path("a"), "type": torch.float32}
+    made = Experiment(model_options=options)
+    assert made.model_options == {"hidden": [8, 4], "widths": [0, 1], "where": "a", "type": "float32"}
+    with pytest.raises(ValueError, match=r"model_options\['act'\]=<built-in.*accepted: numbers, texts"):
+        Experiment(model_options={"act": torch.relu})
+    with pytest.raises(ValueError, match=r"dataset_options\['a'\]\[1\]=\{1\}"):
+        Experiment(dataset_options={"a": [0, {1}]})
+
+
+def test_keys_of_earlier_files_are_kept() -> None:
+    """Recorded before starts, tunings, layouts, precisions and scalings had names."""
+    experiment = Experiment()
+    mnist = Experiment(
+        "mnist",
+        {"examples": 100, "standardise": False},
+        partition_options={"feature_skew": "rotation", "strength": 30.0},
+        model="mlp",
+        model_options={"hidden": (8,)},
+        settings=Settings(steps=3, epochs=None, batch_size=None, lr=0.05),
+    )
+    changed = experiment.replace(batch_norm="average", engine="auto", device="cuda", seed=4)
+    assert [experiment.key, experiment.replace(channels_last=True).key] == ["75a87430", "00464ad5"]
+    assert [mnist.key, changed.key] == ["84879c5f", "ab40da8f"]
+    assert experiment.replace(start="letters", tuning="bias").key == "8aeb3611"
+
+
+@pytest.mark.parametrize(
+    ("options", "low", "high"),
+    [({"scaling": "unit"}, 0.0, 1.0), ({"standardise": False}, 0.0, 1.0), ({"scaling": "centred"}, -0.5, 0.5)],
+)
+def test_pixels_are_scaled_as_asked(options: dict[str, Any], low: float, high: float) -> None:
+    data = Experiment(dataset_options=options).load_data()
+    seen = data.prepare(data.x)
+    assert (seen.min().item(), seen.max().item()) == (low, high)
+    assert torch.allclose(seen, data.x / 255 + low, atol=1e-7)
+
+
+def test_standardised_pixels_are_the_default_and_other_scalings_are_refused() -> None:
+    plain, named = Experiment().load_data(), Experiment(dataset_options={"scaling": "standardised"}).load_data()
+    assert (plain.mean, plain.std) == (named.mean, named.std) and plain.mean != (0.0,)
+    with pytest.raises(ValueError, match="scaling='zero' is unknown, accepted: .*'centred'"):
+        Experiment(dataset_options={"scaling": "zero"}).load_data()
+    with pytest.raises(ValueError, match="scaling='unit': python_docs has no pixels"):
+        Experiment("python_docs", {"scaling": "unit"}).load_data()
+
+
+def pictures(folder: Path, count: int, shade: int = 0) -> None:
+    for name in "ab":
+        (folder / "photos" / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            Image.fromarray(np.full((8, 8), (10 * i + shade) % 256, np.uint8)).save(
+                folder / "photos" / name / f"{i}.png"
+            )
+
+
+def test_changed_files_and_another_data_root_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment, first, second = Experiment("folder:photos"), tmp_path / "first", tmp_path / "second"
+    pictures(first, 5)
+    pictures(second, 10)
+    assert len(experiment.load_data(first).x) == 8
+    pictures(first, 5, shade=100)
+    assert experiment.load_data(first).x.min() >= 100  # other pixels under the same names
+    pictures(first, 20)
+    assert len(experiment.load_data(first).x) == 32
+    for root, count in ((first, 32), (second, 16)):
+        monkeypatch.setenv("FEDLAB_DATA", str(root))
+        assert len(experiment.load_data().x) == count
+
+
+def test_unchanged_files_are_loaded_once(tmp_path: Path) -> None:
+    pictures(tmp_path, 5)
+    for file in tmp_path.rglob("*.png"):
+        os.utime(file, (1e9, 1e9))
+    experiment = Experiment("folder:photos")
+    later = max(file.stat().st_ctime_ns for file in tmp_path.rglob("*.png")) + 2 * TICK
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fedlab_core.data.prepared.time.time_ns", lambda: later)  # the files are old by then
+        assert experiment.load_data(tmp_path) is experiment.load_data(tmp_path)
+    assert Experiment().load_data() is Experiment().load_data()
