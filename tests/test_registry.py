@@ -1,10 +1,12 @@
 """One table of names: built-in entries whatever was imported, and one's own of every kind, from a notebook cell."""
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,6 +69,17 @@ class Clipped(FedAvg):
     def correct(self, context: Context, grads: State, weights: State) -> None:
         for grad in grads.values():
             grad.clamp_(-self.most, self.most)
+
+
+def test_the_readmes_own_things_work_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## Your own data, model and method")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    scope: dict[str, Any] = {"__name__": __name__}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), scope)
+    assert len(blocks) == 2 and scope["federation"].round == 5 and "my_net" in MODELS and "sign" in METHODS
 
 
 @pytest.mark.parametrize("module", ["methods", "models.build", "data.load", "state"])
