@@ -28,20 +28,27 @@ STUDIES = (
     "pretraining",
 )  # modules of fedlab_core.studies; each has CLAIMS, a dict from id to a function that makes the row
 WIDTH, INDENT = 118, " " * 13
-_MARKS = {"shown": "+", "partly": "~", "not shown": "-", "not run": "."}
+_MARKS = {"shown": "+", "refuted": "-", "undecided": "?", "not run": "."}
 
 
 class ClaimTable:
-    """Rows for reading: as text, and as HTML in a notebook."""
+    """Rows for reading: one line a claim as text, and in a notebook a table whose rows unfold.
 
-    def __init__(self, rows: list[dict[str, Any]]) -> None:
+    Args:
+        rows: see `Claim.row`.
+        verbose: as text, every part of every row.
+    """
+
+    def __init__(self, rows: list[dict[str, Any]], verbose: bool = False) -> None:
         self.rows = rows
+        self.verbose = verbose
 
     def __repr__(self) -> str:
-        return "\n".join(line for row in self.rows for line in _text(row))
+        return "\n".join(line for row in self.rows for line in (_details(row) if self.verbose else [_line(row)]))
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th style='text-align:left'>{h}</th>" for h in ("claim", "expected", "measured", "verdict"))
+        names = ("verdict", "claim", "expected", "measured")
+        head = "".join(f"<th style='text-align:left'>{name}</th>" for name in names)
         return f"<table><tr>{head}</tr>{''.join(map(_html, self.rows))}</table>"
 
 
@@ -83,11 +90,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="only claims whose id begins so; the file keeps its other rows")
     parser.add_argument("--out", type=Path, default=FIGURES / "claims.json", help="file to write")
+    parser.add_argument("--verbose", action="store_true", help="print every part of every claim")
     options = parser.parse_args(arguments)
     rows = []
     for claim in collect(options.only):
         rows.append(claim.row())
-        print("\n".join(_text(rows[-1])), flush=True)
+        print(ClaimTable(rows[-1:], options.verbose), flush=True)
     counts = ", ".join(f"{sum(row['verdict'] == verdict for row in rows)} {verdict}" for verdict in VERDICTS)
     print(f"{len(rows)} claims: {counts}")
     new = {row["id"]: row for row in rows}
@@ -102,40 +110,69 @@ def _value(value: float | str | None) -> str:
     return "-" if value is None else value if isinstance(value, str) else f"{value:,.10g}"
 
 
+def _ends(ends: list[Any] | None) -> str:
+    return f" [{_value(ends[0])}, {_value(ends[1])}]" if ends else ""
+
+
+def _judged(row: dict[str, Any]) -> tuple[str, str]:
+    """What decides, expected and measured, in a few words: of an exact claim the first part that failed, if any."""
+    if row["headline"]:
+        part = row["headline"]
+        return f"{part} {row['expected'][part]}", f"{_value(row['measured'].get(part))}{_ends(row['interval'])}"
+    names = row["failed"] or list(row["expected"])
+    part = names[0]
+    more = f", and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{part} {row['expected'][part]}{more}", f"{_value(row['measured'].get(part))}"
+
+
 def _parts(row: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """Name, expected and measured of each part; what is only shown and not judged comes last."""
+    """Name, measured with its interval, and expected of each part; what is only shown and not judged comes last."""
     names = [*row["expected"], *(name for name in row["measured"] if name not in row["expected"])]
-    return [(name, row["expected"].get(name, ""), _value(row["measured"].get(name))) for name in names]
+    ends = row["intervals"] | {row["headline"]: row["interval"]}
+    found = [
+        (name, f"{_value(row['measured'].get(name))}{_ends(ends.get(name))}", row["expected"].get(name, ""))
+        for name in names
+    ]
+    return found + [(f"reference: {name}", _value(value), "") for name, value in row["references"].items()]
 
 
-def _run(row: dict[str, Any]) -> str:
-    seeds = row["seeds"]
-    counted = f", {len(seeds)} seed{'s' * (len(seeds) != 1)}" if seeds else ""
-    return f"{row['size']}{counted}; {row['source']}"
+def _facts(row: dict[str, Any]) -> str:
+    """Size, seeds, test set, source, and when the range was set."""
+    seeds, facts = len(row["seeds"]), [row["size"]]
+    if seeds:
+        facts.append(f"{seeds} seed{'s' * (seeds != 1)}")
+    if row["test_size"]:
+        error = row.get("test_set_error")
+        facts.append(f"{row['test_size']:,} test examples{f' (standard error {error:g})' if error else ''}")
+    facts.append(row["source"])
+    return "; ".join(facts + [f"range: {row['registered']}"] * bool(row["registered"]))
 
 
-def _text(row: dict[str, Any]) -> list[str]:
-    said = textwrap.wrap(f"{row['id']}: {row['claim']} ({_run(row)})", WIDTH - len(INDENT))
+def _line(row: dict[str, Any]) -> str:
+    """One line: verdict, id, what was measured, what was expected."""
+    expected, measured = _judged(row)
+    return f"{_MARKS[row['verdict']]} {row['verdict']:9}  {row['id']:30} {measured}; expected {expected}"
+
+
+def _details(row: dict[str, Any]) -> list[str]:
+    said = textwrap.wrap(f"{row['id']}: {row['claim']} ({_facts(row)})", WIDTH - len(INDENT))
     parts = _parts(row)
     width = max(len(name) for name, _, _ in parts)
-    numbers = [f"{INDENT}{name:{width}}  {measured:>10}   {expected}".rstrip() for name, expected, measured in parts]
+    numbers = [f"{INDENT}{name:{width}}  {measured:>10}   {expected}".rstrip() for name, measured, expected in parts]
     first = f"{_MARKS[row['verdict']]} {row['verdict']}"
     return [f"{first:{len(INDENT)}}{said[0]}", *(INDENT + line for line in said[1:]), *numbers]
 
 
 def _html(row: dict[str, Any]) -> str:
-    left, escape = "style='text-align:left'", html.escape
-    parts = _parts(row)
-    first = f"<b>{escape(row['id'])}</b><br>{escape(row['claim'])}<br><i>{escape(_run(row))}</i>"
-    cells = []
-    for number, (name, expected, measured) in enumerate(parts):
-        ends = (f"<td {left} rowspan={len(parts)}>{text}</td>" for text in (first, f"<b>{escape(row['verdict'])}</b>"))
-        begin, end = ends if number == 0 else ("", "")
-        inner = (
-            f"<td {left}>{escape(f'{name}: {expected}' if expected else name)}</td><td {left}>{escape(measured)}</td>"
-        )
-        cells.append(f"<tr>{begin}{inner}{end}</tr>")
-    return "".join(cells)
+    left, escape = "style='text-align:left;vertical-align:top'", html.escape
+    expected, measured = map(escape, _judged(row))
+    inner = "".join(
+        f"<tr><td {left}>{escape(name)}</td><td {left}>{escape(value)}</td><td {left}>{escape(limits)}</td></tr>"
+        for name, value, limits in _parts(row)
+    )
+    unfolds = f"<details><summary>{escape(row['claim'])}</summary>{escape(_facts(row))}<table>{inner}</table></details>"
+    cells = (f"<b>{escape(row['verdict'])}</b>", f"<b>{escape(row['id'])}</b>{unfolds}", expected, measured)
+    return f"<tr>{''.join(f'<td {left}>{cell}</td>' for cell in cells)}</tr>"
 
 
 if __name__ == "__main__":

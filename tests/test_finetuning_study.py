@@ -121,21 +121,23 @@ def test_claims_follow_the_record(one: dict) -> None:
     starts = {s: comparison(one, methods, "full" if s == "random" else "bias") for s in finetuning_record.STARTS}
     data = {"starts": starts, "seeds": (0, 1, 2)}
     claim = finetuning.strength_claim(data)
-    assert claim.verdict == "shown" and claim.measured["strong: bias minus the best other"] == pytest.approx(0.3)
+    assert claim.verdict == "shown" and claim.measured["strong: bias minus the best other"] == pytest.approx([0.3] * 3)
     flipped = {"starts": {**starts, "strong": starts["random"], "random": starts["strong"]}, "seeds": (0, 1, 2)}
-    assert finetuning.strength_claim(flipped).verdict == "not shown"
+    assert finetuning.strength_claim(flipped).verdict == "refuted"
+    assert finetuning.strength_claim(flipped).measured["strong: bias minus full"] == pytest.approx([-0.3] * 3)
     few = {c: comparison(one, tuple(finetuning_record.FAMILIES), "CLIP, text head") for c in ("1", "4", "16")}
     few["16"] = comparison(one, tuple(finetuning_record.FAMILIES))
     measured = finetuning.clip_claim({"shots": few, "seeds": (0, 1, 2)}).measured
-    assert measured["1 shot: CLIP minus ViT"] == pytest.approx(0.3) and measured["16 shots: CLIP minus ViT"] == 0
-    assert measured["lost from 16 shots to 1: ViT minus CLIP"] == pytest.approx(0.3)
+    assert measured["1 shot: CLIP minus ViT"] == pytest.approx([0.3] * 3)
+    assert measured["16 shots: CLIP minus ViT"] == [0] * 3
+    assert measured["lost from 16 shots to 1: ViT minus CLIP"] == pytest.approx([0.3] * 3)
     ways = ("bias, federated", "bias, alone", "full, federated", "full, alone")
     alone = {str(c): comparison(one, ways, "bias, federated") for c in finetuning_record.SHOTS}
     claim = finetuning.local_claim({"shots": alone, "seeds": (0, 1, 2)})
-    assert claim.measured["4: all classes, FL minus alone"] == pytest.approx(0.3) and claim.verdict == "partly"
+    assert claim.measured["4: all classes, FL minus alone"] == pytest.approx([0.3] * 3) and claim.verdict == "shown"
     starts = {"random": comparison(one, methods), "Caltech-101": comparison(one, methods, "bias")}
     claim = finetuning.caltech_cifar_claim({"starts": starts, "seeds": (0, 1, 2)})
-    assert claim.measured["bias: pre-trained minus random"] == pytest.approx(0.3) and claim.verdict == "partly"
+    assert claim.measured["bias: pre-trained minus random"] == pytest.approx([0.3] * 3) and claim.verdict == "shown"
 
 
 def test_targets_compare_rounds_and_bytes(one: dict) -> None:
@@ -146,7 +148,7 @@ def test_targets_compare_rounds_and_bytes(one: dict) -> None:
         "head": [{**one, **curve, "bytes": [0, 1, 2], "test": [0.0, 0.1, 0.2]}] * 3,
     }
     claim = finetuning.targets_claim({"starts": {"strong": {"runs": runs}}, "seeds": (0, 1, 2)})
-    assert claim.verdict == "shown" and claim.measured["bias: times fewer bytes"] == pytest.approx(100)
+    assert claim.verdict == "shown" and claim.measured["bias: times fewer bytes than full"] == pytest.approx([100] * 3)
     assert claim.measured["target"] == 0.95 and claim.row()["measured"]["head: rounds"] == "never"
 
 

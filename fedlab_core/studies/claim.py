@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-VERDICTS = ("shown", "partly", "not shown", "not run")
+from fedlab_core.studies.statistics import interval, test_set_error
+
+VERDICTS = ("shown", "refuted", "undecided", "not run")
+Measured = float | Sequence[float] | None
+"""A number, one number per seed, or None where nothing was measured."""
 
 
 @dataclass(frozen=True)
@@ -42,17 +46,25 @@ class Range:
 class Claim:
     """One row of the table of claims.
 
+    A claim about a mean over seeds has a headline: the one part whose 95 % interval decides. A claim without one is
+    exact (an identity, a count, a single measurement): every expected part has to lie in its range.
+
     Attributes:
         id: study and name, "fedavg.figure_one".
         text: what is claimed, with the settings it is claimed for.
         source: where the claim comes from (paper and table, or "ours").
         size: "quick", "standard" or "paper".
-        expected: accepted range of each part.
-        measured: number of each part; None where it was not measured, further names are shown and not judged.
+        expected: accepted range of the headline, or of each part of an exact claim.
+        measured: by part a number, or one number per seed; None where it was not measured. Parts that are not expected
+            are shown and not judged.
         seeds: the seeds behind the numbers.
+        headline: the part that decides; "" for an exact claim.
+        registered: the commit in which the expected range was set, and whether that was before the record.
+        test_size: examples of the test set, where accuracies on one are compared.
+        references: what the numbers should be read against: chance, a majority class, a ceiling, what was "reached".
 
     Raises:
-        ValueError: nothing is expected.
+        ValueError: nothing is expected, or something besides the headline.
     """
 
     id: str
@@ -60,40 +72,92 @@ class Claim:
     source: str
     size: str
     expected: Mapping[str, Range]
-    measured: Mapping[str, float | None] = field(default_factory=dict)
+    measured: Mapping[str, Measured] = field(default_factory=dict)
     seeds: Sequence[int] = ()
+    headline: str = ""
+    registered: str = ""
+    test_size: int | None = None
+    references: Mapping[str, float | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.expected:
             raise ValueError(f"{self.id}: expected={self.expected!r}, at least one part is needed")
+        if self.headline and list(self.expected) != [self.headline]:
+            raise ValueError(
+                f"{self.id}: expected={list(self.expected)}, accepted: the headline {self.headline!r} alone"
+            )
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of the headline's mean; None for exact claims and for fewer than two finite values."""
+        value = self.measured.get(self.headline)
+        return interval(value) if isinstance(value, Sequence) else None
 
     @property
     def verdict(self) -> str:
-        """One of `VERDICTS`: every expected part in its range, some, none, or nothing measured."""
-        values = [self.measured.get(part) for part in self.expected]
-        if all(value is None for value in values):
+        """One of `VERDICTS`.
+
+        Of a headline: "shown" if its interval lies inside the expected range, "refuted" if it lies outside, "undecided"
+        if neither holds or there is no interval. Of an exact claim: "shown" if every part lies in its range, "refuted"
+        if one does not, "undecided" if one was not measured. "not run" if nothing expected was measured.
+        """
+        if all(_mean(self.measured.get(part)) is None for part in self.expected):
             return "not run"
-        good = [v is not None and v in limits for v, limits in zip(values, self.expected.values(), strict=True)]
-        return "shown" if all(good) else "partly" if any(good) else "not shown"
+        if self.headline:
+            if self.interval is None:
+                return "undecided"
+            (low, high), limits = self.interval, self.expected[self.headline]
+            if low in limits and high in limits:
+                return "shown"
+            return "refuted" if high < limits.low or low > limits.high else "undecided"
+        if self.failed:
+            return "refuted"
+        return "undecided" if None in [_mean(self.measured.get(part)) for part in self.expected] else "shown"
+
+    @property
+    def failed(self) -> list[str]:
+        """The parts of an exact claim that lie outside of their range."""
+        values = {part: _mean(self.measured.get(part)) for part in self.expected if not self.headline}
+        return [part for part, value in values.items() if value is not None and value not in self.expected[part]]
 
     def row(self) -> dict[str, Any]:
         """Plain data that `json` can write: ranges as text, numbers to four digits, infinity as "never"."""
-        return {
+        judged, several = self.measured.get(self.headline), isinstance(self.measured.get(self.headline), Sequence)
+        ends = {part: interval(v) for part, v in self.measured.items() if isinstance(v, Sequence)}
+        row = {
             "id": self.id,
             "claim": self.text,
             "source": self.source,
             "size": self.size,
+            "headline": self.headline,
             "expected": {part: str(limits) for part, limits in self.expected.items()},
-            "measured": {part: _number(value) for part, value in self.measured.items()},
+            "failed": self.failed,
+            "registered": self.registered,
+            "measured": {part: _number(_mean(value)) for part, value in self.measured.items()},
+            "interval": _numbers(self.interval),
+            "n": len(judged) if several else None,
+            "intervals": {part: _numbers(e) for part, e in ends.items() if e is not None and part != self.headline},
             "seeds": list(self.seeds),
+            "test_size": self.test_size,
+            "references": {name: _number(value) for name, value in self.references.items()},
             "verdict": self.verdict,
         }
+        reached = self.references.get("reached")
+        if self.test_size and several and len(judged) > 1 and reached is not None and 0 <= reached <= 1:
+            error = test_set_error(reached, self.test_size)
+            if error > statistics.stdev(judged):
+                row["test_set_error"] = _number(error)
+        return row
 
 
-def differences(a: Sequence[float], b: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation, over the seeds, of a minus b."""
-    values = [x - y for x, y in zip(a, b, strict=True)]
-    return statistics.fmean(values), statistics.stdev(values)
+def _mean(value: Measured) -> float | None:
+    if isinstance(value, Sequence):
+        return None if not value else value[0] if len(value) == 1 else statistics.fmean(value)
+    return value
+
+
+def _numbers(values: Sequence[float] | None) -> list[Any] | None:
+    return None if values is None else [_number(value) for value in values]
 
 
 def _number(value: float | None) -> float | int | str | None:

@@ -9,6 +9,7 @@ import pandas as pd
 from fedlab_core.experiment import Experiment
 from fedlab_core.history import Record
 from fedlab_core.settings import Settings
+from fedlab_core.studies.statistics import ratios
 from fedlab_core.studies.tuning import GRID, Tuned, tune
 
 DIGITS = Experiment(clients=20, settings=Settings(fraction=0.25, epochs=5))
@@ -62,6 +63,13 @@ def speed_up(cells: Rounds, work: str, partition: str, baseline: str = "FedSGD")
     was given, a lower bound; 0 if the work itself never did."""
     fast, slow = cells[work, partition], cells[baseline, partition]
     return 0.0 if fast.lr is None else (slow.most if slow.lr is None else slow.rounds) / fast.rounds
+
+
+def speed_ups(cells: Rounds, work: str, partition: str, baseline: str = "FedSGD") -> list[float]:
+    """`speed_up` seed by seed; empty if the work never reached the target."""
+    fast, slow = cells[work, partition], cells[baseline, partition]
+    spent = slow.per_seed or (slow.most,) * len(slow.seeds)
+    return ratios(spent, fast.per_seed) if fast.per_seed else []
 
 
 def rounds_frame(cells: Rounds, baseline: str = "FedSGD") -> pd.DataFrame:
