@@ -1,6 +1,6 @@
 # make lab and make test are the two commands; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-lowest types check notebooks bench claims record clean
+.PHONY: help lab test test-lowest types check notebooks bench claims record records clean
 
 # The interpreter that creates .venv: the first one found that is new enough, or `make lab PYTHON=/path/to/python`.
 NEW_ENOUGH = import sys, venv; sys.exit(sys.version_info < (3, 11))
@@ -47,6 +47,9 @@ claims: $(INSTALLED)  ## print the table of claims and write figures/claims.json
 
 record: $(INSTALLED)  ## make a record of figures/ again, resumably: make record NAME=fedavg_mnist (NAME=-h lists them)
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m fedlab_core.studies $(NAME) $(ARGS)
+
+records: $(INSTALLED)  ## make what is missing in the records, in the background: STOP=1 ends it, DEVICE=cuda, ARGS=NAME
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m fedlab_core.studies records $(if $(STOP),--stop )$(if $(DEVICE),--device $(DEVICE) )$(ARGS)
 
 clean:  ## remove the environment, caches and screenshots; data and figures stay
 	rm -rf .venv .venv-lowest build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis tests/browser/artefacts

@@ -1,6 +1,7 @@
 """`python -m fedlab_core.studies NAME ...`: makes records of `figures/` again, each a NAME.png and its NAME.json.
 
-Finished runs are kept in `runs/`, so that a recording that was killed goes on where it was.
+Finished runs are kept in `runs/`, so that a recording that was killed goes on where it was. `records` in place of a
+name works off the queue of `studies.queue`: `records --help` tells its options.
 """
 
 import argparse
@@ -15,18 +16,23 @@ import torch
 from fedlab_core.studies import (
     batchnorm_record,
     fedavg,
+    fedavg_tables,
     finetuning_record,
     layerwise_record,
     pretraining,
     pretraining_standard,
+    queue,
 )
 
+QUEUE = (fedavg_tables.RECORD,)
+"""Records that are made of units, in the order in which `make records` works them off."""
 RECORDS: dict[str, Callable[[], Any]] = {
     **{f"fedavg_{name}": partial(fedavg.record, name) for name in fedavg.RECORDS},
     **{f"batchnorm_{name}": partial(batchnorm_record.record, name) for name in batchnorm_record.RECORDS},
     "pretraining": pretraining.write_record,
     "pretraining_standard": pretraining_standard.write_record,
     **{f"finetuning_{name}": partial(finetuning_record.record, name) for name in finetuning_record.STUDIES},
+    **{record.name: partial(queue.work_off, [record]) for record in QUEUE},
     **{f"layerwise_{name}": partial(layerwise_record.record, name) for name in layerwise_record.RECORDS},
 }
 """By the name of the files: what writes them."""
@@ -34,6 +40,9 @@ RECORDS: dict[str, Callable[[], Any]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["records"]:
+        return queue.main(QUEUE, arguments[1:])
     parser = argparse.ArgumentParser(prog="python -m fedlab_core.studies", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="+", choices=list(RECORDS), metavar="NAME", help=", ".join(RECORDS))
     parser.add_argument("--device", help="a torch device such as cuda, for the batch-norm study")

@@ -1,7 +1,7 @@
 """Rounds to a target with the learning rate tuned per setting, as McMahan et al. (2017, section 3) measure them."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -61,18 +61,22 @@ def run(
     lower: bool = False,
     metric: str = "test_accuracy",
     root: str | Path | None = None,
-) -> dict[str, Any]:
+    stop: Callable[[], bool] = lambda: False,
+) -> dict[str, Any] | None:
     """One run until the target is reached, `most` rounds are done, or the loss is not finite.
 
     Args:
         lower: the metric is one that falls, such as "test_loss".
+        stop: asked after every round; the run is given up then.
 
     Returns:
-        Plain data: rounds to the target (null if not reached), rounds done, and per evaluated round the metric, plus
-        the costs of the whole run.
+        None if it was given up; else plain data: rounds to the target (null if not reached), rounds done, and per
+        evaluated round the metric, plus the costs of the whole run.
     """
     federation = experiment.build(root)
     for record in while_finite(federation.rounds(most)):
+        if stop():
+            return None
         value = record.metrics.get(metric, math.nan)
         if value <= target if lower else value >= target:
             break

@@ -1,0 +1,262 @@
+"""The queue of runs behind the records: `make records` makes each missing unit, one per core, in the background.
+
+A unit is one run, its settings plain data. Its result is a file of `runs/` the moment it is done, and is gathered into
+`figures/NAME.json`, so that nothing is computed twice: not after a kill, nor on another machine that has only the
+committed record. A unit is made again only if its settings change.
+"""
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from fedlab_core import plots
+from fedlab_core.studies.record import FIGURES, RUNS, recorded
+
+Stop = Callable[[], bool]
+Run = Callable[[Mapping[str, Any], Stop, str], dict[str, Any] | None]
+"""Settings of a unit, whether to stop now (asked between rounds), device -> plain data; None if it was stopped."""
+Results = Mapping[str, Mapping[str, Any]]
+"""By the key of the unit: its result."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One run.
+
+    Attributes:
+        arm: what is compared with what; a name for legends and tables.
+        seed: of the run; searches for a learning rate have seeds of their own.
+        settings: plain data, everything that decides the result.
+    """
+
+    arm: str
+    seed: int
+    settings: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """A name for its file: readable, and another one for other settings."""
+        plain = json.dumps([self.arm, self.seed, self.settings], sort_keys=True)
+        arm = re.sub(r"[^A-Za-z0-9.]+", "-", self.arm).strip("-")
+        return f"{arm}-seed{self.seed}-{hashlib.sha256(plain.encode()).hexdigest()[:10]}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A picture in `figures/` and its data, made of units.
+
+    Attributes:
+        name: of the two files.
+        title: of the picture.
+        plan: from the results so far, the units of the record in the order in which they are to be made. A unit that
+            depends on others, such as a run at the learning rate that a search found, is named as soon as they are
+            there.
+        run: makes one unit; a function of a module, since it is called in another process.
+        draw: the picture, from the data that `gathered` returns.
+        seeds: of the record, without those of searches.
+    """
+
+    name: str
+    title: str
+    plan: Callable[[Results], Sequence[Unit]]
+    run: Run
+    draw: Callable[[Mapping[str, Any]], Figure]
+    seeds: tuple[int, ...] = field(default=(0, 1, 2, 3, 4))
+
+
+def known(record: Record, runs: Path = RUNS, figures: Path = FIGURES) -> dict[str, dict[str, Any]]:
+    """The finished units on this machine and in the committed record, by key."""
+    committed = (recorded(record.name, figures) or {}).get("units", [])
+    found = {unit["key"]: unit for unit in committed}
+    for path in sorted((runs / record.name).glob("*.json")):
+        found[path.stem] = recorded(path.stem, path.parent)
+    return found
+
+
+def results(found: Mapping[str, Mapping[str, Any]]) -> Results:
+    """The results alone, by key."""
+    return {key: unit["result"] for key, unit in found.items()}
+
+
+def missing(record: Record, found: Mapping[str, Mapping[str, Any]]) -> list[Unit]:
+    """The units that are planned and not there, in order."""
+    return [unit for unit in record.plan(results(found)) if unit.key not in found]
+
+
+def gathered(record: Record, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The record's data: its planned units that are there, and how many of its seeds are complete."""
+    planned = record.plan(results(found))
+    lacking = {unit.seed for unit in planned if unit.key not in found}
+    complete = [seed for seed in record.seeds if seed not in lacking]
+    searching = bool(lacking - set(record.seeds))
+    units = [found[unit.key] for unit in planned if unit.key in found]
+    return {
+        "title": record.title,
+        "seeds": record.seeds,
+        "complete": [] if searching else complete,
+        "note": f"{0 if searching else len(complete)} of {len(record.seeds)} seeds, {len(units)} runs",
+        "units": units,
+    }
+
+
+def write(record: Record, runs: Path = RUNS, figures: Path = FIGURES) -> dict[str, Any] | None:
+    """Gathers the finished units into `figures/NAME.json` and draws them; None if there are none yet."""
+    data = gathered(record, known(record, runs, figures))
+    if not data["units"]:
+        return None
+    plots.save(record.draw(data), figures / record.name, data)
+    return data
+
+
+def work_off(
+    records: Sequence[Record],
+    *,
+    workers: int | None = None,
+    device: str = "cpu",
+    runs: Path = RUNS,
+    figures: Path = FIGURES,
+    say: Callable[[str], None] = print,
+) -> int:
+    """Makes every missing unit of the records, one process each, the records in the order given.
+
+    It ends when nothing is missing, or between rounds once `runs/stop` exists or on Ctrl-C.
+
+    Returns:
+        How many units failed; the others are made nevertheless.
+    """
+    stop, workers = runs / "stop", workers or os.cpu_count() or 1
+    runs.mkdir(parents=True, exist_ok=True)
+    stop.unlink(missing_ok=True)
+    context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
+    busy: dict[Any, tuple[Record, Unit]] = {}
+    failed: set[str] = set()
+    said = ""
+    while True:
+        found = {record.name: known(record, runs, figures) for record in records}
+        in_hand = {unit.key for _, unit in busy.values()}
+        waiting = [
+            (record, unit)
+            for record in records
+            for unit in missing(record, found[record.name])
+            if unit.key not in in_hand | failed
+        ]
+        if not stop.exists():
+            for record, unit in waiting[: max(workers - len(busy), 0)]:
+                arguments = (record.run, unit, runs / record.name / f"{unit.key}.json", device, stop)
+                child = context.Process(target=_make, args=arguments, daemon=True)
+                child.start()
+                busy[child] = record, unit
+        waiting = [pair for pair in waiting if pair not in busy.values()]
+        if (line := _progress(found, busy.values(), waiting, workers)) != said:
+            say(said := line)
+        if not busy:
+            break
+        try:
+            connection.wait([child.sentinel for child in busy], timeout=2)
+        except KeyboardInterrupt:
+            say("stopping after the rounds in hand")
+            stop.touch()
+        for child in [child for child in busy if child.exitcode is not None]:
+            record, unit = busy.pop(child)
+            child.join()
+            if child.exitcode:
+                failed.add(unit.key)
+                say(f"{record.name}: {unit.key} failed, exit code {child.exitcode}")
+            else:
+                write(record, runs, figures)
+    return len(failed)
+
+
+def _make(run: Run, unit: Unit, file: Path, device: str, stop: Path) -> None:
+    """In a process of its own: one unit into its file, which is complete or absent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the queue says when to stop
+    _yield_to_others()
+    torch.set_num_threads(1)
+    parent, began = os.getppid(), time.perf_counter()
+    result = run(unit.settings, lambda: stop.exists() or os.getppid() != parent, device)
+    if result is None:
+        return
+    seconds = round(time.perf_counter() - began, 1)
+    plain = {"arm": unit.arm, "seed": unit.seed, "settings": unit.settings, "key": unit.key}
+    plain |= {"seconds": seconds, "device": device, "torch": torch.__version__, "result": result}
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(plain, allow_nan=False), encoding="utf-8")
+    part.replace(file)
+
+
+def _yield_to_others() -> None:
+    """Lowest priority for processor and disk, where the system has such."""
+    with suppress(AttributeError, OSError):
+        os.nice(19)
+    if shutil.which("ionice"):
+        subprocess.run(["ionice", "-c", "3", "-p", str(os.getpid())], check=False, capture_output=True)
+
+
+def _progress(
+    found: Mapping[str, Mapping[str, Any]],
+    busy: Iterable[tuple[Record, Unit]],
+    waiting: Sequence[tuple[Record, Unit]],
+    workers: int,
+) -> str:
+    """One line: units done, in hand, left, and hours left by the time that units of the same arm or record took."""
+    busy, done = list(busy), sum(map(len, found.values()))
+
+    def seconds(record: Record, unit: Unit) -> float | None:
+        units = found[record.name].values()
+        times = [one["seconds"] for one in units if one["arm"] == unit.arm] or [one["seconds"] for one in units]
+        return sum(times) / len(times) if times else None
+
+    left = [seconds(*pair) for pair in [*busy, *waiting]]
+    known_times = [value for value in left if value is not None]
+    hours = f"{sum(known_times) / 3600 / workers:.1f}" if known_times else "?"
+    names = ", ".join(dict.fromkeys(f"{record.name}: {unit.arm}" for record, unit in busy)) or "nothing"
+    return f"{done} units done, {len(busy)} in hand ({names}), {len(waiting)} left that are known, {hours} hours left"
+
+
+def halt(runs: Path = RUNS) -> None:
+    """Asks a queue that works on this folder to end between two rounds."""
+    runs.mkdir(parents=True, exist_ok=True)
+    (runs / "stop").touch()
+
+
+def main(records: Sequence[Record], arguments: Sequence[str]) -> int:
+    """Command line of `make records`: `[--stop] [--device cuda] [--workers N] [NAME ...]`."""
+    parser = argparse.ArgumentParser(prog="python -m fedlab_core.studies records", description=__doc__.splitlines()[0])
+    names = [record.name for record in records]
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these records: {', '.join(names)}")
+    parser.add_argument("--stop", action="store_true", help="end the queue that is running, between two rounds")
+    parser.add_argument("--draw", action="store_true", help="only draw what is there")
+    parser.add_argument("--device", default="cpu", help="a torch device such as cuda")
+    parser.add_argument("--workers", type=int, help="units at a time; by default one per core")
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.names if name not in names]:
+        parser.error(f"names={unknown}, accepted: {', '.join(names)}")
+    chosen = [record for record in records if not options.names or record.name in options.names]
+    if options.stop:
+        halt()
+    elif options.draw:
+        for record in chosen:
+            write(record)
+    else:
+        return min(work_off(chosen, workers=options.workers, device=options.device), 1)
+    return 0
+
+
+__all__ = ["Record", "Results", "Unit", "gathered", "halt", "known", "main", "missing", "results", "work_off", "write"]
