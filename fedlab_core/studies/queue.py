@@ -129,6 +129,7 @@ def work_off(
     *,
     workers: int | None = None,
     device: str = "cpu",
+    nice: int = 19,
     runs: Path = RUNS,
     figures: Path = FIGURES,
     say: Callable[[str], None] = print,
@@ -144,6 +145,7 @@ def work_off(
     runs.mkdir(parents=True, exist_ok=True)
     stop.unlink(missing_ok=True)
     context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
+    context.set_forkserver_preload([__name__, *{record.run.__module__ for record in records}])  # children start at once
     busy: dict[Any, tuple[Record, Unit]] = {}
     failed: set[str] = set()
     said = ""
@@ -158,7 +160,7 @@ def work_off(
         ]
         if not stop.exists():
             for record, unit in waiting[: max(workers - len(busy), 0)]:
-                arguments = (record.run, unit, runs / record.name / f"{unit.key}.json", device, stop)
+                arguments = (record.run, unit, runs / record.name / f"{unit.key}.json", device, stop, nice)
                 child = context.Process(target=_make, args=arguments, daemon=True)
                 child.start()
                 busy[child] = record, unit
@@ -183,10 +185,10 @@ def work_off(
     return len(failed)
 
 
-def _make(run: Run, unit: Unit, file: Path, device: str, stop: Path) -> None:
+def _make(run: Run, unit: Unit, file: Path, device: str, stop: Path, nice: int = 19) -> None:
     """In a process of its own: one unit into its file, which is complete or absent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the queue says when to stop
-    _yield_to_others()
+    _yield_to_others(nice)
     torch.set_num_threads(1)
     parent, began = os.getppid(), time.perf_counter()
     result = run(unit.settings, lambda: stop.exists() or os.getppid() != parent, device)
@@ -201,11 +203,11 @@ def _make(run: Run, unit: Unit, file: Path, device: str, stop: Path) -> None:
     part.replace(file)
 
 
-def _yield_to_others() -> None:
-    """Lowest priority for processor and disk, where the system has such."""
+def _yield_to_others(nice: int) -> None:
+    """Low priority for processor and disk, where the system has such."""
     with suppress(AttributeError, OSError):
-        os.nice(19)
-    if shutil.which("ionice"):
+        os.nice(nice)
+    if nice and shutil.which("ionice"):
         subprocess.run(["ionice", "-c", "3", "-p", str(os.getpid())], check=False, capture_output=True)
 
 
@@ -225,7 +227,7 @@ def _progress(
 
     left = [seconds(*pair) for pair in [*busy, *waiting]]
     known_times = [value for value in left if value is not None]
-    hours = f"{sum(known_times) / 3600 / workers:.1f}" if known_times else "?"
+    hours = f"{sum(known_times) / 3600 / workers:.1f}" if known_times or not left else "?"
     names = ", ".join(dict.fromkeys(f"{record.name}: {unit.arm}" for record, unit in busy)) or "nothing"
     return f"{done} units done, {len(busy)} in hand ({names}), {len(waiting)} left that are known, {hours} hours left"
 
