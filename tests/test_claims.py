@@ -15,7 +15,10 @@ from fedlab_core.studies.record import once, recorded
 from fedlab_core.studies.statistics import differences, interval, ratios, test_set_error
 
 numbers = st.one_of(
-    st.none(), st.floats(allow_nan=True), st.integers(-5, 5), st.lists(st.floats(allow_nan=True), max_size=4)
+    st.none(),
+    st.floats(allow_nan=True),
+    st.integers(-5, 5),
+    st.lists(st.floats(-1e6, 1e6) | st.sampled_from([math.nan, math.inf]), max_size=4),
 )
 
 

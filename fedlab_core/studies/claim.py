@@ -122,9 +122,10 @@ class Claim:
 
     def row(self) -> dict[str, Any]:
         """Plain data that `json` can write: ranges as text, numbers to four digits, infinity as "never"."""
-        judged, several = self.measured.get(self.headline), isinstance(self.measured.get(self.headline), Sequence)
+        value = self.measured.get(self.headline)
+        judged = value if isinstance(value, Sequence) else []
         ends = {part: interval(v) for part, v in self.measured.items() if isinstance(v, Sequence)}
-        row = {
+        row: dict[str, Any] = {
             "id": self.id,
             "claim": self.text,
             "source": self.source,
@@ -135,7 +136,7 @@ class Claim:
             "registered": self.registered,
             "measured": {part: _number(_mean(value)) for part, value in self.measured.items()},
             "interval": _numbers(self.interval),
-            "n": len(judged) if several else None,
+            "n": len(judged) or None,
             "intervals": {part: _numbers(e) for part, e in ends.items() if e is not None and part != self.headline},
             "seeds": list(self.seeds),
             "test_size": self.test_size,
@@ -143,7 +144,7 @@ class Claim:
             "verdict": self.verdict,
         }
         reached = self.references.get("reached")
-        if self.test_size and several and len(judged) > 1 and reached is not None and 0 <= reached <= 1:
+        if self.test_size and len(judged) > 1 and reached is not None and 0 <= reached <= 1:
             error = test_set_error(reached, self.test_size)
             if error > statistics.stdev(judged):
                 row["test_set_error"] = _number(error)

@@ -124,12 +124,10 @@ def unit(row: Row, exponent: int, seed: int, most: int) -> Unit:
     return Unit(row.name, seed, {"experiment": one.to_json(), "target": TARGET, "most": most})
 
 
-def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any] | None:
+def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
     """A unit: rounds to the target, and the curve."""
     one = Experiment.from_json(settings["experiment"]).replace(device=device)
     found = tuning.run(one, settings["target"], settings["most"], stop=stop)
-    if found is None:
-        return None
     return {name: found[name] for name in ("reached", "done", "round", "test_accuracy")}
 
 

@@ -26,11 +26,11 @@ import torch
 from matplotlib.figure import Figure
 
 from fedlab_core import plots
-from fedlab_core.studies.record import FIGURES, RUNS, recorded
+from fedlab_core.studies.record import FIGURES, RUNS, Stopped, recorded
 
 Stop = Callable[[], bool]
-Run = Callable[[Mapping[str, Any], Stop, str], dict[str, Any] | None]
-"""Settings of a unit, whether to stop now (asked between rounds), device -> plain data; None if it was stopped."""
+Run = Callable[[Mapping[str, Any], Stop, str], dict[str, Any]]
+"""Settings of a unit, whether to stop now (asked between rounds), device -> plain data; raises `Stopped` if so."""
 Results = Mapping[str, Mapping[str, Any]]
 """By the key of the unit: its result."""
 
@@ -144,7 +144,7 @@ def work_off(
     stop, workers = runs / "stop", workers or os.cpu_count() or 1
     runs.mkdir(parents=True, exist_ok=True)
     stop.unlink(missing_ok=True)
-    context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
+    context: Any = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
     context.set_forkserver_preload([__name__, *{record.run.__module__ for record in records}])  # children start at once
     busy: dict[Any, tuple[Record, Unit]] = {}
     failed: set[str] = set()
@@ -191,8 +191,9 @@ def _make(run: Run, unit: Unit, file: Path, device: str, stop: Path, nice: int =
     _yield_to_others(nice)
     torch.set_num_threads(1)
     parent, began = os.getppid(), time.perf_counter()
-    result = run(unit.settings, lambda: stop.exists() or os.getppid() != parent, device)
-    if result is None:
+    try:
+        result = run(unit.settings, lambda: stop.exists() or os.getppid() != parent, device)
+    except Stopped:
         return
     seconds = round(time.perf_counter() - began, 1)
     plain = {"arm": unit.arm, "seed": unit.seed, "settings": unit.settings, "key": unit.key}

@@ -10,6 +10,10 @@ FIGURES = Path(__file__).resolve().parents[2] / "figures"
 RUNS = FIGURES.parent / "runs"
 
 
+class Stopped(Exception):
+    """A run was asked to end before it was done."""
+
+
 def recorded(name: str, folder: Path = FIGURES) -> Any:
     """What `figures/NAME.json` holds; None if there is no such file.
 

@@ -11,7 +11,7 @@ from fedlab_core.costs import Costs
 from fedlab_core.experiment import Experiment
 from fedlab_core.history import Record, rounds_to_target
 from fedlab_core.round import while_finite
-from fedlab_core.studies.record import once
+from fedlab_core.studies.record import Stopped, once
 
 GRID = (0.0464, 0.1, 0.215, 0.464, 1.0, 2.15)
 """Learning rates a factor 10^(1/3) apart, the paper's coarser grid (section 3)."""
@@ -62,21 +62,24 @@ def run(
     metric: str = "test_accuracy",
     root: str | Path | None = None,
     stop: Callable[[], bool] = lambda: False,
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """One run until the target is reached, `most` rounds are done, or the loss is not finite.
 
     Args:
         lower: the metric is one that falls, such as "test_loss".
-        stop: asked after every round; the run is given up then.
+        stop: asked after every round.
 
     Returns:
-        None if it was given up; else plain data: rounds to the target (null if not reached), rounds done, and per
-        evaluated round the metric, plus the costs of the whole run.
+        Plain data: rounds to the target (null if not reached), rounds done, and per evaluated round the metric, plus
+        the costs of the whole run.
+
+    Raises:
+        Stopped: it was asked to stop.
     """
     federation = experiment.build(root)
     for record in while_finite(federation.rounds(most)):
         if stop():
-            return None
+            raise Stopped(f"after round {record.round}")
         value = record.metrics.get(metric, math.nan)
         if value <= target if lower else value >= target:
             break

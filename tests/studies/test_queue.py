@@ -18,11 +18,12 @@ from fedlab_core import plots
 from fedlab_core.studies import queue
 from fedlab_core.studies.__main__ import QUEUE, RECORDS, main
 from fedlab_core.studies.queue import Record, Unit, gathered, known, missing, work_off
+from fedlab_core.studies.record import Stopped
 
 SEEDS = (0, 1, 2)
 
 
-def tiny_run(settings: Mapping[str, Any], stop: Callable[[], bool], device: str) -> dict[str, Any] | None:
+def tiny_run(settings: Mapping[str, Any], stop: Callable[[], bool], device: str) -> dict[str, Any]:
     """Says in a file that it began, works through some rounds, and says what it was given."""
     with open(settings["log"], "a") as log:
         log.write(f"{settings['name']}\n")
@@ -30,7 +31,7 @@ def tiny_run(settings: Mapping[str, Any], stop: Callable[[], bool], device: str)
         raise RuntimeError("as asked")
     for _ in range(5):
         if stop():
-            return None
+            raise Stopped
         time.sleep(0.01)
     return {"score": settings["lr"] - settings["seed"], "device": device}
 
