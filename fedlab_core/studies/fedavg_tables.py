@@ -18,7 +18,7 @@ from fedlab_core.experiment import Experiment
 from fedlab_core.settings import Settings
 from fedlab_core.studies import tuning
 from fedlab_core.studies.claim import Claim, Measured, Range
-from fedlab_core.studies.queue import Record, Results, Stop, Unit
+from fedlab_core.studies.queue import Record, Results, Stop, Unit, full, sparse
 from fedlab_core.studies.record import recorded
 from fedlab_core.studies.statistics import interval, ratios
 
@@ -121,12 +121,12 @@ table 1 that did not arrive in the paper are left out."""
 def unit(row: Row, exponent: int, seed: int, most: int) -> Unit:
     """One run at the rate 10^(exponent / 3)."""
     one = row.experiment.replace(lr=float(f"{10 ** (exponent / 3):.3g}"), seed=seed)
-    return Unit(row.name, seed, {"experiment": one.to_json(), "target": TARGET, "most": most})
+    return Unit(row.name, seed, {"experiment": sparse(one), "target": TARGET, "most": most})
 
 
 def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
     """A unit: rounds to the target, and the curve."""
-    one = Experiment.from_json(settings["experiment"]).replace(device=device)
+    one = full(settings["experiment"]).replace(device=device)
     found = tuning.run(one, settings["target"], settings["most"], stop=stop)
     return {name: found[name] for name in ("reached", "done", "round", "test_accuracy")}
 

@@ -26,6 +26,8 @@ import torch
 from matplotlib.figure import Figure
 
 from fedlab_core import plots
+from fedlab_core.experiment import Experiment
+from fedlab_core.settings import Settings
 from fedlab_core.studies.record import FIGURES, RUNS, Stopped, recorded
 
 Stop = Callable[[], bool]
@@ -78,6 +80,19 @@ class Record:
     run: Run
     draw: Callable[[Mapping[str, Any]], Figure]
     seeds: tuple[int, ...] = field(default=(0, 1, 2, 3, 4))
+
+
+def sparse(experiment: Experiment) -> dict[str, Any]:
+    """What an experiment changes of the defaults, plain data for the settings of a unit: a setting that is added to the
+    package later leaves the keys of finished units as they are."""
+    usual, plain = Experiment().to_json(), experiment.to_json()
+    settings = {name: value for name, value in plain.pop("settings").items() if value != usual["settings"][name]}
+    return {name: value for name, value in plain.items() if value != usual[name]} | {"settings": settings}
+
+
+def full(changes: Mapping[str, Any]) -> Experiment:
+    """The inverse of `sparse`."""
+    return Experiment(**{**changes, "settings": Settings(**changes["settings"])})
 
 
 def known(record: Record, runs: Path = RUNS, figures: Path = FIGURES) -> dict[str, dict[str, Any]]:

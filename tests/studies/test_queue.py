@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 
 from fedlab_core import plots
-from fedlab_core.studies import queue
+from fedlab_core.experiment import Experiment
+from fedlab_core.settings import Settings
+from fedlab_core.studies import fedavg_tables, queue
 from fedlab_core.studies.__main__ import QUEUE, RECORDS, main
-from fedlab_core.studies.queue import Record, Unit, gathered, known, missing, work_off
+from fedlab_core.studies.queue import Record, Unit, full, gathered, known, missing, sparse, work_off
 from fedlab_core.studies.record import Stopped
 
 SEEDS = (0, 1, 2)
@@ -110,6 +112,13 @@ def test_other_settings_are_another_unit(tmp_path: Path) -> None:
     assert one.key == Unit("a", 0, {"lr": 0.1}).key
     others = [Unit("b", 0, {"lr": 0.1}), Unit("a", 1, {"lr": 0.1}), Unit("a", 0, {"lr": 0.2})]
     assert len({unit.key for unit in (one, *others)}) == 4
+
+
+def test_a_setting_that_is_added_later_leaves_the_keys_of_finished_units() -> None:
+    one = Experiment("mnist", clients=7, settings=Settings(lr=0.5, seed=3))
+    assert sparse(one) == {"dataset": "mnist", "clients": 7, "settings": {"lr": 0.5, "seed": 3}}
+    assert full(json.loads(json.dumps(sparse(one)))) == one and full(sparse(Experiment())) == Experiment()
+    assert fedavg_tables.RECORD.plan({})[0].key == "IID-C-0.1-E-1-B-10-seed100-2c2d950bd1"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills with SIGKILL")
