@@ -6,13 +6,8 @@ from typing import Any
 
 import torch
 
-from fedlab_core.batchnorm.fedtan import FedTAN
-from fedlab_core.batchnorm.lockstep import Ledger, synchronised_gradients
 from fedlab_core.data import load_dataset
-from fedlab_core.models import build_model
-from fedlab_core.randomness import generator
-from fedlab_core.state import batch_norms
-from fedlab_core.studies.batchnorm_exact import full_batch, identity
+from fedlab_core.studies.batchnorm_exact import count_exchanges, full_batch, identity
 from fedlab_core.studies.batchnorm_runs import VARIANTS, Setup, compare
 from fedlab_core.studies.claim import Claim, Measured, Range
 from fedlab_core.studies.record import recorded
@@ -59,29 +54,6 @@ def identity_claim() -> Claim:
         },
         registered=SET,
     )
-
-
-def count_exchanges(name: str = "resnet20", image: tuple[int, int, int] = (3, 32, 32)) -> dict[str, int]:
-    """What one FedTAN round of a network costs each client besides FedAvg's, counted while two clients do it.
-
-    Returns:
-        "layers" of batch norm, "exchanges" of the round with the models' own, "floats_up" and "floats_down" besides the
-        model, "parameters" and "statistics" (running means and variances) of the model itself.
-    """
-    model = build_model(name, image, 10, generator(0, "initial weights"), norm="batch")
-    draws, ledger = generator(0, "images"), Ledger()
-    batches = [(torch.randn(2, *image, generator=draws), torch.tensor([k, k])) for k in range(2)]
-    models = [build_model(name, image, 10, generator(0, "initial weights"), norm="batch") for _ in batches]
-    synchronised_gradients(models, batches, FedTAN(), ledger)
-    layers = batch_norms(model).values()
-    return {
-        "layers": len(layers),
-        "exchanges": ledger.exchanges + 1,
-        "floats_up": ledger.floats_up,
-        "floats_down": ledger.floats_down,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "statistics": sum(2 * layer.num_features for layer in layers),
-    }
 
 
 def exchanges_claim(counted: Mapping[str, int] | None = None) -> Claim:

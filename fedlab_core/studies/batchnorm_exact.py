@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fedlab_core.batchnorm.fedtan import FedTAN
-from fedlab_core.batchnorm.lockstep import NOTHING, synchronised_gradients
+from fedlab_core.batchnorm.lockstep import NOTHING, Ledger, batch_norms, synchronised_gradients
 from fedlab_core.batchnorm.measures import (
     deviation,
     deviation_by_source,
@@ -53,6 +53,29 @@ def identity(name: str, sizes: Sequence[int], image: tuple[int, int, int] = (1, 
     return {
         what: deviation(mean_gradient(model, batches, rule, weights), union).total_size
         for what, (rule, weights) in rules.items()
+    }
+
+
+def count_exchanges(name: str = "resnet20", image: tuple[int, int, int] = (3, 32, 32)) -> dict[str, int]:
+    """What one FedTAN round of a network costs each client besides FedAvg's, counted while two clients do it.
+
+    Returns:
+        "layers" of batch norm, "exchanges" of the round with the models' own, "floats_up" and "floats_down" besides the
+        model, "parameters" and "statistics" (running means and variances) of the model itself.
+    """
+    model = build_model(name, image, 10, generator(0, "initial weights"), norm="batch")
+    draws, ledger = generator(0, "images"), Ledger()
+    batches = [(torch.randn(2, *image, generator=draws), torch.tensor([k, k])) for k in range(2)]
+    models = [build_model(name, image, 10, generator(0, "initial weights"), norm="batch") for _ in batches]
+    synchronised_gradients(models, batches, FedTAN(), ledger)
+    layers = batch_norms(model).values()
+    return {
+        "layers": len(layers),
+        "exchanges": ledger.exchanges + 1,
+        "floats_up": ledger.floats_up,
+        "floats_down": ledger.floats_down,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "statistics": sum(2 * layer.num_features for layer in layers),
     }
 
 

@@ -130,33 +130,6 @@ def memory_claim() -> Claim:
     )
 
 
-def memory_curves(setup: Setup = DIGITS) -> dict[str, list[dict[str, float]]]:
-    """Peak memory of layer-wise and end-to-end training over depth, batch and loss, one varied at a time.
-
-    Returns:
-        By what is varied: rows with its value, the bytes of both, and their ratio.
-    """
-    shape = setup.data().input_shape
-    curves: dict[str, list[dict[str, float]]] = {}
-    varied: dict[str, Sequence[Any]] = {
-        "depth": (1, 2, 4, 6, 8, 12),
-        "batch": (8, 16, 32, 64, 128, 256),
-        "objective": ("simclr", "simsiam", "byol", "moco_v3"),
-    }
-    for name, values in varied.items():
-        for value in values:
-            depth, batch = value if name == "depth" else setup.units, value if name == "batch" else setup.batch_size
-            options = {"objective": value} if name == "objective" else {}
-            model = setup.network(setup.data(), 0, depth=depth, predictor_hidden=64 if options else None)
-            pictures = torch.zeros(batch, *shape)
-            row = {
-                s: peak_memory(model, LayerWise(scheme=s, **options), pictures).total
-                for s in ("layer_wise", "end_to_end")
-            }
-            curves.setdefault(name, []).append({name: value, **row, "ratio": row["end_to_end"] / row["layer_wise"]})
-    return curves
-
-
 def dropout_claim() -> Claim:
     """Row 3: what depth dropout saves, and where."""
     setup = Setup(stage=1, steps=1, batch_size=16)

@@ -13,7 +13,7 @@ from torch import nn
 
 from fedlab_core.data import Dataset, load_dataset
 from fedlab_core.federation import Federation
-from fedlab_core.layerwise.accounts import flops_by_round, traffic
+from fedlab_core.layerwise.accounts import flops_by_round, peak_memory, traffic
 from fedlab_core.layerwise.evaluation import features, knn_accuracy, linear_probe
 from fedlab_core.layerwise.method import LayerWise
 from fedlab_core.layerwise.network import StagedModel, build_staged
@@ -204,6 +204,33 @@ def tuned(
     """The learning rate of a grid with the best nearest-neighbour accuracy on the training images (each left out in
     turn) at the end of a run with seed 0."""
     return max(grid, key=lambda lr: kept_run(folder, setup, 0, lr, root=root, **options)["knn_train"][-1])
+
+
+def memory_curves(setup: Setup = Setup()) -> dict[str, list[dict[str, float]]]:
+    """Peak memory of layer-wise and end-to-end training over depth, batch and loss, one varied at a time.
+
+    Returns:
+        By what is varied: rows with its value, the bytes of both, and their ratio.
+    """
+    shape = setup.data().input_shape
+    curves: dict[str, list[dict[str, float]]] = {}
+    varied: dict[str, Sequence[Any]] = {
+        "depth": (1, 2, 4, 6, 8, 12),
+        "batch": (8, 16, 32, 64, 128, 256),
+        "objective": ("simclr", "simsiam", "byol", "moco_v3"),
+    }
+    for name, values in varied.items():
+        for value in values:
+            depth, batch = value if name == "depth" else setup.units, value if name == "batch" else setup.batch_size
+            options = {"objective": value} if name == "objective" else {}
+            model = setup.network(setup.data(), 0, depth=depth, predictor_hidden=64 if options else None)
+            pictures = torch.zeros(batch, *shape)
+            row = {
+                s: peak_memory(model, LayerWise(scheme=s, **options), pictures).total
+                for s in ("layer_wise", "end_to_end")
+            }
+            curves.setdefault(name, []).append({name: value, **row, "ratio": row["end_to_end"] / row["layer_wise"]})
+    return curves
 
 
 def at_budget(one: Mapping[str, Any], axis: str, budget: float, measure: str) -> float | None:
