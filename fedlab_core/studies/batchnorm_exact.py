@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from fedlab_core.batchnorm.fedtan import FedTAN
-from fedlab_core.batchnorm.lockstep import NOTHING, Ledger, batch_norms, synchronised_gradients
+from fedlab_core.batchnorm.lockstep import NOTHING, Ledger, synchronised_gradients
 from fedlab_core.batchnorm.measures import (
     deviation,
     deviation_by_source,
@@ -21,6 +21,7 @@ from fedlab_core.data import Dataset, load_dataset
 from fedlab_core.federation import Federation
 from fedlab_core.models import build_model
 from fedlab_core.randomness import generator
+from fedlab_core.state import batch_norms
 from fedlab_core.studies.batchnorm_runs import VARIANTS, Setup, first_of_each_class, halved
 
 
