@@ -234,13 +234,25 @@ class Federation:
             pass
         return self
 
-    def evaluate(self, state: State | None = None, split: str = "test") -> dict[str, float]:
-        """Loss and metrics of a state (the global model by default) on the "train", "validation" or "test" split."""
-        return self.evaluate_states([self.state if state is None else state], split)[0]
+    def evaluate(
+        self, state: State | None = None, split: str = "test", *, round: int | None = None
+    ) -> dict[str, float]:
+        """Loss and metrics of a model on the "train", "validation" or "test" split.
 
-    def evaluate_states(self, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
-        """Loss and metrics of many states."""
-        return self.rules(self.round + 1).measure(states, split, self.past.now)
+        Args:
+            state: by default the global model after the round.
+            round: the one after which the model stands, where the method's evaluation depends on it; the last by
+                default.
+        """
+        at = self.round if round is None else round
+        return self.evaluate_states([self.state_at(at) if state is None else state], split, round=at)[0]
+
+    def evaluate_states(
+        self, states: Sequence[State], split: str = "test", *, round: int | None = None
+    ) -> list[dict[str, float]]:
+        """Loss and metrics of many models, see `evaluate`."""
+        now = self.past.now if round is None else self._snapshot(round)
+        return self.rules(now.round + 1).measure(states, split, now)
 
     def state_at(self, round: int) -> State:
         """The global model after a round, replayed if its snapshot was thinned."""

@@ -108,7 +108,9 @@ class Rules:
             if len(updates) < len(tasks):
                 return None
             shares = objective_shares(sizes, sampled, settings.weighting)
-            updates = [replace(update, share=share) for update, share in zip(updates, shares, strict=True)]
+            updates = [
+                replace(update, round=number, share=share) for update, share in zip(updates, shares, strict=True)
+            ]
             counted, lost = self._screened(number, updates)
             weights = aggregation_weights(sizes, [u.client for u in counted], settings.weighting) if counted else []
             state, server = self._merged(past, counted, weights) if counted else (past.state, past.server)

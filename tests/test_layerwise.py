@@ -242,7 +242,6 @@ def test_heads_are_averaged_and_what_nobody_sent_stays() -> None:
     parts = run.model.parts()
     for name in parts["heads"][0] | parts["units"][1]:
         assert torch.equal(run.state[name], mean[name]) and not torch.equal(run.state[name], inside.start[name])
-    assert run._snapshot(2).server["rounds"] == 2
 
 
 def test_a_tensor_is_averaged_over_the_clients_that_sent_it() -> None:
@@ -417,6 +416,24 @@ def test_evaluation_uses_every_unit_trained_so_far() -> None:
     assert run.method.depth(2, UNITS) == 2 and run.method.depth(0, UNITS) == 1
     assert "test_loss" not in run.history[1].metrics
     assert 0 <= run.evaluate(split="train")["train_accuracy"] <= 1
+    run.run(1)
+    assert run.evaluate(round=1)["test_accuracy"] == one
+    assert run.evaluate(run.state_at(2), round=2)["test_accuracy"] == two
+
+
+def test_a_fork_goes_on_in_the_stage_of_its_round() -> None:
+    whole, plain = federation(LayerWise()).run(UNITS), federation(LayerWise(drop=0.5)).run(1)
+    fork = plain.fork("without dropout", method=LayerWise()).run(UNITS - 1)
+    assert equal(fork.state, whole.state)  # the first stage has nothing to drop, so both began alike
+    units = unit_names(fork.state_at(1))
+    assert all(torch.equal(fork.state_at(1)[a], fork.state_at(1)[b]) for a, b in zip(*units[:2], strict=True))
+
+
+def test_models_without_stages_are_refused_when_the_federation_is_built() -> None:
+    data = images()
+    model = build_model("mlp", data.input_shape, 3, generator(0, "weights"))
+    with pytest.raises(ValueError, match="model is a MLP, accepted: a StagedModel"):
+        Federation(data, split(8), model, Settings(1.0, batch_size=4), LayerWise())
 
 
 def test_frozen_features_can_be_cached_for_fixed_views_only() -> None:

@@ -130,12 +130,8 @@ class LayerWise(FedAvg):
         """Refuse models without stages."""
         _staged(model)
 
-    def server_memory(self, state: State) -> State:
-        """How many rounds the schedule has behind it."""
-        return {"rounds": torch.zeros((), dtype=torch.long)}
-
     def evaluate(self, engine: Engine, work: Work, states: Sequence[State], split: str) -> list[dict[str, float]]:
-        """Accuracy of a nearest-neighbour classifier on the frozen features, all units trained so far present."""
+        """Accuracy of a nearest-neighbour classifier on the frozen features, all units trained by then present."""
         from fedlab_core.layerwise.evaluation import features, knn_accuracy
 
         found, data = [], work.dataset
@@ -164,7 +160,7 @@ class LayerWise(FedAvg):
                 pairs += [(start[name], rest)] if rest > 1e-9 else []
                 total = sum(w for _, w in pairs)
                 state |= mean_state([{name: tensor} for tensor, _ in pairs], [w / total for _, w in pairs])
-        rounds, units = int(server["rounds"]) + 1, unit_names(state)
+        rounds, units = updates[0].round, unit_names(state)
         after = self.schedule.stage(rounds, len(units))
         if self.new_units == "copy" and after.new and self.schedule.first_round(rounds, len(units)):
             source = units[after.new - 1]
@@ -172,7 +168,7 @@ class LayerWise(FedAvg):
                 pairs = list(zip(source, units[number], strict=False))
                 if len(source) == len(units[number]) and all(state[a].shape == state[b].shape for a, b in pairs):
                     state |= {b: state[a].clone() for a, b in pairs}
-        return state, {"rounds": server["rounds"] + 1}
+        return state, server
 
 
 @dataclass(frozen=True)

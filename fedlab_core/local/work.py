@@ -76,6 +76,7 @@ class Update:
         loss: mean training loss over its local steps, each at the weights of that step.
         exchanges: times it waited for the server during local training; 0 for all but layer-wise methods.
         bytes_up, bytes_down: what it sent and received during local training.
+        round: number of the round, from 1; filled in by the federation.
         share: its part p_k of the global objective, among all clients that exist: n_k / n, or 1 / K under uniform
             weighting; filled in by the federation.
         sent, fetched: names of the model's tensors that it sent back, and that it received before; None for all
@@ -93,6 +94,7 @@ class Update:
     exchanges: int = 0
     bytes_up: int = 0
     bytes_down: int = 0
+    round: int = 0
     share: float = 0.0
     sent: frozenset[str] | None = None
     fetched: frozenset[str] | None = None
