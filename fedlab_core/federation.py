@@ -206,15 +206,13 @@ class Federation:
                 metrics = self.rules(1).measure([self.state], "test", self.past.now, asked)[0]
             except Stopped:
                 return
-            zero = Record(0, self.settings.lr_at(1), metrics, Costs(), Costs(), [])
-            self.past = replace(self.past, records=(zero,))
+            self.past = replace(self.past, records=(Record(0, self.settings.lr_at(1), metrics, Costs(), Costs(), []),))
         if checkpoint is not None:
             self.save(checkpoint)  # what cannot be saved is said before the first round
         for _ in range(count):
             began = time.perf_counter()
             rules = self.rules(self.round + 1)
-            done = rules.advance(self.past.now, asked, progress)
-            if done is None:
+            if (done := rules.advance(self.past.now, asked, progress)) is None:
                 return
             snapshot, inside = done
             try:
@@ -234,24 +232,15 @@ class Federation:
             pass
         return self
 
-    def evaluate(
-        self, state: State | None = None, split: str = "test", *, round: int | None = None
-    ) -> dict[str, float]:
-        """Loss and metrics of a model on the "train", "validation" or "test" split.
-
-        Args:
-            state: by default the global model after the round.
-            round: the one after which the model stands, where the method's evaluation depends on it; the last by
-                default.
-        """
-        at = self.round if round is None else round
-        return self.evaluate_states([self.state_at(at) if state is None else state], split, round=at)[0]
+    def evaluate(self, state: State | None = None, split: str = "test", round: int | None = None) -> dict[str, float]:
+        """Loss and metrics of a state, by default the global one, as it stands after a round (the last)."""
+        return self.evaluate_states([self._snapshot(round).state if state is None else state], split, round)[0]
 
     def evaluate_states(
-        self, states: Sequence[State], split: str = "test", *, round: int | None = None
+        self, states: Sequence[State], split: str = "test", round: int | None = None
     ) -> list[dict[str, float]]:
-        """Loss and metrics of many models, see `evaluate`."""
-        now = self.past.now if round is None else self._snapshot(round)
+        """Loss and metrics of many states on the "train", "validation" or "test" split, see `evaluate`."""
+        now = self._snapshot(round)
         return self.rules(now.round + 1).measure(states, split, now)
 
     def state_at(self, round: int) -> State:
@@ -259,8 +248,7 @@ class Federation:
         return self._snapshot(round).state
 
     def inside(self, round: int) -> Round:
-        """A round from the inside, with every client's model: replayed from its start, which gives the same bits
-        again."""
+        """A round from the inside, with every client's model: replayed from its start, to the same bits."""
         if not 1 <= round <= self.round:
             raise ValueError(f"round={round}, accepted: 1 to {self.round}")
         return self._replay(self._snapshot(round - 1))[1]
@@ -272,14 +260,13 @@ class Federation:
             round: the last by default.
             client: the model as this client would use it, with its own tensors where it keeps some.
         """
-        state = self.state_at(self.round if round is None else round)
         model = copy.deepcopy(self._given)
-        set_state(model, state if client is None else self.client_state(client, round))
+        set_state(model, self._snapshot(round).state if client is None else self.client_state(client, round))
         return model.eval()
 
     def client_state(self, client: int, round: int | None = None) -> State:
         """The model as a client would use it: the global one with the client's own tensors where it keeps some."""
-        snapshot = self._snapshot(self.round if round is None else round)
+        snapshot = self._snapshot(round)
         return self.rules(max(1, snapshot.round)).task(client, snapshot).state
 
     def rewind(self, round: int) -> None:
@@ -326,7 +313,8 @@ class Federation:
         past = read_run(folder, fingerprints(dataset, partition, model), tuple(get_state(model)), **options)
         return cls(dataset, partition, model, past.segments[-1].settings, past=past)
 
-    def _snapshot(self, round: int) -> Snapshot:
+    def _snapshot(self, round: int | None) -> Snapshot:
+        round = self.round if round is None else round
         if not 0 <= round <= self.round:
             raise ValueError(f"round={round}, accepted: 0 to {self.round}")
         snapshot = self.timeline.at_or_before(round)
