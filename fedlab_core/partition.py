@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedlab_core import check
 from fedlab_core.data import arguments
 from fedlab_core.data.feature_skew import FeatureSkew, SkewKind
 
@@ -66,7 +67,7 @@ class Partition:
         Raises:
             ValueError: a client holds an example that does not exist.
         """
-        n = arguments.whole("n", n, 1)
+        n = check.whole("n", n, 1)
         if len(self.indices) and int(self.indices.max()) >= n:
             place = int((self.indices >= n).nonzero()[0])
             client = int(torch.searchsorted(self.offsets, place, right=True)) - 1
@@ -120,7 +121,7 @@ def shards(labels: Tensor, clients: int, per_client: int, generator: torch.Gener
         ValueError: fewer examples than shards; labels not one-dimensional.
     """
     labels = arguments.labels_of(labels)
-    per_client = arguments.whole("per_client", per_client)
+    per_client = check.whole("per_client", per_client)
     if per_client < 1:
         raise ValueError(f"per_client={per_client}: expected 1 or more")
     arguments.check_generator(generator)
@@ -157,7 +158,7 @@ def dirichlet(labels: Tensor, clients: int, alpha: float, generator: torch.Gener
     labels = arguments.labels_of(labels)
     arguments.check_generator(generator)
     n, clients = arguments.check_clients(len(labels), clients, min_size)
-    alpha = arguments.real("alpha", alpha)
+    alpha = check.number("alpha", alpha)
     if not (alpha > 0 and math.isfinite(alpha)):
         raise ValueError(f"alpha={alpha}: expected a positive, finite number")
     order = torch.randperm(n, generator=generator)
@@ -198,7 +199,7 @@ def quantity(n: int, clients: int, generator: torch.Generator, sigma: float = 1.
     """
     arguments.check_generator(generator)
     n, clients = arguments.check_clients(n, clients, min_size)
-    sigma = arguments.real("sigma", sigma)
+    sigma = check.number("sigma", sigma)
     if not 0 <= sigma < math.inf:
         raise ValueError(f"sigma={sigma}: expected a finite number, 0 or more")
     share = (sigma * torch.randn(clients, generator=generator, dtype=torch.float64)).softmax(0)
@@ -225,7 +226,7 @@ def natural(groups: Tensor | None, min_size: int = 1) -> Partition:
     if groups is None:
         raise ValueError("groups=None: this data set has no natural clients; choose another partition")
     groups = arguments.labels_of(groups, "groups")
-    min_size, n = arguments.whole("min_size", min_size, 1), len(groups)
+    min_size, n = check.whole("min_size", min_size, 1), len(groups)
     _, owner, sizes = groups.unique(return_inverse=True, return_counts=True)
     keep = sizes >= min_size
     clients, dropped = int(keep.sum()), int((~keep).sum())
@@ -258,7 +259,7 @@ def with_feature_skew(partition: Partition, kind: SkewKind, strength: float, gen
     limit = {"rotation": 180.0, "contrast": math.inf, "noise": math.inf}
     if kind not in limit:
         raise ValueError(f"kind={kind!r}: expected one of {', '.join(limit)}")
-    strength = arguments.real("strength", strength)
+    check.number("strength", strength)
     arguments.check_generator(generator)
     if not (0 <= strength <= limit[kind] and math.isfinite(strength)):
         raise ValueError(f"strength={strength}: expected a finite number from 0 to {limit[kind]:g} for {kind}")
@@ -280,7 +281,7 @@ def label_counts(partition: Partition, labels: Tensor, num_classes: int) -> Tens
     Raises:
         ValueError: labels not one-dimensional, or outside 0 to num_classes - 1.
     """
-    labels, num_classes = arguments.labels_of(labels), arguments.whole("num_classes", num_classes, 1)
+    labels, num_classes = arguments.labels_of(labels), check.whole("num_classes", num_classes, 1)
     partition.check(len(labels))
     arguments.check_cells(len(partition), num_classes)
     if labels.min() < 0 or labels.max() >= num_classes:

@@ -8,35 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab_core import check
+
 MOST_CLIENTS = 10_000_000  # more are refused: a list of their sizes alone would fill the memory
 MOST_EXAMPLES = 100_000_000
 MOST_CELLS = 50_000_000  # of a table of clients and classes
-
-
-def whole(argument: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """A plain int from an int or a whole scalar of NumPy or torch.
-
-    Raises:
-        ValueError: something else, or a number out of range.
-    """
-    scalar = value.item() if isinstance(value, (Tensor, np.generic)) and np.ndim(value) == 0 else value
-    low, high = scalar if least is None else least, scalar if most is None else most
-    if not isinstance(scalar, int) or isinstance(scalar, bool) or not low <= scalar <= high:
-        bounds = "" if least is None else f" >= {least}" if most is None else f" from {least} to {most:,}"
-        raise ValueError(f"{argument}={value!r}, accepted: a whole number{bounds}")
-    return scalar
-
-
-def real(argument: str, value: Any) -> float:
-    """A plain float from a number or a scalar of NumPy or torch, perhaps not finite.
-
-    Raises:
-        ValueError: something else.
-    """
-    scalar = value.item() if isinstance(value, (Tensor, np.generic)) and np.ndim(value) == 0 else value
-    if not isinstance(scalar, (int, float)) or isinstance(scalar, bool):
-        raise ValueError(f"{argument}={value!r}, accepted: a number")
-    return scalar
 
 
 def check_clients(n: Any, clients: Any, least: Any = 1, name: str = "min_size") -> tuple[int, int]:
@@ -45,7 +21,7 @@ def check_clients(n: Any, clients: Any, least: Any = 1, name: str = "min_size") 
     Raises:
         ValueError: they are not; says what is possible.
     """
-    n, clients, least = whole("n", n), whole("clients", clients), whole(name, least)
+    n, clients, least = check.whole("n", n), check.whole("clients", clients), check.whole(name, least)
     if least < 0:
         raise ValueError(f"{name}={least}: expected 0 or more")
     if clients < 1:
@@ -68,10 +44,8 @@ def check_generator(generator: Any) -> None:
     Raises:
         ValueError: no `torch.Generator`.
     """
-    if not isinstance(generator, torch.Generator):
-        raise ValueError(
-            f"generator={generator!r}, accepted: a torch.Generator, such as randomness.generator(seed, 'partition')"
-        )
+    accepted = "a torch.Generator, such as randomness.generator(seed, 'partition')"
+    check.instance("generator", generator, torch.Generator, accepted)
 
 
 def check_cells(clients: int, classes: int) -> None:

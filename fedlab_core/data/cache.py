@@ -1,132 +1,98 @@
-"""Decoded images on disk: one memory-mapped file per content, whole or absent, never half."""
+"""Decoded images on disk: one safetensors file per content, whole or absent, read into memory and checked."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
-import tempfile
 import time
-import uuid
+import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import safetensors.torch
 import torch
 from torch import Tensor
 
-from fedlab_core.data.statistics import channel_statistics
+from fedlab_core import files
 
-MAGIC = b"fedlab images 1\n"
-HEADER = 4096  # bytes before the pixels: one page, so that the mapping starts on a page
 STALE = 24 * 3600  # seconds after which another process's unfinished file counts as abandoned
 
 Images = tuple[Tensor, tuple[float, ...], tuple[float, ...]]  # pixels, mean and std of the training part
 
 
 def cache_folders(root: Path) -> tuple[Path, ...]:
-    """Where caches are looked for and written: `.cache` of the data root, then the user's cache folder."""
-    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return root / ".cache", Path(user) / "fedlab"
+    """Where caches are looked for and written: `.cache` of the data root, then the user's cache folder if there is one.
+
+    The second needs $XDG_CACHE_HOME or a home folder.
+    """
+    with contextlib.suppress(RuntimeError):  # there is no home
+        user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        return root / ".cache", Path(user) / "fedlab"
+    return (root / ".cache",)
 
 
-def open_images(folders: Iterable[Path], key: str) -> Images | None:
-    """Map the finished file of that key, or None if there is none, or none whose checksums are right.
+def read_images(folders: Iterable[Path], key: str) -> Images | None:
+    """The images of that key, uint8 (n, channels, height, width), or None if there is no file whose checksum is right.
 
-    The pixels are mapped copy-on-write: uint8 (n, channels, height, width); writing to them changes no file.
+    They are copied into memory: a file that is cut off or changed later changes nothing and harms no reader.
     """
     for folder in folders:
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            return _open(folder / f"{key}.images")
+        with contextlib.suppress(OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError):
+            found = safetensors.torch.load(files.read(folder / f"{key}.safetensors"))
+            if torch.equal(found["checksum"], _checksum(found)) and found["pixels"].dtype == torch.uint8:
+                return found["pixels"], tuple(found["mean"].tolist()), tuple(found["std"].tolist())
     return None
 
 
-def _open(path: Path) -> Images:
-    with path.open("rb") as file:
-        header = file.read(HEADER)
-    magic, digest, text = header[: len(MAGIC)], header[len(MAGIC) :][:64], header[len(MAGIC) + 64 :].rstrip(b"\0")
-    if magic != MAGIC or digest != hashlib.sha256(text).hexdigest().encode():
-        raise ValueError(f"{path} has no valid header")
-    entries = json.loads(text)
-    shape = tuple(entries["shape"])
-    if path.stat().st_size != HEADER + int(np.prod(shape)):
-        raise ValueError(f"{path} is cut off")
-    pixels = np.memmap(path, np.uint8, mode="c", offset=HEADER, shape=shape)
-    if zlib.crc32(pixels.data) != entries["crc32"]:
-        raise ValueError(f"{path} has changed")
-    return torch.from_numpy(pixels), tuple(entries["mean"]), tuple(entries["std"])
+def write_images(folders: Iterable[Path], key: str, images: Images) -> None:
+    """Keep images for the next time. A cache that cannot be written to only costs time: the reason is warned of."""
+    pixels, mean, std = images
+    tensors = {"pixels": pixels.contiguous()}
+    tensors |= {name: torch.tensor(values, dtype=torch.float64) for name, values in (("mean", mean), ("std", std))}
+    _write(folders, f"{key}.safetensors", safetensors.torch.save(tensors | {"checksum": _checksum(tensors)}))
 
 
-def write_images(folders: Iterable[Path], key: str, images: Iterable[np.ndarray], train: int) -> Images:
-    """Write images as they come, then publish the file in one step; any number of processes may do so at once.
-
-    Args:
-        folders: candidates; the first that can be written to is taken.
-        key: names the content.
-        images: uint8 (channels, height, width), all of one shape, the training images first.
-        train: how many of them are for training: mean and std are theirs.
-
-    Raises:
-        OSError: none of the folders can be written to, or the disk is full.
-    """
-    folder = _writable(folders)
-    with _published(folder / f"{key}.images") as temporary:
-        with temporary.open("w+b") as file:
-            file.seek(HEADER)
-            crc, n, shape = 0, 0, ()
-            for image in images:
-                data = image.tobytes()
-                crc, n, shape = zlib.crc32(data, crc), n + 1, image.shape
-                file.write(data)
-            file.flush()
-            mean, std = channel_statistics(
-                torch.from_numpy(np.memmap(temporary, np.uint8, mode="c", offset=HEADER, shape=(train, *shape)))
-            )
-            text = json.dumps({"shape": (n, *shape), "crc32": crc, "mean": mean, "std": std}).encode()
-            file.seek(0)
-            file.write(MAGIC + hashlib.sha256(text).hexdigest().encode() + text)
-            file.flush()
-            os.fsync(file.fileno())
-    return _open(folder / f"{key}.images")
+def _checksum(tensors: dict[str, Tensor]) -> Tensor:
+    """CRC-32 of everything that is kept, the shape of the images included, as int64 (1,)."""
+    crc = zlib.crc32(repr(tuple(tensors["pixels"].shape)).encode())
+    for name in ("mean", "std", "pixels"):
+        crc = zlib.crc32(np.ascontiguousarray(tensors[name].numpy()).data, crc)
+    return torch.tensor([crc])
 
 
 def read_index(folders: Iterable[Path], key: str) -> str | None:
     """The content key noted under a listing's key, or None."""
     for folder in folders:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            return str(json.loads((folder / f"{key}.json").read_text())["content"])
+        path = folder / f"{key}.json"
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            return str(files.unseal(files.read(path, 10_000), path)["content"])
     return None
 
 
 def write_index(folders: Iterable[Path], key: str, content: str) -> None:
-    """Note which content a listing has. An unwritable cache only costs time: the content is then read again."""
-    with contextlib.suppress(OSError):
-        with _published(_writable(folders) / f"{key}.json") as temporary:
-            temporary.write_text(json.dumps({"content": content}))
+    """Note which content a listing has, where that can be written."""
+    _write(folders, f"{key}.json", files.seal({"content": content}))
 
 
-def _writable(folders: Iterable[Path]) -> Path:
-    folders = list(folders)
+def _write(folders: Iterable[Path], name: str, content: bytes) -> None:
+    """Into the first folder that takes it."""
+    errors = []
     for folder in folders:
-        with contextlib.suppress(OSError):
+        try:
             folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                return folder
-    raise OSError(f"no room for decoded images: none of {', '.join(map(str, folders))} can be written to")
+            _clear(folder)
+            return files.write(folder / name, content)
+        except OSError as error:
+            errors.append(str(error))
+    warnings.warn(f"decoded images are not kept, so the next time takes as long: {'; '.join(errors)}", stacklevel=4)
 
 
-@contextlib.contextmanager
-def _published(path: Path) -> Iterator[Path]:
-    """A temporary file beside `path` that takes its place when the block ends well, and vanishes when it does not."""
-    for old in path.parent.glob("*.tmp"):
-        with contextlib.suppress(OSError):
-            if time.time() - old.stat().st_mtime > STALE:
-                old.unlink()
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _clear(folder: Path) -> None:
+    """Remove what other processes left unfinished long ago."""
+    for pattern in ("*.tmp", ".*.part"):
+        for old in folder.glob(pattern):
+            with contextlib.suppress(OSError):
+                if time.time() - old.stat().st_mtime > STALE:
+                    old.unlink()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -13,46 +14,63 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import PIL
 import torch
+from PIL import Image, ImageOps
 
+from fedlab_core import check
 from fedlab_core.data import cache
 from fedlab_core.data.dataset import Dataset
-from fedlab_core.data.statistics import stratified_split
+from fedlab_core.data.statistics import channel_statistics, stratified_split
 from fedlab_core.randomness import generator
 
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 MIXED = 64  # pixels: height and width when the images differ in size and none is asked for
+LARGEST = 2048  # pixels: height and width of what is kept in memory
+PIXELS = 89_478_485  # of one file: more are taken for a decompression bomb, as Pillow does
 LAYOUT = "one directory of images per class, in train/ and test/ or directly in it"
+PARTS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
 
 T = TypeVar("T")
 R = TypeVar("R")
+Entry = tuple[Path, tuple[int, int, int], int]  # file, (size, mtime, ctime), label
 
 
 @dataclass(frozen=True)
 class Listing:
-    """What lies in an image folder: training files first, `stats` = (size, mtime, ctime) per file."""
+    """What lies in an image folder: training files first, then those for validation, then those for testing.
+
+    Attributes:
+        stats: (size, mtime, ctime) per file.
+        train, validation: how many files are for what.
+        notes: what is used as what, and what is ignored.
+    """
 
     files: tuple[Path, ...]
     labels: tuple[int, ...]
     stats: tuple[tuple[int, int, int], ...]
     train: int
+    validation: int
     classes: tuple[str, ...]
-    ignored: int
+    notes: str
 
 
 def image_folder(
     root: Path, path: str, size: int | None = None, channels: int | None = None, seed: int = 0, name: str | None = None
 ) -> Dataset:
-    """Images of one directory per class, decoded once into a memory-mapped file.
+    """Images of one directory per class, decoded once and kept in a cache.
 
-    With `train/` and `test/` both are used as they are; without `test/`, 20 % of every class (at least one image where
-    there are two) are drawn for testing. The decoded file lies in `.cache` of the data root, or in the user's cache
-    folder where that is read-only, and is named by the content of the images, so changed images are decoded again; it
-    may be deleted at any time. Files with another suffix than an image's are ignored and counted in `notes`.
+    `train/`, `test/` and `val/` (also `validation/` or `valid/`) are used as they are called. Without `test/`, 20 % of
+    every class of the training images (at least one where there are two) are drawn for testing, and `notes` says so.
+    What is transparent is drawn on white.
+
+    The cache lies in `.cache` of the data root, or in the user's cache folder where that is read-only, and is named by
+    the content of the images, so changed images are decoded again; it may be deleted at any time. Files with another
+    suffix than an image's and folders within a class are ignored and counted in `notes`.
 
     Args:
         root: data root.
-        path: of the folder, absolute or relative to `root`.
+        path: of the folder, absolute, from the home folder (~) or relative to `root`.
         size: height and width in pixels: the shorter side is resized to it and the centre cut out. Default: the size of
             the images if they all have one, else 64.
         channels: 1 for grey, 3 for colour. Default: 1 if all images are grey, else 3.
@@ -61,94 +79,110 @@ def image_folder(
 
     Raises:
         FileNotFoundError: no such folder.
-        ValueError: an option out of range; no class, a class without images, a class in test/ that train/ lacks; an
-            empty, corrupt or 16-bit image. Each is named.
-        OSError: there is no room for the decoded images.
+        ValueError: an option out of range; no class, a class without images, a class in test/ or val/ that train/
+            lacks; an empty, corrupt, huge or 16-bit image; a link to outside of the folder. Each is named.
     """
-    if size is not None and size < 1:
-        raise ValueError(f"size must be at least 1 pixel, got {size}")
+    size = None if size is None else check.whole("size must be a number of pixels: size", size, 1, LARGEST)
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1 (grey) or 3 (colour), got {channels}")
     if not path:
         raise ValueError(f"folder: needs a path, as in folder:photos, with {LAYOUT}")
-    started = time.time_ns()
-    listing = _scan(root / path, seed)
+    started, folder = time.time_ns(), root / Path(path).expanduser()
+    listing = _scan(folder, check.whole("seed", seed))
     folders = cache.cache_folders(root)
-    key = _digest("stat", size, channels, listing.train, *zip(map(str, listing.files), listing.stats, strict=True))
+    key = _digest("stat 2", size, channels, listing.train, *zip(map(str, listing.files), listing.stats, strict=True))
     content = cache.read_index(folders, key)
-    images = cache.open_images(folders, content) if content else None
+    images = cache.read_images(folders, content) if content else None
     if images is None:
         content, height, width, channels = _content(listing, size, channels)
-        images = cache.open_images(folders, content)
+        images = cache.read_images(folders, content)
         if images is None:
-            decoded = _in_threads(lambda file: _decode(file, height, width, channels), listing.files)
-            images = cache.write_images(folders, content, decoded, listing.train)
+            pixels = np.empty((len(listing.files), channels, height, width), np.uint8)
+            for i, image in enumerate(_in_threads(lambda file: _decode(file, height, width, channels), listing.files)):
+                pixels[i] = image
+            x = torch.from_numpy(pixels)
+            images = (x, *channel_statistics(x[: listing.train]))
+            cache.write_images(folders, content, images)
         # A file changed within the clock's last tick may look unchanged later: trust only times safely past.
         if max(max(stat[1:]) for stat in listing.stats) < started - 2 * 10**9:
             cache.write_index(folders, key, content)
     x, mean, std = images
-    y = torch.tensor(listing.labels)
-    notes = f"image folder {Path(path).name}"
-    if listing.ignored:
-        notes += f", {listing.ignored} other files ignored"
-    if not _has_test(root / path):
-        notes += f", split by seed {seed}"
+    counts = [listing.train, listing.validation, len(x) - listing.train - listing.validation]
+    (x, held_x, test_x), (y, held_y, test_y) = x.split(counts), torch.tensor(listing.labels).split(counts)
     return Dataset(
         name=name or f"folder:{path}",
         kind="image",
-        x=x[: listing.train],
-        y=y[: listing.train],
-        test_x=x[listing.train :],
-        test_y=y[listing.train :],
+        x=x,
+        y=y,
+        test_x=test_x,
+        test_y=test_y,
         classes=listing.classes,
         mean=mean,
         std=std,
-        notes=notes,
+        notes=f"image folder {folder.name}{listing.notes}",
+        validation_x=held_x if len(held_x) else None,
+        validation_y=held_y if len(held_x) else None,
     )
-
-
-def _has_test(folder: Path) -> bool:
-    return (folder / "train").is_dir() and (folder / "test").is_dir()
 
 
 def _scan(folder: Path, seed: int) -> Listing:
     if not folder.is_dir():
         raise FileNotFoundError(f"no image folder {folder}: put there {LAYOUT}")
-    if (folder / "test").is_dir() and not (folder / "train").is_dir():
-        raise ValueError(f"{folder} has test/ but no train/: put there {LAYOUT}")
-    train, classes, ignored = _classes(folder / "train" if (folder / "train").is_dir() else folder)
-    if _has_test(folder):
-        test, test_classes, more = _classes(folder / "test")
-        for extra in sorted(set(test_classes) - set(classes)):
-            raise ValueError(
-                f"class {extra!r} is in {folder}/test but not in train/: put images in {folder}/train/{extra}"
-            )
-        test = [(file, stat, classes.index(test_classes[label])) for file, stat, label in test]
-        entries, n_train, ignored = train + test, len(train), ignored + more
-    else:
+    found = {part: [folder / name for name in names if (folder / name).is_dir()] for part, names in PARTS.items()}
+    for several in found.values():
+        if len(several) > 1:
+            raise ValueError(f"{folder} has {' and '.join(f'{p.name}/' for p in several)}: keep one of them")
+    places = {part: several[0] for part, several in found.items() if several}
+    if places and "train" not in places:
+        raise ValueError(f"{folder} has {next(iter(places.values())).name}/ but no train/: put there {LAYOUT}")
+    train, classes, ignored = _classes(places.get("train", folder), folder)
+    parts: dict[str, list[Entry]] = {"train": train, "validation": [], "test": []}
+    for part, place in places.items():
+        if part == "train":
+            continue
+        entries, names, more = _classes(place, folder)
+        ignored += more
+        for extra in sorted(set(names) - set(classes)):
+            raise ValueError(f"class {extra!r} is in {place} but not in train/: put images in {folder}/train/{extra}")
+        parts[part] = [(file, stat, classes.index(names[label])) for file, stat, label in entries]
+    if places:
+        ignored += [p.name for p in folder.iterdir() if p not in places.values() and not p.name.startswith(".")]
+    notes = ""
+    if ignored:
+        notes += f", {len(ignored)} other files ignored ({', '.join(sorted(set(ignored))[:3])})"
+    if "validation" in places:
+        notes += f", {places['validation'].name}/ for validation"
+    if not parts["test"]:
         y = torch.tensor([label for _, _, label in train])
         counts = torch.bincount(y, minlength=len(classes))
         per_class = ((counts + 2) // 5).clamp(min=1).minimum(counts - 1)
-        parts = stratified_split(y, per_class, generator(seed, "folder split"))
-        if not len(parts[1]):
+        kept, drawn = stratified_split(y, per_class, generator(seed, "folder split"))
+        if not len(drawn):
             raise ValueError(f"{folder} has one image per class and none to test on: add images, or a test/ directory")
-        entries, n_train = [train[i] for part in parts for i in part.tolist()], len(parts[0])
-    files, stats, labels = zip(*entries, strict=True)
-    return Listing(files, labels, stats, n_train, classes, ignored)
+        parts["train"], parts["test"] = ([train[i] for i in chosen.tolist()] for chosen in (kept, drawn))
+        notes += f", without test/: {len(drawn)} of the training images for testing, split by seed {seed}"
+    files, stats, labels = zip(*(entry for entries in parts.values() for entry in entries), strict=True)
+    return Listing(files, labels, stats, len(parts["train"]), len(parts["validation"]), classes, notes)
 
 
-def _classes(folder: Path) -> tuple[list[tuple[Path, tuple[int, int, int], int]], tuple[str, ...], int]:
-    """(file, stat, label) of every image in order, the class names, and the number of files ignored."""
-    directories = sorted(d for d in folder.iterdir() if d.is_dir() and not d.name.startswith((".", "__MACOSX")))
+def _classes(place: Path, folder: Path) -> tuple[list[Entry], tuple[str, ...], list[str]]:
+    """Every image in order, the class names, and the names of what is ignored."""
+    inside = sorted(entry for entry in place.iterdir() if not entry.name.startswith((".", "__MACOSX")))
+    directories = [entry for entry in inside if entry.is_dir()]
     if not directories:
-        raise ValueError(f"{folder} has no class: put there one directory of images per class")
-    entries, ignored = [], 0
+        raise ValueError(f"{place} has no class: put there one directory of images per class")
+    entries, ignored = [], [entry.name for entry in inside if not entry.is_dir()]
     for label, directory in enumerate(directories):
+        _check_link(directory, folder)
         found = []
         for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
             if os.path.splitext(entry.name)[1].lower() not in SUFFIXES or entry.name.startswith("."):
-                ignored += not entry.name.startswith(".")
+                ignored += [entry.name] * (not entry.name.startswith("."))
                 continue
+            if entry.is_symlink():
+                _check_link(Path(entry.path), folder)
+            if not entry.is_file():
+                raise ValueError(f"{entry.path} is no ordinary file: replace or delete it")
             stat = entry.stat()
             if stat.st_size == 0:
                 raise ValueError(f"{entry.path} is empty (0 bytes): replace or delete it")
@@ -160,10 +194,14 @@ def _classes(folder: Path) -> tuple[list[tuple[Path, tuple[int, int, int], int]]
     return entries, tuple(directory.name for directory in directories), ignored
 
 
+def _check_link(path: Path, folder: Path) -> None:
+    """Links may lead to other places of the image folder, nowhere else."""
+    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{path} is a link to {path.resolve()}, outside of {folder}: put the images themselves there")
+
+
 def _content(listing: Listing, size: int | None, channels: int | None) -> tuple[str, int, int, int]:
     """Key of the decoded images, from the bytes of every file; their height, width and channels."""
-    import PIL
-
     probe = size is None or channels is None
     hashes, shapes = zip(*_in_threads(lambda file: _hash(file, probe), listing.files), strict=True)
     if size is not None:
@@ -171,9 +209,14 @@ def _content(listing: Listing, size: int | None, channels: int | None) -> tuple[
     else:
         sizes = {shape[:2] for shape in shapes}
         height, width = sizes.pop() if len(sizes) == 1 else (MIXED, MIXED)
+        if max(height, width) > LARGEST:
+            raise ValueError(
+                f"size=None: the images have {height} x {width} pixels, accepted: up to {LARGEST}; give size"
+            )
     if channels is None:
         channels = max(shape[2] for shape in shapes)
-    return _digest("images", PIL.__version__, height, width, channels, listing.train, *hashes), height, width, channels
+    rules = "images on white", PIL.__version__, height, width, channels, listing.train
+    return _digest(*rules, *hashes), height, width, channels
 
 
 def _hash(file: Path, probe: bool) -> tuple[str, tuple[int, int, int]]:
@@ -181,33 +224,38 @@ def _hash(file: Path, probe: bool) -> tuple[str, tuple[int, int, int]]:
     data = file.read_bytes()
     if not probe:
         return hashlib.sha256(data).hexdigest(), (0, 0, 0)
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size[::-1] if image.getexif().get(0x0112, 1) >= 5 else image.size  # on its side
-            channels = 1 if image.mode in ("1", "L") else 3
-    except Exception as error:  # decoders raise whatever they like on broken files
-        raise _corrupt(file, error) from error
+    with _opened(io.BytesIO(data), file) as image:
+        width, height = image.size[::-1] if image.getexif().get(0x0112, 1) >= 5 else image.size  # on its side
+        channels = 1 if image.mode in ("1", "L", "LA") else 3
     return hashlib.sha256(data).hexdigest(), (height, width, channels)
 
 
 def _decode(file: Path, height: int, width: int, channels: int) -> np.ndarray:
-    """One image, uint8 (channels, height, width): upright (EXIF), resized (bilinear, antialiased), cut."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(file) as image:
-            image.load()
-            picture = ImageOps.exif_transpose(image)
-            if picture.mode.startswith(("I", "F")):
-                raise ValueError("more than 8 bits per channel; save it with 8")
-            picture = picture.convert("L" if channels == 1 else "RGB")
-    except Exception as error:
-        raise _corrupt(file, error) from error
+    """One image, uint8 (channels, height, width): upright (EXIF), on white, resized (bilinear, antialiased), cut."""
+    with _opened(file, file) as image:
+        image.load()
+        picture = ImageOps.exif_transpose(image)
+        if picture.mode.startswith(("I", "F")):
+            raise ValueError("more than 8 bits per channel; save it with 8")
+        if picture.has_transparency_data:
+            drawn = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", drawn.size, "white"), drawn)
+        picture = picture.convert("L" if channels == 1 else "RGB")
     if picture.size != (width, height):
         picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
     return np.asarray(picture).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+@contextlib.contextmanager
+def _opened(source: Path | io.BytesIO, file: Path) -> Iterator[Image.Image]:
+    """An image whose size is looked at before it is decoded; whatever goes wrong within the block names the file."""
+    try:
+        with Image.open(source) as image:
+            if image.width * image.height > PIXELS:
+                raise ValueError(f"{image.width} x {image.height} pixels, accepted: at most {PIXELS}")
+            yield image
+    except Exception as error:  # decoders raise whatever they like on broken files
+        raise _corrupt(file, error) from error
 
 
 def _corrupt(file: Path, error: Exception) -> ValueError:

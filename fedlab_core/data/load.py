@@ -35,7 +35,7 @@ def data_root(root: str | Path | None = None) -> Path:
 
 
 def dataset_names() -> tuple[str, ...]:
-    """The names `load_dataset` knows; any image folder is `folder:PATH` besides."""
+    """The names `load_dataset` knows; any image folder is `folder:PATH` and any text file `text:PATH` besides."""
     return tuple(LOADERS)
 
 
@@ -52,8 +52,10 @@ def missing_data(name: str, root: str | Path | None = None) -> str:
         return vision.missing(name, path)
     if name == "shakespeare":
         return text.missing_shakespeare(path)
+    if name.startswith("text:"):
+        return text.missing_text(path, name.removeprefix("text:"))
     if isinstance(loader, partial):
-        folder = path / loader.keywords["path"]
+        folder = path / Path(loader.keywords["path"]).expanduser()
         return "" if folder.is_dir() else f"{name} needs the image folder {folder} (or set $FEDLAB_DATA to its parent)"
     return ""
 
@@ -65,10 +67,11 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
     `per_class`, `test_per_class`, `seed`); "python_docs" (`length`).
     From the data root, else downloaded unless `download=False`: "mnist", "fashion_mnist", "cifar10", "cifar100".
     From the data root: "shakespeare" (`length`); "caltech101" and any image folder "folder:PATH", PATH absolute or
-    relative to the data root (`size`, `channels`, `seed`).
+    relative to the data root, "~" for the home folder (`size`, `channels`, `seed`); any text file "text:PATH"
+    (`length`, `clients`).
 
     Args:
-        name: one of `dataset_names()`, or "folder:PATH".
+        name: one of `dataset_names()`, "folder:PATH" or "text:PATH".
         root: data root, see `data_root`.
         options: of the data set; the loaders' docstrings say what they mean.
 
@@ -88,8 +91,10 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
 
 
 def _loader(name: str) -> Any:
+    if name.startswith("text:"):
+        return partial(text.text_file, path=name.removeprefix("text:"))
     if name.startswith("folder:"):
         return partial(image_folder, path=name.removeprefix("folder:"))
     if name not in LOADERS:
-        raise ValueError(f"name must be one of {', '.join(dataset_names())} or folder:PATH, got {name!r}")
+        raise ValueError(f"name must be one of {', '.join(dataset_names())}, folder:PATH or text:PATH, got {name!r}")
     return LOADERS[name]

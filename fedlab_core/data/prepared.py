@@ -66,8 +66,8 @@ def _prepared(name: str, root: Path, options: str) -> Dataset:
 
 def _stamps(name: str, root: Path) -> Iterator[tuple[str, int, int, int]]:
     """(path, bytes, time of change, time of the entry's change) of every file that the data set may be read from."""
-    if name.startswith("folder:"):
-        places = [root / name.removeprefix("folder:")]
+    if name.startswith(("folder:", "text:")):
+        places = [root / Path(name.partition(":")[2]).expanduser()]
     elif name in SOURCES:
         places = [root / SOURCES[name][1], root / name]
     else:

@@ -11,12 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab_core import check, files
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.measures import IGNORE
 
 LINE = "\n"  # id 0: starts every line as input, ends every line as target, fills the padding of x
 LONG = 40  # characters: lines long enough that two equal ones are no coincidence
 OVERLAP = 0.3  # share of long lines already seen from which a topic counts as a copy
+LARGEST = 100_000_000  # bytes of a text file: an example's characters are kept as int64 twice
 SHAKESPEARE_FILES = ("tinyshakespeare.txt", "shakespeare.txt")
 
 
@@ -63,17 +65,61 @@ def shakespeare(root: Path, length: int = 80) -> Dataset:
     path = next((root / name for name in SHAKESPEARE_FILES if (root / name).is_file()), None)
     if path is None:
         raise FileNotFoundError(missing_shakespeare(root))
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}); replace it with plain text") from error
-    if not text.strip():
-        raise ValueError(f"{path} is empty; replace it with the text of the plays")
+    text = _read(path)
     clients = {role: lines for role, lines in _roles(text).items() if len(lines) >= 2}
     if not clients:
         raise ValueError(f"{path} has no speaking role with two lines: a speech is a line 'NAME:' and what follows")
     notes = f"{path.name}, {len(clients)} speaking roles with at least two lines, text SHA-256 {_sha256(text)}"
     return _dataset("shakespeare", clients, length, notes)
+
+
+def text_file(root: Path, path: str, length: int = 80, clients: str | None = None, name: str | None = None) -> Dataset:
+    """A text file of one's own for next-character prediction, one client per chapter or paragraph.
+
+    A chapter begins with a heading: a line that starts with "#", or with a word such as "Chapter", "Part" or "Act" and
+    a number. Paragraphs are separated by blank lines. A client with one line gets its sentences as lines. The first
+    80 % of each client's lines are for training, the rest, at least one, for testing; clients with fewer than two lines
+    are left out, and `notes` says how many.
+
+    Args:
+        root: data root.
+        path: of the file, absolute, from the home folder (~) or relative to `root`.
+        length: T, the number of characters of an example.
+        clients: "chapters" or "paragraphs"; None for chapters if there are two, else paragraphs.
+        name: of the data set, by default `text:path`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: an option out of range, or a file that is empty, too large, no UTF-8 text, or too short to divide.
+    """
+    if clients not in (None, "chapters", "paragraphs"):
+        raise ValueError(f"clients={clients!r}, accepted: None, 'chapters' or 'paragraphs'")
+    place = root / Path(path).expanduser()
+    if not path or not place.exists():
+        raise FileNotFoundError(missing_text(root, path))
+    text = _read(place)
+    parts, kind = (_chapters(text) if clients != "paragraphs" else {}), "chapters"
+    if len(parts) < 2:
+        if clients == "chapters":
+            raise ValueError(f"clients='chapters': {place} has {len(parts)}, accepted: 2 or more; or 'paragraphs'")
+        kind = "paragraphs"
+        parts = {f"paragraph {i}": lines for i, lines in enumerate(_paragraphs(text), 1)}
+    lines = {client: own if len(own) > 1 else _SENTENCE.split(own[0]) for client, own in parts.items() if own}
+    kept = {client: own for client, own in lines.items() if len(own) > 1}
+    if not kept:
+        raise ValueError(f"{place} has no chapter or paragraph with two lines or sentences: one to train, one to test")
+    notes = f"{place.name}, {len(kept)} {kind}"
+    if left_out := len(parts) - len(kept):
+        notes += f", {left_out} with fewer than two lines left out"
+    return _dataset(name or f"text:{path}", kept, length, f"{notes}, text SHA-256 {_sha256(text)}")
+
+
+def missing_text(root: Path, path: str) -> str:
+    """Empty if the file is there, else the sentence that says what goes where."""
+    place = root / Path(path).expanduser()
+    if path and place.is_file():
+        return ""
+    return f"text: needs a text file, as in text:book.txt: put it at {place} (or set $FEDLAB_DATA to its folder)"
 
 
 def missing_shakespeare(root: Path) -> str:
@@ -101,8 +147,7 @@ def encode_lines(lines: list[str], vocabulary: dict[str, int], length: int) -> t
     Raises:
         ValueError: `length` is not positive.
     """
-    if length < 1:
-        raise ValueError(f"length must be at least 1 character, got {length}")
+    check.whole("length must be at least 1 and at most 10,000 characters: length", length, 1, 10_000)
     stream = np.array([vocabulary[c] for c in LINE + "".join(line + LINE for line in lines)], dtype=np.int64)
     widths = np.array([len(line) + 1 for line in lines], dtype=np.int64)
     windows = -(-widths // length)
@@ -170,6 +215,49 @@ def _without_copies(topics: dict[str, str]) -> list[str]:
             kept.append(name)
             seen.update(long)
     return kept
+
+
+_HEADING = re.compile(
+    r"^(#+ .*|(chapter|part|book|act|scene|canto|letter|kapitel|teil|chapitre|cap[ií]tulo)\s+([0-9]+|[ivxlcdm]+)\b.*)$",
+    re.IGNORECASE | re.MULTILINE,
+)
+_SENTENCE = re.compile(r"(?<=[.!?…])\s+")
+
+
+def _read(path: Path) -> str:
+    """A text file's content.
+
+    Raises:
+        ValueError: it is empty, no ordinary file, larger than `LARGEST`, or no UTF-8; the message names it.
+    """
+    content = files.read(path.resolve(), LARGEST)
+    try:
+        text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}); replace it with plain text") from error
+    if not text.strip():
+        raise ValueError(f"{path} is empty; replace it with plain text")
+    return text
+
+
+def _paragraphs(text: str) -> list[list[str]]:
+    """Lines of each paragraph, without blank ones."""
+    blocks = re.split(r"\n[ \t]*(?:\n[ \t]*)+", text.strip())
+    return [[line for line in block.split("\n") if line.strip()] for block in blocks]
+
+
+def _chapters(text: str) -> dict[str, list[str]]:
+    """Heading -> lines below it, without blank ones; equal headings are numbered. What precedes the first is no
+    chapter."""
+    places = [*_HEADING.finditer(text)]
+    chapters: dict[str, list[str]] = {}
+    for k, heading in enumerate(places):
+        end = places[k + 1].start() if k + 1 < len(places) else len(text)
+        lines = [line for line in text[heading.end() : end].split("\n") if line.strip()]
+        name = heading[0].strip("# ").strip()
+        if lines:
+            chapters[name if name not in chapters else f"{name} ({k + 1})"] = lines
+    return chapters
 
 
 def _roles(text: str) -> dict[str, list[str]]:

@@ -1,8 +1,9 @@
-"""MNIST, Fashion-MNIST and CIFAR by torchvision: found in the data root, or downloaded into it with a progress bar."""
+"""MNIST, Fashion-MNIST and CIFAR: found in the data root, or downloaded into it with a progress bar."""
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import socket
 import struct
@@ -26,6 +27,21 @@ SOURCES = {
     "cifar10": ("CIFAR10", "cifar-10-batches-py", BATCHES),
     "cifar100": ("CIFAR100", "cifar-100-python", ("train", "test", "meta")),
 }
+MD5 = {  # of the unpacked files; torchvision knows those of CIFAR and of the compressed files
+    "mnist": (
+        "6bbc9ace898e44ae57da46a324031adb",
+        "a25bea736e30d166cdddb491f175f624",
+        "2646ac647ad5339dbf082846283269ea",
+        "27ae3e4e09519cfbb04c329615203637",
+    ),
+    "fashion_mnist": (
+        "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "9018921c3c673c538a1fc5bad174d6f9",
+        "8181f5470baa50b63fa0f6fddb340f0a",
+        "15d484375f8d13e6eb1aabb0c3f46965",
+    ),
+}
+FULL = (60_000, 60_000, 10_000, 10_000)  # examples in the files of `IDX`
 AGAIN = "delete it to download it again, or replace it"
 TIMEOUT = 30  # seconds without a byte before a download counts as failed
 
@@ -75,38 +91,43 @@ def _absent(name: str, root: Path) -> list[str]:
 
 
 def _idx(name: str, root: Path, download: bool, classes: tuple[str, ...] | None = None) -> Dataset:
-    """A data set in the IDX format of MNIST.
+    """A data set in the IDX format of MNIST, read from `raw/` and from nowhere else.
 
-    torchvision checks the MD5 of what it downloads, but not of unpacked files it finds; so their headers are compared
-    with their lengths here, and a number of examples other than 60,000 / 10,000 is said in `notes`.
+    Files with the original number of examples must be the originals, byte for byte; another number is said in `notes`.
 
     Raises:
         FileNotFoundError: a file is missing, and downloading is not wanted or failed.
-        ValueError: a file is cut off or no IDX file, or images and labels do not match.
+        ValueError: a file is cut off, changed or no IDX file, or images and labels do not match.
     """
     source = _found(name, root, download)
     folder = root / SOURCES[name][1]
-    for images, labels in (IDX[:2], IDX[2:]):
-        if _idx_length(folder / images, 3) != _idx_length(folder / labels, 1):
-            raise ValueError(f"{images} and {labels} in {folder} differ in their number of examples: replace both")
-    parts = [source(str(root), train=train) for train in (True, False)]
-    counts = tuple(len(part.data) for part in parts)
+    arrays = [_idx_array(folder / file, 3 if "images" in file else 1) for file in IDX]
+    for file, array, full, md5 in zip(IDX, arrays, FULL, MD5[name], strict=True):
+        if len(array) == full and hashlib.md5((folder / file).read_bytes(), usedforsecurity=False).hexdigest() != md5:
+            raise ValueError(f"{folder / file} is corrupt (its MD5 is not {md5}): {AGAIN}")
+    for k in (0, 2):
+        if len(arrays[k]) != len(arrays[k + 1]):
+            files = f"{IDX[k]} and {IDX[k + 1]}"
+            raise ValueError(f"{files} in {folder} differ in their number of examples: replace both")
+    counts = len(arrays[0]), len(arrays[2])
     label = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}[name]
-    notes = label if counts == (60_000, 10_000) else f"{label}, not the full set: {counts[0]} / {counts[1]} examples"
-    return _dataset(name, [part.data[:, None] for part in parts], parts, classes or tuple(source.classes), notes)
+    notes = label if counts == FULL[::2] else f"{label}, not the full set: {counts[0]} / {counts[1]} examples"
+    x, y, test_x, test_y = (torch.from_numpy(array) for array in arrays)
+    images, labels = [x[:, None], test_x[:, None]], [y.long(), test_y.long()]
+    return _dataset(name, images, labels, classes or tuple(source.classes), notes)
 
 
-def _idx_length(path: Path, dimensions: int) -> int:
-    """Number of entries an IDX file of unsigned bytes holds, once its length agrees with its header."""
-    with path.open("rb") as file:
-        header = file.read(4 + 4 * dimensions)
-    if len(header) < 4 + 4 * dimensions or header[:4] != bytes((0, 0, 8, dimensions)):
+def _idx_array(path: Path, dimensions: int) -> np.ndarray:
+    """An IDX file of unsigned bytes, once its length agrees with its header."""
+    data = path.read_bytes()
+    start = 4 + 4 * dimensions
+    if len(data) < start or data[:4] != bytes((0, 0, 8, dimensions)):
         raise ValueError(f"{path} is no IDX file of {dimensions} dimensions: {AGAIN}")
-    shape = struct.unpack(f">{dimensions}I", header[4:])
-    expected, found = len(header) + math.prod(shape), path.stat().st_size
-    if found != expected:
-        raise ValueError(f"{path} has {found:,} bytes instead of {expected:,}: {AGAIN}")
-    return shape[0]
+    shape = struct.unpack(f">{dimensions}I", data[4:start])
+    expected = start + math.prod(shape)
+    if len(data) != expected:
+        raise ValueError(f"{path} has {len(data):,} bytes instead of {expected:,}: {AGAIN}")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()
 
 
 def _cifar(name: str, root: Path, download: bool) -> Dataset:
@@ -125,7 +146,8 @@ def _cifar(name: str, root: Path, download: bool) -> Dataset:
             raise ValueError(f"{folder / file} is corrupt (its MD5 is not {md5}): {AGAIN}")
     parts = [source(str(root), train=train) for train in (True, False)]
     images = [torch.from_numpy(np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))) for part in parts]
-    return _dataset(name, images, parts, tuple(parts[0].classes), name.upper().replace("CIFAR", "CIFAR-"))
+    labels = [torch.as_tensor(part.targets, dtype=torch.int64) for part in parts]
+    return _dataset(name, images, labels, tuple(parts[0].classes), name.upper().replace("CIFAR", "CIFAR-"))
 
 
 def _found(name: str, root: Path, download: bool) -> Any:
@@ -148,12 +170,11 @@ def _found(name: str, root: Path, download: bool) -> Any:
     return source
 
 
-def _dataset(name: str, images: list[Tensor], parts: list[Any], classes: tuple[str, ...], notes: str) -> Dataset:
-    """From uint8 (n, channels, height, width) of the training and the test part; `parts` hold the labels."""
-    x, test_x = (image.contiguous() for image in images)
-    y, test_y = (torch.as_tensor(part.targets, dtype=torch.int64) for part in parts)
-    for labels in (y, test_y):
-        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < len(classes):
+def _dataset(name: str, images: list[Tensor], labels: list[Tensor], classes: tuple[str, ...], notes: str) -> Dataset:
+    """From uint8 (n, channels, height, width) and int64 (n,) of the training and the test part."""
+    (x, test_x), (y, test_y) = images, labels
+    for part in labels:
+        if len(part) and not 0 <= int(part.min()) <= int(part.max()) < len(classes):
             raise ValueError(f"{name} has labels outside 0..{len(classes) - 1}: replace its files")
     mean, std = channel_statistics(x)
     return Dataset(
