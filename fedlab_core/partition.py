@@ -47,8 +47,7 @@ class Partition:
         if len(indices) and int(indices.min()) < 0:
             place = int((indices < 0).nonzero()[0])
             raise ValueError(f"indices[{place}]={int(indices[place])}, accepted: positions in the training set, from 0")
-        if not isinstance(self.description, str):
-            raise ValueError(f"description={self.description!r}, accepted: a text")
+        check.text("description", self.description)
         if self.transform is not None and (clients := len(self.transform.parameters)) != len(self):
             raise ValueError(f"transform is for {clients} clients, accepted: for {len(self)}, as many as here")
         if (repeated := self.repeated) and "held more than once" not in self.description:
@@ -70,8 +69,7 @@ class Partition:
         n = check.whole("n", n, 1)
         if len(self.indices) and int(self.indices.max()) >= n:
             place = int((self.indices >= n).nonzero()[0])
-            client = int(torch.searchsorted(self.offsets, place, right=True)) - 1
-            index = int(self.indices[place])
+            client, index = int(torch.searchsorted(self.offsets, place, right=True)) - 1, int(self.indices[place])
             raise ValueError(f"indices: client {client} holds example {index}, accepted: 0 to {n - 1}, {n} examples")
 
     def __len__(self) -> int:

@@ -181,7 +181,7 @@ def _classes(place: Path, folder: Path) -> tuple[list[Entry], tuple[str, ...], l
                 continue
             if entry.is_symlink():
                 _check_link(Path(entry.path), folder)
-            if not entry.is_file():
+            if not (os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()):
                 raise ValueError(f"{entry.path} is no ordinary file: replace or delete it")
             stat = entry.stat()
             if stat.st_size == 0:
@@ -196,8 +196,9 @@ def _classes(place: Path, folder: Path) -> tuple[list[Entry], tuple[str, ...], l
 
 def _check_link(path: Path, folder: Path) -> None:
     """Links may lead to other places of the image folder, nowhere else."""
-    if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-        raise ValueError(f"{path} is a link to {path.resolve()}, outside of {folder}: put the images themselves there")
+    target = Path(os.path.realpath(path))
+    if path.is_symlink() and not target.is_relative_to(os.path.realpath(folder)):
+        raise ValueError(f"{path} is a link to {target}, outside of {folder}: put the images themselves there")
 
 
 def _content(listing: Listing, size: int | None, channels: int | None) -> tuple[str, int, int, int]:
