@@ -28,7 +28,7 @@ def merge_untrained(
         policy: the batch-norm policy; "total_variance" adds the spread of the means to the merged variances.
     """
     rest = max(0.0, 1.0 - sum(weights))
-    merged = {}
+    merged: State = {}
     for name in (*roles.statistics, *roles.buffers, *(n for n in roles.trained if n in roles.local)):
         pairs = [(u.state, w) for u, w in zip(updates, weights, strict=True) if u.sent is None or name in u.sent]
         if not pairs:

@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -132,7 +133,8 @@ class Rules:
     ) -> list[Update]:
         """The clients' updates, fewer than tasks if stopped."""
         updates: list[Update] = []
-        with contextlib.closing(self.segment.method.train(self.engine, work, tasks, stop)) as arriving:
+        arriving: Any = self.segment.method.train(self.engine, work, tasks, stop)
+        with contextlib.closing(arriving):
             for update in arriving:  # whatever the engine copied, frozen tensors are kept once
                 moved = {name: tensor for name, tensor in update.state.items() if name not in self.roles.frozen}
                 updates.append(replace(update, state=start | moved))

@@ -157,7 +157,7 @@ class Settings:
         """Gradient steps of a client with that many examples in one round."""
         if self.steps is not None:
             return self.steps
-        return self.epochs * math.ceil(self.used(examples) / (self.batch_size or examples))
+        return (self.epochs or 1) * math.ceil(self.used(examples) / (self.batch_size or examples))
 
     def used(self, examples: int) -> int:
         """How many of a client's examples go into an epoch: all, unless `drop_last` leaves the last batch out."""

@@ -162,9 +162,9 @@ def mean_state(states: Sequence[State], weights: Sequence[float]) -> State:
 def _mean(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     first = values[0]
     if first.dtype == torch.bool:
-        return sum(value.double() * weight for value, weight in zip(values, weights, strict=True)) > 0.5
+        return _weighted_sum([value.double() for value in values], weights) > 0.5
     if not (first.is_floating_point() or first.is_complex()):  # relative to the first, so that large ones stay exact
-        moved = sum((value - first).double() * weight for value, weight in zip(values, weights, strict=True))
+        moved = _weighted_sum([(value - first).double() for value in values], weights)
         rest = first.double() * (sum(weights) - 1) if abs(sum(weights) - 1) > 1e-9 else 0.0
         return first + (moved + rest).round().to(first.dtype)
     wide = torch.float32 if first.dtype in (torch.float16, torch.bfloat16) else first.dtype
@@ -198,8 +198,15 @@ def total_variance(model: nn.Module, states: Sequence[State], weights: Sequence[
         if module.track_running_stats:
             mean, variance = names[id(module.running_mean)], names[id(module.running_var)]
             spread = [s[variance] + (s[mean] - merged[mean]).square() for s in states]
-            result[variance] = sum(w / sum(weights) * v for w, v in zip(weights, spread, strict=True))
+            result[variance] = _weighted_sum(spread, [weight / sum(weights) for weight in weights])
     return result
+
+
+def _weighted_sum(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    total = values[0] * weights[0]
+    for value, weight in zip(values[1:], weights[1:], strict=True):
+        total = total + value * weight
+    return total
 
 
 def is_finite(state: State, names: Iterable[str] | None = None) -> bool:

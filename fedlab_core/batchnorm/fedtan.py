@@ -10,6 +10,7 @@ the batches.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -87,7 +88,7 @@ class FedTAN(Sharing, FedAvg):
         ledger = Ledger()
         shared = [(x[batch], y[batch]) for (x, y), batch in zip(data, first, strict=True)]
         losses = synchronised_gradients(models, shared, self, ledger, weights, streams)
-        traffic = {
+        traffic: dict[str, Any] = {
             "exchanges": ledger.exchanges,
             "bytes_up": ledger.floats_up * losses[0].element_size(),
             "bytes_down": ledger.floats_down * losses[0].element_size(),
@@ -159,8 +160,8 @@ class UnionSGD(FedAvg):
             optimiser.step()
             total, steps = total + loss.item(), steps + 1
         end = get_state(model)
-        for task, (x, _), drawn in zip(tasks, data, draws, strict=True):
-            yield Update(task.client, len(x), len(drawn), sum(map(len, drawn)), end, task.memory, {}, total / steps)
+        for task, (x, _), own in zip(tasks, data, draws, strict=True):
+            yield Update(task.client, len(x), len(own), sum(map(len, own)), end, task.memory, {}, total / steps)
 
     def aggregate(
         self, start: State, updates: Sequence[Update], weights: Sequence[float], server: State, clients: int

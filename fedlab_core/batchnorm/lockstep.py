@@ -1,9 +1,10 @@
 """The clients' local steps side by side: one network, K models, and a batch norm that sees all clients' activations."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -60,7 +61,7 @@ class Ledger:
         self.exchanges += 1
         self.floats_up += values[0].numel()
         self.floats_down += values[0].numel()
-        return sum(value * weight for value, weight in zip(values, weights, strict=True))
+        return functools.reduce(torch.add, [value * weight for value, weight in zip(values, weights, strict=True)])
 
 
 def synchronised_gradients(
@@ -100,7 +101,7 @@ def synchronised_gradients(
     losses = [task_loss(output, y) for output, (_, y) in zip(outputs, batches, strict=True)]
     for model in models:
         model.zero_grad(set_to_none=True)
-    sum(losses).backward()
+    functools.reduce(torch.add, losses).backward()
     return [loss.detach() for loss in losses]
 
 
@@ -121,18 +122,21 @@ def lock_step(
     values: dict[fx.Node, list[Any]] = {}
     clients = range(len(models))
     for node in _graph(models[0]).nodes:
+        target: Any = node.target
         if node.op == "placeholder":
             values[node] = list(inputs)
-        elif node.op == "call_module" and isinstance(models[0].get_submodule(node.target), _BatchNorm):
-            read = node.args[0] if node.args else node.kwargs["input"]
-            values[node] = normalise([model.get_submodule(node.target) for model in models], values[read])
+        elif node.op == "call_module" and isinstance(models[0].get_submodule(target), _BatchNorm):
+            read: Any = node.args[0] if node.args else node.kwargs["input"]
+            layers: list[Any] = [model.get_submodule(target) for model in models]
+            values[node] = normalise(layers, values[read])
         elif node.op == "output":
-            return values[node.args[0]]
+            (answer,) = node.args
+            return values[cast(fx.Node, answer)]
         else:
             values[node] = []
             for k in clients:
                 with draws[k] if draws else contextlib.nullcontext():
-                    values[node].append(_run(node, models[k], lambda n, k=k: values[n][k]))
+                    values[node].append(_run(node, models[k], functools.partial(_value, values, k)))
     raise AssertionError("a traced graph ends with an output")
 
 
@@ -150,20 +154,26 @@ def _graph(model: nn.Module) -> fx.Graph:
     return _GRAPHS[model]
 
 
+def _value(values: Mapping[fx.Node, Sequence[Any]], client: int, node: fx.Node) -> Any:
+    return values[node][client]
+
+
 def _run(node: fx.Node, model: nn.Module, value: Callable[[fx.Node], Any]) -> Any:
-    args, kwargs = fx.map_arg(node.args, value), fx.map_arg(node.kwargs, value)
+    args: Any = fx.map_arg(node.args, value)
+    kwargs: Any = fx.map_arg(node.kwargs, value)
+    target: Any = node.target
     if node.op == "call_module":
-        return model.get_submodule(node.target)(*args, **kwargs)
+        return model.get_submodule(target)(*args, **kwargs)
     if node.op == "call_method":
-        return getattr(args[0], node.target)(*args[1:], **kwargs)
+        return getattr(args[0], target)(*args[1:], **kwargs)
     if node.op == "call_function":
-        return node.target(*args, **kwargs)
-    path, _, name = node.target.rpartition(".")  # get_attr: a parameter used outside a module of torch.nn
+        return target(*args, **kwargs)
+    path, _, name = target.rpartition(".")  # get_attr: a parameter used outside a module of torch.nn
     return getattr(model.get_submodule(path), name)
 
 
 def _normalise(
-    layers: list[_BatchNorm], x: list[Tensor], rule: Sharing, weights: Sequence[float], ledger: Ledger
+    layers: list[Any], x: list[Tensor], rule: Sharing, weights: Sequence[float], ledger: Ledger
 ) -> list[Tensor]:
     values = [t.numel() // t.shape[1] for t in x]  # m_k, per channel
     counts = [sum(values)] * len(x) if rule.mean or rule.variance else values
@@ -220,7 +230,8 @@ class _SharedNorm(torch.autograd.Function):
             dmean = dvariance = [torch.zeros_like(d) for d in dmean]
         elif rule.gradients:
             both = [torch.cat([a, b]) for a, b in zip(dmean, dvariance, strict=True)]
-            dmean, dvariance = zip(*[ctx.ledger.mean(both, ctx.weights).chunk(2)] * len(x), strict=True)
+            for_mean, for_variance = ctx.ledger.mean(both, ctx.weights).chunk(2)
+            dmean, dvariance = [for_mean] * len(x), [for_variance] * len(x)
         dx = []
         for g, t, w, s, c, a, b in zip(grads, x, gamma, scale, centre, dmean, dvariance, strict=True):
             values = t.numel() // t.shape[1]

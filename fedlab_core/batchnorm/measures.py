@@ -6,6 +6,7 @@ the local and global statistical parameters" and "gradient deviation"; its exact
 """
 
 import copy
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -161,8 +162,9 @@ def mean_gradient(
     synchronised_gradients(models, batches, rule, weights=weights)
     sizes = [len(x) for x, _ in batches]
     shares = weights or [n / sum(sizes) for n in sizes]
-    grads = [{name: p.grad for name, p in m.named_parameters() if p.requires_grad} for m in models]
-    return {name: sum(share * grad[name] for share, grad in zip(shares, grads, strict=True)) for name in grads[0]}
+    grads = [{n: p.grad for n, p in m.named_parameters() if p.requires_grad and p.grad is not None} for m in models]
+    parts = [{n: share * grad for n, grad in own.items()} for share, own in zip(shares, grads, strict=True)]
+    return {name: functools.reduce(torch.add, [part[name] for part in parts]) for name in parts[0]}
 
 
 def deviation(mean: State, union: State) -> Deviation:

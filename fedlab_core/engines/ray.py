@@ -154,6 +154,7 @@ def _train(place: list[Any], sent: list[Any], client: int, own: dict[str, Any], 
     work = replace(work, settings=settings, received=sent_down, round=number)
     ordered = {name: frozen[name] if name in frozen else state[name] for name in model.state_dict()}
     update = train_client(model, work, Task(client, ordered, kept), method)
+    assert update is not None, "nothing stops a client in another process"
     return _mapped(replace(update, state={n: t for n, t in update.state.items() if n not in frozen}), _arrays)
 
 

@@ -4,9 +4,8 @@ import contextlib
 import functools
 import os
 import queue
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from itertools import takewhile
 from typing import TypeVar
 
 import torch
@@ -17,10 +16,11 @@ from fedlab_core.local.training import batch_sums, evaluation_batches, summary, 
 from fedlab_core.local.work import LocalMethod, Task, Update, Work
 from fedlab_core.state import State, set_state
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
     """`map` in worker threads of one intra-op thread each; the results come in the order of the items.
 
     Leaving the iterator, by an exception too, cancels the items not yet begun and waits for the others.
@@ -85,7 +85,10 @@ class ThreadsEngine:
                 return train_client(model, work, task, method, stop)
 
         with contextlib.closing(in_order(client, tasks, self.workers)) as updates:
-            yield from takewhile(lambda update: update is not None, updates)
+            for update in updates:
+                if update is None:
+                    return
+                yield update
 
     def evaluate(self, work: Work, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
         """See `local.work.Engine`."""

@@ -1,7 +1,7 @@
 """Layer-wise, progressive and end-to-end federated self-supervised learning as methods of the one round loop."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -78,7 +78,7 @@ class LayerWise(FedAvg):
     name = "layer-wise"
 
     def __post_init__(self) -> None:
-        choices = {
+        choices: dict[str, Collection[str]] = {
             "objective": OBJECTIVES,
             "optimiser_name": OPTIMISERS,
             "new_units": NEW_UNITS,
@@ -134,10 +134,10 @@ class LayerWise(FedAvg):
         """Accuracy of a nearest-neighbour classifier on the frozen features, all units trained by then present."""
         from fedlab_core.layerwise.evaluation import features, knn_accuracy
 
-        found, data = [], work.dataset
+        found, data, model = [], work.dataset, _staged(work.model)
         for state in states:
-            depth = self.depth(work.round - 1, len(work.model.units))
-            bank = features(work.model, data, state, depth)
+            depth = self.depth(work.round - 1, len(model.units))
+            bank = features(model, data, state, depth)
             x, y = (bank.test_x, data.test_y) if split == "test" else (bank.x, data.y)
             found.append({"accuracy": knn_accuracy(bank.x, data.y, x, y, leave_one_out=split == "train")})
         return found
@@ -165,9 +165,9 @@ class LayerWise(FedAvg):
         if self.new_units == "copy" and after.new and self.schedule.first_round(rounds, len(units)):
             source = units[after.new - 1]
             for number in range(after.new, after.depth):
-                pairs = list(zip(source, units[number], strict=False))
-                if len(source) == len(units[number]) and all(state[a].shape == state[b].shape for a, b in pairs):
-                    state |= {b: state[a].clone() for a, b in pairs}
+                same = list(zip(source, units[number], strict=False))
+                if len(source) == len(units[number]) and all(state[a].shape == state[b].shape for a, b in same):
+                    state |= {b: state[a].clone() for a, b in same}
         return state, server
 
 
@@ -213,7 +213,7 @@ def staged_loss(
     rule: LayerWise,
     stage: Stage,
     kept: Sequence[bool] | None = None,
-    target: nn.Module | None = None,
+    target: StagedModel | None = None,
 ) -> Tensor:
     """The self-supervised loss of two views, with stem and units below `stage.frozen` run without gradient.
 
@@ -233,6 +233,7 @@ def staged_loss(
     p1, p2 = model.predictor(z1), model.predictor(z2)
     if rule.objective == "simsiam":
         return simsiam_loss(p1, p2, z1, z2)
+    assert target is not None, f"{rule.objective} compares with a target"
     with torch.no_grad():
         if not stage.frozen:  # else both branches share what is frozen
             below = target.run(target.stem(views), 0, stage.frozen, kept)

@@ -37,9 +37,9 @@ class StagedModel(nn.Module):
         super().__init__()
         if not isinstance(encoder, ViT | ResNet):
             raise ValueError(f"encoder is a {type(encoder).__name__}, accepted: a ViT or a ResNet")
-        self.encoder: Any = copy.deepcopy(encoder)
         self.width = encoder.head.in_features
-        self.encoder.head = nn.Identity()
+        self.encoder: Any = copy.deepcopy(encoder)
+        self.encoder.add_module("head", nn.Identity())
         self.projector, self.predictor = projector, predictor or nn.Identity()
         with torch.device("meta"):
             self.adapters = nn.ModuleList(
@@ -66,7 +66,7 @@ class StagedModel(nn.Module):
     def run(self, x: Tensor, first: int, last: int, kept: Sequence[bool] | None = None) -> Tensor:
         """Units `first` to `last` - 1; one that is not kept is reduced to its shortcuts (the identity in a ViT)."""
         for number in range(first, last):
-            unit = self.units[number]
+            unit: Any = self.units[number]
             if kept is None or kept[number]:
                 x = unit(x)
             elif isinstance(self.encoder, ResNet):
@@ -109,7 +109,8 @@ class StagedModel(nn.Module):
     def _widths(self) -> list[int]:
         if isinstance(self.encoder, ViT):
             return [self.width] * len(self.units)
-        return [stage[-1].conv2.out_channels for stage in self.units]
+        stages: Any = self.units
+        return [stage[-1].conv2.out_channels for stage in stages]
 
 
 def build_staged(
@@ -133,7 +134,7 @@ def build_staged(
         hidden, out, layers: of the projector (LW-FedSSL: 512, 256, 3).
         predictor_hidden: width of the predictor's hidden layer (LW-FedSSL: 512); without it there is no predictor.
     """
-    encoder = build_model(model, input_shape, 1, draws, norm=norm, **options)
+    encoder: Any = build_model(model, input_shape, 1, draws, norm=norm, **options)
     head = projector(encoder.head.in_features, draws, hidden=hidden, out=out, layers=layers, norm="none")
     top = None if predictor_hidden is None else predictor(out, draws, hidden=predictor_hidden, norm="none")
     return StagedModel(encoder, head, top, draws)

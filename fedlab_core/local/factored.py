@@ -60,7 +60,7 @@ def factored(model: nn.Module, plain: bool) -> Iterator[Sequence[FactoredLinear]
     """
     shared = len(list(model.parameters())) < len(list(model.named_parameters(remove_duplicate=False)))
     trained = [m for m in model.modules() if type(m) is nn.Linear and m.weight.requires_grad]
-    layers = [m for m in trained if m.weight.numel() >= WIDE] if plain and not shared else []
+    layers: list[Any] = [m for m in trained if m.weight.numel() >= WIDE] if plain and not shared else []
     for layer in layers:
         layer.__class__, layer.factors = FactoredLinear, []
     try:

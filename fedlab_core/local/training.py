@@ -45,7 +45,7 @@ def train_client(
     shuffle = generator(settings.seed, "batches", work.round, task.client)
     plan = list(batches(len(x), settings, shuffle, method.full_batches))
     context = local_context(model, work, task)
-    parameters = trained_parameters(model)
+    parameters: dict[str, Any] = trained_parameters(model)
     optimiser = method.optimiser(list(parameters.values()), context)
     if settings.keep_optimiser:
         recall(optimiser, parameters, task.memory)
@@ -235,7 +235,7 @@ def batch_sums(model: nn.Module, work: Work, x: Tensor, y: Tensor) -> Tensor:
 
 def summary(dataset: Dataset, sums: Iterable[Tensor]) -> dict[str, float]:
     """Mean loss and metrics from the sums of the batches, added up in their order."""
-    total, counts = sum(sums)
+    total, counts = functools.reduce(torch.add, sums)
     return dict(zip(("loss", *dataset.metrics), (total / counts).tolist(), strict=True))
 
 

@@ -68,7 +68,7 @@ def method_from_json(value: Any, where: str, methods: Methods = ()) -> FedAvg:
 def _find(known: Methods, **said: str) -> type[FedAvg] | None:
     name, path = said["name"], said["class"]
     by_name = dict(known) if isinstance(known, Mapping) else {}
-    classes: list[type[FedAvg]] = list(by_name.values()) if by_name else list(known)
+    classes: list[type[FedAvg]] = list(by_name.values() if isinstance(known, Mapping) else known)
     for kind in classes:
         check.instance("methods", kind, type, "classes derived from FedAvg")
     last = path.rpartition(":")[2].rpartition(".")[2]

@@ -8,6 +8,7 @@ from those of `loop` by rounding only.
 
 import contextlib
 import copy
+import functools
 import queue
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -119,7 +120,7 @@ class StackedEngine:
 
         pieces = [(group, batches[a:b]) for group in groups for a, b in zip(cuts, cuts[1:], strict=False)]
         sums = list(in_order(evaluate_part, pieces, workers))
-        totals = [sum(sums[first : first + parts]) for first in range(0, len(sums), parts)]
+        totals = [functools.reduce(torch.add, sums[first : first + parts]) for first in range(0, len(sums), parts)]
         return [summary(work.dataset, [row]) for total in totals for row in total]
 
 

@@ -39,9 +39,10 @@ def _descend(weight: Tensor, g: Tensor, x: Tensor, descent: Descent | None) -> N
         if weight.grad is not None:
             weight.grad.baddbmm_(g.transpose(1, 2), x)
             return
-        kept = getattr(weight, "kept", None)
-        weight.kept = torch.empty_like(weight) if kept is None else kept
-        weight.grad = torch.bmm(g.transpose(1, 2), x, out=weight.kept)
+        if (kept := getattr(weight, "kept", None)) is None:
+            kept = torch.empty_like(weight)
+            weight.kept = kept  # type: ignore[attr-defined]
+        weight.grad = torch.bmm(g.transpose(1, 2), x, out=kept)
 
 
 class _Affine(torch.autograd.Function):

@@ -40,6 +40,7 @@ class _Stacked:
     """What the layers below share."""
 
     fold: Fold
+    _parameters: dict[str, Any]
 
     @property
     def clients(self) -> int:
@@ -103,6 +104,11 @@ class StackedWSConv2d(StackedConv2d, WSConv2d):
 class StackedBatchNorm(_Stacked, nn.modules.batchnorm._BatchNorm):
     """Batch normalisation with each client's own statistics: the clients' channels side by side."""
 
+    momentum: float
+    num_batches_tracked: Any
+    running_mean: Any
+    running_var: Any
+
     def _check_input_dim(self, x: Tensor) -> None:
         pass
 
@@ -114,8 +120,11 @@ class StackedBatchNorm(_Stacked, nn.modules.batchnorm._BatchNorm):
         if self.training and self.track_running_stats:
             self.num_batches_tracked += 1
         mean, variance = (None, None) if self.running_mean is None else (self.running_mean, self.running_var)
-        tensors = [None if t is None else t.flatten() for t in (mean, variance, self.weight, self.bias)]
-        return _unfold(F.batch_norm(_channels(x, clients), *tensors, own, self.momentum, self.eps), clients)
+        mean, variance, weight, bias = (
+            None if t is None else t.flatten() for t in (mean, variance, self.weight, self.bias)
+        )
+        y = F.batch_norm(_channels(x, clients), mean, variance, weight, bias, own, self.momentum, self.eps)
+        return _unfold(y, clients)
 
     def _filled_up(self, x: Tensor, real: Tensor) -> Tensor:
         """The same over the real rows of each client only."""
@@ -163,7 +172,7 @@ class StackedEmbedding(_Stacked, nn.Embedding):
 class StackedLSTM(_Stacked, nn.LSTM):
     """`nn.LSTM`, batch first, from a zero state; answers (outputs, None)."""
 
-    def forward(self, x: Tensor) -> tuple[Tensor, None]:
+    def forward(self, x: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         x, clients = self.folded(x), self.clients
         x = x.unflatten(0, (clients, -1)).transpose(1, 2)  # (clients, T, B, width): the rows of a position together
         for layer in range(self.num_layers):
@@ -271,7 +280,7 @@ def stack(model: nn.Module) -> tuple[nn.Module, Fold]:
     for module in network.modules():
         if type(module) in LAYERS:
             module.__class__ = LAYERS[type(module)]
-            module.fold = fold
+            module.fold = fold  # type: ignore[assignment]
         elif isinstance(module, CharLSTM):
             module.fused = True  # it computes with the layer, not with the layer's weights
     return network, fold

@@ -27,7 +27,7 @@ class Pace:
 
     def __init__(self, cores: int) -> None:
         self.cores, self._pause, self._skip = cores, 0, 0
-        self._clients, self._gained = 0, False
+        self._clients, self._gained, self._single = 0, False, float("inf")
 
     def begin(self, clients: int) -> None:
         """A new round: to be called before its first step, in the thread that computes."""

@@ -1,8 +1,9 @@
 """Local training of several clients as one network of stacked layers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from itertools import zip_longest
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +56,7 @@ def train_together(
     draws = [generator(settings.seed, "batches", work.round, task.client) for task in tasks]
     drawn = [list(batches(size, settings, g, method.full_batches)) for size, g in zip(sizes, draws, strict=True)]
     order = sorted(range(len(tasks)), key=lambda k: -len(drawn[k]))  # those who finish first stand last
-    tasks, sizes, drawn = ([items[k] for k in order] for items in (tasks, sizes, drawn))
+    tasks, sizes, drawn = [tasks[k] for k in order], [sizes[k] for k in order], [drawn[k] for k in order]
     lengths = [[batch.shape[0] for batch in own] for own in drawn]  # of a tensor, len() takes ten times as long
     x, y, positions = gather(work, [task.client for task in tasks])
     rows = _rows(drawn, lengths, positions).to(x.device)
@@ -67,7 +68,8 @@ def train_together(
     lr = settings.lr_at(work.round)
     together = local_context(network, work, Task(-1, start, memory))
     plain = method.plain and plain_sgd(settings)
-    fold.examples, fold.descent = 0, Descent(lr, settings.weight_decay) if plain else None
+    descent = Descent(lr, settings.weight_decay)
+    fold.examples, fold.descent = 0, descent if plain else None
     layers = dense_layers(work.model) if plain else None
     network.train()
     if settings.batch_norm == "frozen":
@@ -77,8 +79,8 @@ def train_together(
     velocity = {name: torch.zeros_like(end[name]) for name in trained} if settings.momentum else {}
 
     total, active = torch.zeros(len(tasks), device=x.device, dtype=torch.float64), 0
-    for step, size in enumerate(zip_longest(*lengths)):
-        size = [count for count in size if count is not None]
+    for step, counts in enumerate(zip_longest(*lengths)):
+        size = [count for count in counts if count is not None]
         if stop():
             return None
         if active != len(size):
@@ -89,7 +91,7 @@ def train_together(
             else:
                 if not step:
                     pace.begin(active)
-                dense = DenseStack(weights, layers, fold.descent)
+                dense = DenseStack(weights, layers, descent)
         if layers is not None:
             pace.step(active)
         width = max(size)
@@ -114,12 +116,12 @@ def train_together(
             method.correct(replace(together, start=inside[0], memory=inside[1]), own_gradients(parameters), parameters)
         _step(parameters, inside[2], lr, settings.momentum, settings.weight_decay)
 
-    updates: list[Update | None] = [None] * len(tasks)
+    updates: dict[int, Update] = {}
     for k, (task, own, loss) in enumerate(zip(tasks, lengths, total.tolist(), strict=True)):
         moved = {name: tensor[k] for name, tensor in end.items() if name not in frozen}
         context = replace(local_context(network, work, task), step=len(own))
         updates[order[k]] = handed_back(context, task, method, sizes[k], sum(own), moved, loss / len(own))
-    return updates
+    return [updates[k] for k in range(len(tasks))]
 
 
 def stack_states(states: Sequence[State]) -> State:
@@ -132,7 +134,7 @@ def stack_states(states: Sequence[State]) -> State:
     }
 
 
-def load(network: nn.Module, state: State, trained: set[str] = frozenset()) -> dict[str, nn.Parameter]:
+def load(network: nn.Module, state: State, trained: Set[str] = frozenset()) -> dict[str, Any]:
     """Makes the network compute with the tensors of a stacked state themselves, not with copies.
 
     Returns:
@@ -140,7 +142,8 @@ def load(network: nn.Module, state: State, trained: set[str] = frozenset()) -> d
     """
     leaves = {}
     for prefix, module in network.named_modules():
-        for kind in (module._parameters, module._buffers):
+        kinds: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+        for kind in kinds:
             for name, old in kind.items():
                 if old is None:
                     continue
@@ -166,18 +169,19 @@ def client_losses(logits: Tensor, targets: Tensor, clients: int, count: int | No
     """
     log = logits.log_softmax(-1)
     gradient = log.exp()
+    counts: Any = count
     if count is None:
         real = targets != IGNORED
-        count = real.view(clients, -1).sum(1)
+        counts = real.view(clients, -1).sum(1)
         index, weight = torch.where(real, targets, 0).unsqueeze(-1), real.to(log.dtype)
         losses = log.gather(-1, index).squeeze(-1) * weight
-        share = (weight.view(clients, -1) / count[:, None].clamp_min(1)).view(*targets.shape, 1)
+        share = (weight.view(clients, -1) / counts[:, None].clamp_min(1)).view(*targets.shape, 1)
         gradient = gradient.scatter_add_(-1, index, torch.full_like(share, -1)).mul_(share)
     else:
         index = targets.unsqueeze(-1)
         losses = log.gather(-1, index)
-        gradient = gradient.scatter_add_(-1, index, torch.full_like(losses, -1)).div_(count)
-    return losses.view(clients, -1).sum(1).neg_() / count, gradient
+        gradient = gradient.scatter_add_(-1, index, torch.full_like(losses, -1)).div_(counts)
+    return losses.view(clients, -1).sum(1).neg_() / counts, gradient
 
 
 def gather(work: Work, clients: Sequence[int]) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -199,19 +203,19 @@ def _rows(drawn: Sequence[Sequence[Tensor]], lengths: Sequence[Sequence[int]], p
     """(steps, clients, B) where each row of each batch lies; filled up with the client's first example."""
     rows = torch.zeros(len(drawn[0]), len(drawn), max(map(max, lengths)), dtype=torch.int64)
     for k, (own, position) in enumerate(zip(drawn, positions, strict=True)):
-        padded = position[pad_sequence(own, batch_first=True)]
+        padded = position[pad_sequence(list(own), batch_first=True)]
         rows[:, k] = position[0]
         rows[: padded.shape[0], k, : padded.shape[1]] = padded
     return rows
 
 
-def _step(parameters: dict[str, nn.Parameter], velocity: State, lr: float, momentum: float, decay: float) -> None:
+def _step(parameters: dict[str, Any], velocity: State, lr: float, momentum: float, decay: float) -> None:
     """`torch.optim.SGD`'s step of the parameters that have a gradient, which they lose."""
     names = [name for name, parameter in parameters.items() if parameter.grad is not None]
     if not names:
         return
     weights = [parameters[name] for name in names]
-    grads = [weight.grad for weight in weights]
+    grads: Any = [weight.grad for weight in weights]
     with torch.no_grad():
         if decay:
             grads = torch._foreach_add(grads, weights, alpha=decay)

@@ -56,7 +56,11 @@ class EfficientNetLite0(nn.Module):
             for parent in list(self.body.modules()):
                 for name, child in parent.named_children():
                     if isinstance(child, nn.BatchNorm2d):  # timm's, which has the activation in it
-                        setattr(parent, name, nn.Sequential(nn.GroupNorm(groups, child.num_features), child.act))
+                        setattr(
+                            parent,
+                            name,
+                            nn.Sequential(nn.GroupNorm(groups, child.num_features), child.get_submodule("act")),
+                        )
         self.head = nn.Linear(WIDTH, num_classes)
         self.enlarge = enlarge
 
