@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import stat
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -172,16 +173,17 @@ def locked(path: Path, note: str, seconds: float = 20.0) -> Iterator[None]:
 
 
 def _try_lock(descriptor: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        msvcrt: Any = importlib.import_module("msvcrt")
+    if sys.platform == "win32":
+        import msvcrt
+
         try:
             os.lseek(descriptor, 0, os.SEEK_SET)
             msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
         except OSError:
             return False
         return True
+    import fcntl
+
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
