@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import hashlib
-import importlib
 import json
 import os
 import stat

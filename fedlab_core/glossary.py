@@ -79,6 +79,13 @@ GLOSSARY: dict[str, str] = {
     "gradients are those of all data together (Wang et al., arXiv 2301.02982).",
     "layer-wise": "Self-supervised training of one unit of the network after the other, so that clients compute and "
     "send less (Guo et al., arXiv 2309.05213).",
+    "median": "The server takes the median of the clients' models, coordinate by coordinate (Yin et al. 2018).",
+    "trimmed mean": "The server leaves out the largest and smallest values of each coordinate and averages the rest "
+    "(Yin et al. 2018).",
+    "geometric median": "The point with the smallest sum of distances to the clients' models (Pillutla et al. 2022).",
+    "Krum": "The server takes the client's model that has the closest neighbours (Blanchard et al. 2017).",
+    "Multi-Krum": "The mean of the models with the closest neighbours (Blanchard et al. 2017).",
+    "norm clipping": "Updates are scaled down to a largest norm before averaging (Sun et al. 2019).",
     "local only": "Every client trains its own model and nothing is sent: the reference that federated learning has to "
     "beat.",
 }

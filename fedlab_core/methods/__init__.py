@@ -6,6 +6,7 @@ from typing import Any
 from fedlab_core.local.work import Update, task_loss
 from fedlab_core.methods.client import FedDyn, FedProx, Moon, Scaffold
 from fedlab_core.methods.fedavg import FedAvg, FedSGD, LocalOnly
+from fedlab_core.methods.robust import GeometricMedian, Krum, Median, MultiKrum, NormClipping, TrimmedMean
 from fedlab_core.methods.server import FedAdam, FedAvgM, FedNova, FedYogi
 
 METHODS: dict[str, type[FedAvg]] = {
@@ -20,6 +21,12 @@ METHODS: dict[str, type[FedAvg]] = {
     "fedyogi": FedYogi,
     "feddyn": FedDyn,
     "moon": Moon,
+    "median": Median,
+    "trimmed_mean": TrimmedMean,
+    "geometric_median": GeometricMedian,
+    "krum": Krum,
+    "multi_krum": MultiKrum,
+    "norm_clipping": NormClipping,
 }
 __all__ = [
     "METHODS",
@@ -31,9 +38,15 @@ __all__ = [
     "FedProx",
     "FedSGD",
     "FedYogi",
+    "GeometricMedian",
+    "Krum",
     "LocalOnly",
+    "Median",
     "Moon",
+    "MultiKrum",
+    "NormClipping",
     "Scaffold",
+    "TrimmedMean",
     "Update",
     "build_method",
     "task_loss",
