@@ -17,7 +17,7 @@ from fedlab_core.partition import Partition, iid
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 from fedlab_core.state import State
-from fedlab_core.studies import fedavg_text, resume
+from fedlab_core.studies import fedavg_tables, fedavg_text, resume
 from fedlab_core.studies.claim import Claim, Measured, Range
 from fedlab_core.studies.fedavg_rounds import WORK, Rounds, mnist_standard, rounds_table, speed_ups
 from fedlab_core.studies.record import FIGURES, RUNS, recorded
@@ -215,6 +215,7 @@ CLAIMS: dict[str, Callable[[], Claim]] = {
     "fedavg.text": fedavg_text.claim,
     "fedavg.shakespeare": fedavg_text.shakespeare_claim,
     "fedavg.mnist": mnist_claim,
+    **fedavg_tables.CLAIMS,
     "fedavg.resume": resume_claim,
     "fedavg.bytes": bytes_claim,
     "fedavg.first_run": first_run_claim,
