@@ -75,7 +75,7 @@ class Federation:
         self._given = copy.deepcopy(model).to("cpu")
         self.model = copy.deepcopy(self._given)
         adapt_output(self.model, output)
-        self._roles: dict[tuple[str | None, bool], Roles] = {}
+        self._roles: dict[tuple[str | None, frozenset[str]], Roles] = {}
         if past is None:
             segment = Segment(0, settings, method or FedAvg())
             first = Snapshot(0, get_state(self.model), {}, {}).placed(settings)
@@ -98,7 +98,7 @@ class Federation:
 
     def _roles_of(self, segment: Segment) -> Roles:
         """What happens to each tensor of the model in a segment's rounds."""
-        key = segment.settings.batch_norm, segment.method.personal
+        key = segment.settings.batch_norm, segment.method.kept(list(self.model.state_dict()))
         if key not in self._roles:
             self._roles[key] = roles(self.model, *key)
         return self._roles[key]

@@ -130,16 +130,16 @@ class Roles:
         return tuple(name for name in self.trained if name not in self.local)
 
 
-def roles(model: nn.Module, batch_norm: str | None, personal: bool = False) -> Roles:
+def roles(model: nn.Module, batch_norm: str | None, kept: frozenset[str] = frozenset()) -> Roles:
     """Sort the tensors of a model.
 
     Args:
         batch_norm: see `local_names`.
-        personal: every client keeps its whole model to itself.
+        kept: what a method leaves with the clients besides; if that is everything, no policy is needed.
     """
     names, frozen = tensors(model).keys(), frozen_names(model)
     trained, statistics = tuple(parameter_names(model)), statistics_names(model)
-    local = (frozenset(names) if personal else local_names(model, batch_norm)) - frozen
+    local = (kept if kept >= names else kept | local_names(model, batch_norm)) - frozen
     return Roles(trained, frozen, statistics, frozenset(names) - {*trained} - frozen - statistics, local)
 
 

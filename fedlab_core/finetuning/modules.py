@@ -66,16 +66,20 @@ class Adapted(nn.Module):
 
 
 class LoRA(nn.Module):
-    """W x + (alpha / r) B A x, with B = 0 at first (Hu et al. 2022).
+    """W x + (alpha / r) (B A + D) x, with B = 0 at first (Hu et al. 2022).
 
     Args:
         linear: W.
         rank: r.
         alpha: a number; alpha / r is the factor.
         generator: of A ~ U(-1/sqrt(in), 1/sqrt(in)), as peft draws it.
+        delta: whether there is a D, of the shape of W and 0 at first, which is not trained: a server adds to it what
+            has been learnt (`finetuning.lora`).
     """
 
-    def __init__(self, linear: nn.Linear, rank: int, alpha: float, generator: torch.Generator) -> None:
+    def __init__(
+        self, linear: nn.Linear, rank: int, alpha: float, generator: torch.Generator, delta: bool = False
+    ) -> None:
         super().__init__()
         self.linear = linear
         self.a = linear_like(linear.in_features, rank, linear.weight, bias=False)
@@ -83,9 +87,13 @@ class LoRA(nn.Module):
         self.factor = alpha / rank
         uniform(self.a, generator)
         nn.init.zeros_(self.b.weight)
+        self.delta = nn.Parameter(torch.zeros_like(linear.weight), requires_grad=False) if delta else None
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x) + self.factor * self.b(self.a(x))
+        update = self.b(self.a(x))
+        if self.delta is not None:
+            update = update + F.linear(x, self.delta)
+        return self.linear(x) + self.factor * update
 
 
 class Gated(nn.Module):

@@ -51,7 +51,9 @@ TUNINGS: dict[str, Tuning] = {
     "vpt_deep": Tuning("input", "tokens before every block", {"tokens": 10}),
     "coop": Tuning("input", "tokens before the class names; no classifier", {"tokens": 16}, of_clip=True),
     "adapter": Tuning("modules", "a bottleneck in every block", {"reduction": 8, "shared": False}),
-    "lora": Tuning("modules", "low-rank updates of q and v", {"rank": 8, "alpha": 8.0, "freeze_a": False}),
+    "lora": Tuning(
+        "modules", "low-rank updates of q and v", {"rank": 8, "alpha": 8.0, "freeze_a": False, "delta": False}
+    ),
     "fedclip": Tuning("modules", "a gate on CLIP's image embedding", of_clip=True),
 }
 """Every way to fine-tune, by name."""
@@ -68,8 +70,9 @@ def tune(model: nn.Module, method: str, generator: torch.Generator, **options: A
         method: a key of `TUNINGS`.
         generator: source of what is added.
         options: tokens (of prompts), reduction (bottlenecks are dim // reduction wide), shared (one bottleneck for all
-            blocks, as FedPEFT's code has it), rank, alpha and freeze_a (A stays as drawn, FFA-LoRA: Sun et al. 2024),
-            see `Tuning.options`; "coop" needs `tokenizer` and `classes` as well, see `TextPrompted`.
+            blocks, as FedPEFT's code has it), rank, alpha, freeze_a (A stays as drawn, FFA-LoRA: Sun et al. 2024)
+            and delta (see `LoRA`), see `Tuning.options`; "coop" needs `tokenizer` and `classes` too, see
+            `TextPrompted`.
 
     Raises:
         ValueError: an unknown method, options that it does not take or that are out of range, or a model that it does
@@ -149,10 +152,10 @@ def _adapt(vit: Any, generator: torch.Generator, reduction: int, shared: bool) -
             block.fc2 = Adapted(block.fc2, first)
 
 
-def _update(vit: Any, generator: torch.Generator, rank: int, alpha: float, freeze_a: bool) -> None:
+def _update(vit: Any, generator: torch.Generator, rank: int, alpha: float, freeze_a: bool, delta: bool) -> None:
     for block in vit.blocks:
         attention = block.attention
-        attention.q, attention.v = (LoRA(layer, rank, alpha, generator) for layer in (attention.q, attention.v))
+        attention.q, attention.v = (LoRA(layer, rank, alpha, generator, delta) for layer in (attention.q, attention.v))
         if freeze_a:
             for layer in (attention.q, attention.v):
                 layer.a.requires_grad_(False)

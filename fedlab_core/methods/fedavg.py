@@ -54,6 +54,10 @@ class FedAvg:
     def check(self, model: nn.Module, dataset: Dataset, partition: Partition, settings: Settings) -> None:
         """Called when a federation is built; raises a ValueError where the method cannot work with what it is given."""
 
+    def kept(self, names: Sequence[str]) -> frozenset[str]:
+        """Which of the model's tensors never leave a client: none, or all of a `personal` method's."""
+        return frozenset(names) if self.personal else frozenset()
+
     def server_memory(self, state: State) -> State:
         """What the server remembers besides the model, before the first round.
 
