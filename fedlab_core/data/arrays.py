@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedlab_core.data.arguments import describe
-from fedlab_core.data.checks import KINDS, check_tensor
+from fedlab_core.data.checks import check_kind, check_tensor
 from fedlab_core.data.measures import IGNORE
 from fedlab_core.data.statistics import statistics
 
@@ -69,8 +69,7 @@ def infer_kind(x: Tensor, y: Tensor, kind: str | None) -> str:
         ValueError: an unknown kind, or inputs that could be of several kinds.
     """
     if kind is not None:
-        if kind not in KINDS:
-            raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {kind!r}")
+        check_kind(kind)
         return kind
     if x.ndim == 4 or (x.ndim == 3 and x.dtype == torch.uint8):
         return "image"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedlab_core import check
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.statistics import channel_statistics, stratified_split
 from fedlab_core.randomness import generator
@@ -24,6 +25,7 @@ FONTS = (
     *(f"STIXGeneral{style}" for style in ("", "Bol", "Italic", "BolIta")),
     *("cmb10", "cmmi10", "cmr10", "cmss10", "cmtt10"),
 )
+MOST = 10_000  # images of a class
 CANVAS, GLYPH = 64, 48  # pixels: a glyph's longer side is GLYPH in the middle of CANVAS x CANVAS
 
 
@@ -75,11 +77,9 @@ def letters(size: int = 28, per_class: int = 300, test_per_class: int = 60, seed
         ValueError: a size or number out of range.
         FileNotFoundError: matplotlib lacks one of the fonts.
     """
-    if not 4 <= size <= CANVAS:
-        raise ValueError(f"size must be between 4 and {CANVAS} pixels, got {size}")
-    for argument, value in (("per_class", per_class), ("test_per_class", test_per_class)):
-        if value < 1:
-            raise ValueError(f"{argument} must be at least 1, got {value}")
+    size = check.whole("size", size, 4, CANVAS)
+    per_class = check.whole("per_class", per_class, 1, MOST)
+    test_per_class = check.whole("test_per_class", test_per_class, 1, MOST)
     glyphs, halves = _glyphs()
     (x, y), (test_x, test_y) = (
         _warped(glyphs, halves, size, count * len(LETTERS), generator(seed, "letters", part))

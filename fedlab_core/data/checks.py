@@ -20,6 +20,12 @@ INPUTS = {
 }
 
 
+def check_kind(kind: object) -> None:
+    """A known kind of data."""
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {kind!r}")
+
+
 def check_tensor(argument: str, value: object) -> None:
     """An ordinary tensor: dense, and no part of a computation that autograd follows."""
     if not isinstance(value, Tensor):
@@ -47,11 +53,27 @@ def check_part(data: Any, before: str, part: str, x: Any, y: Any, groups: Any) -
     check_targets(f"{before}y", part, y, x, data.kind, data.classes, data.loss is not None)
     if y.dtype != data.y.dtype or y.shape[1:] != data.y.shape[1:]:
         raise ValueError(f"{part} y must be like y={describe(data.y)}, got {before}y={describe(y)}")
-    if data.kind == "text" and y.ndim == 2 and data.loss is None and len(x):  # next characters: one vocabulary for both
-        check_labels(f"{before}x", part, x, data.classes)
     if groups is not None:
         check_tensor(f"{before}groups", groups)
-        check_groups(f"{before}groups", part, groups, x, data.group_names)
+        if groups.dtype != torch.int64 or groups.shape != x.shape[:1]:
+            raise ValueError(f"{part} groups must be int64 of shape ({len(x)},), got {before}groups={describe(groups)}")
+
+
+def check_values(data: Any, before: str, part: str, x: Tensor, y: Tensor, groups: Tensor | None) -> None:
+    """The values of a part whose types and shapes are right, see `check_part`.
+
+    Raises:
+        ValueError: the first value that is wrong.
+    """
+    for argument, values in (("x", x), ("y", y)):
+        if values.is_floating_point():
+            check_finite(f"{before}{argument}", part, values)
+    if data.classes and not y.is_floating_point():
+        check_labels(f"{before}y", part, y, data.classes)
+        if data.kind == "text" and y.ndim == 2 and data.loss is None:  # next characters: one vocabulary for both
+            check_labels(f"{before}x", part, x, data.classes)
+    if groups is not None and data.group_names:
+        check_groups(f"{before}groups", part, groups, data.group_names)
 
 
 def check_inputs(argument: str, part: str, x: Tensor, kind: str, like: Tensor) -> None:
@@ -71,8 +93,6 @@ def check_inputs(argument: str, part: str, x: Tensor, kind: str, like: Tensor) -
         raise ValueError(f"{part} x must be of shape {shape}, got {argument}={describe(x)}")
     if not len(x) and part != "validation":
         raise ValueError(f"{part} x must have at least one example, got {argument}={describe(x)}")
-    if x.is_floating_point():
-        check_finite(argument, part, x)
 
 
 def check_targets(
@@ -96,15 +116,11 @@ def check_targets(
             raise ValueError(f"{part} y must be int64 of shape {accepted}, got {argument}={describe(y)}")
         if not classes:
             raise ValueError("classes=(): accepted is one name per class")
-    if y.is_floating_point():
-        check_finite(argument, part, y)
-    elif classes and y.numel():
-        check_labels(argument, part, y, classes)
 
 
 def check_labels(argument: str, part: str, y: Tensor, classes: Sequence[str]) -> None:
     """Labels from 0 to the number of classes - 1, or -100 for targets that count nowhere."""
-    if y.is_meta:  # without values
+    if y.is_meta or not y.numel():  # without values
         return
     counted = y[y != IGNORE]
     if not len(counted):
@@ -134,11 +150,9 @@ def check_finite(argument: str, part: str, values: Tensor) -> None:
             )
 
 
-def check_groups(argument: str, part: str, groups: Tensor, x: Tensor, names: Sequence[str]) -> None:
-    """One natural client per example, each with a name."""
-    if groups.dtype != torch.int64 or groups.shape != x.shape[:1]:
-        raise ValueError(f"{part} groups must be int64 of shape ({len(x)},), got {argument}={describe(groups)}")
-    if names and len(groups) and not groups.is_meta and not 0 <= int(groups.min()) <= int(groups.max()) < len(names):
+def check_groups(argument: str, part: str, groups: Tensor, names: Sequence[str]) -> None:
+    """Natural clients that have a name."""
+    if len(groups) and not groups.is_meta and not 0 <= int(groups.min()) <= int(groups.max()) < len(names):
         raise ValueError(
             f"{part} groups must be between 0 and {len(names) - 1}, the last of group_names, "
             f"got {argument} from {int(groups.min())} to {int(groups.max())}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from numbers import Integral, Real
@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from fedlab_core import check
 from fedlab_core.data import checks
 from fedlab_core.data.arrays import fields
 from fedlab_core.data.examples import read_examples
@@ -53,7 +54,7 @@ class Dataset:
             "accuracy", or "absolute_error" where there are no classes.
 
     Raises:
-        ValueError: a field has the wrong type, shape, length or values, see `check`.
+        ValueError: a field has the wrong type, shape or length; wrong values are found by `check`.
     """
 
     name: str
@@ -79,25 +80,33 @@ class Dataset:
             object.__setattr__(self, "loss", LOSSES[self.loss])
         if not self.classes and self.metrics == ACCURACY:
             object.__setattr__(self, "metrics", {"absolute_error": absolute_error})
-        self.check()
-
-    def check(self) -> None:
-        """Compare every field with what the class promises; done whenever a data set is made.
-
-        Raises:
-            ValueError: the first field that does not fit, with its value and what is accepted.
-        """
-        if self.kind not in checks.KINDS:
-            raise ValueError(f"kind must be one of {', '.join(map(repr, checks.KINDS))}, got {self.kind!r}")
+        checks.check_kind(self.kind)
         for argument in ("classes", "group_names"):
             checks.check_names(argument, getattr(self, argument))
         checks.check_measures(self.loss, self.metrics)
+        for part in self._parts():
+            checks.check_part(self, *part)
+        entries = {"image": self.x.shape[1], "text": 0, "table": self.x.shape[-1]}[self.kind]
+        checks.check_statistics(self.mean, self.std, entries, optional=self.x.is_floating_point())
+
+    def _parts(self) -> Iterator[tuple[str, str, Any, Any, Any]]:
+        """What a part's arguments begin with, its name, its inputs, targets and groups."""
         for before, part in PARTS.values():
             x, y, groups = (getattr(self, f"{before}{name}", None) for name in ("x", "y", "groups"))
             if part != "validation" or x is not None or y is not None:
-                checks.check_part(self, before, part, x, y, groups)
-        entries = {"image": self.x.shape[1], "text": 0, "table": self.x.shape[-1]}[self.kind]
-        checks.check_statistics(self.mean, self.std, entries, optional=self.x.is_floating_point())
+                yield before, part, x, y, groups
+
+    def check(self) -> None:
+        """Compare the values with what the class promises: labels within the classes, floats finite.
+
+        Types, shapes and lengths are compared when a data set is made; its values when it is read from arrays or files
+        and when a federation is built.
+
+        Raises:
+            ValueError: the first value that does not fit, with its place and what is accepted.
+        """
+        for before, part, x, y, groups in self._parts():
+            checks.check_values(self, before, part, x, y, groups)
 
     @classmethod
     def from_arrays(
@@ -144,6 +153,7 @@ class Dataset:
         known: dict[str, Any] = fields(parts, classes, kind, standardise, clients, loss is not None)
         own: dict[str, Any] = {"loss": loss} if metrics is None else {"loss": loss, "metrics": metrics}
         dataset = cls(name=name, notes=notes, **known, **own)
+        dataset.check()
         return dataset if validation is None or pair else dataset.with_validation(validation)
 
     @classmethod
@@ -280,7 +290,7 @@ class Dataset:
         """
         chosen = []
         for part, (argument, want, have) in enumerate((("n", n, len(self.x)), ("test_n", test_n, len(self.test_x)))):
-            want = have if want is None else want
+            want = have if want is None else check.whole(argument, want)
             if not 1 <= want <= have:
                 raise ValueError(f"{argument} must be between 1 and {have}, got {want}")
             chosen.append(torch.randperm(have, generator=generator(seed, "subset", part))[:want].sort().values)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -28,6 +28,10 @@ class FeatureSkew:
     kind: SkewKind
     parameters: Tensor
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(SkewKind):
+            raise ValueError(f"kind={self.kind!r}, accepted: {', '.join(map(repr, get_args(SkewKind)))}")
 
     def apply(self, x: Tensor, client: int, generator: torch.Generator | None = None) -> Tensor:
         """What `client` sees instead of the images x (batch, channels, height, width).

@@ -82,9 +82,9 @@ def image_folder(
         ValueError: an option out of range; no class, a class without images, a class in test/ or val/ that train/
             lacks; an empty, corrupt, huge or 16-bit image; a link to outside of the folder. Each is named.
     """
-    size = None if size is None else check.whole("size must be a number of pixels: size", size, 1, LARGEST)
+    size = None if size is None else check.whole("size", size, 1, LARGEST)
     if channels not in (None, 1, 3):
-        raise ValueError(f"channels must be 1 (grey) or 3 (colour), got {channels}")
+        raise ValueError(f"channels={channels!r}, accepted: 1 (grey), 3 (colour) or None")
     if not path:
         raise ValueError(f"folder: needs a path, as in folder:photos, with {LAYOUT}")
     started, folder = time.time_ns(), root / Path(path).expanduser()

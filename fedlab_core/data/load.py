@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fedlab_core import check
 from fedlab_core.data import builtin, text, vision
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.folder import image_folder
@@ -87,10 +88,13 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
             raise ValueError(f"{name} has no option {option!r}; it takes {', '.join(known) or 'none'}")
     if "root" in parameters:
         options["root"] = data_root(root)
-    return loader(**options)  # a partial's own keywords give way
+    dataset: Dataset = loader(**options)  # a partial's own keywords give way
+    dataset.check()
+    return dataset
 
 
 def _loader(name: str) -> Any:
+    check.text("name", name)
     if name.startswith("text:"):
         return partial(text.text_file, path=name.removeprefix("text:"))
     if name.startswith("folder:"):

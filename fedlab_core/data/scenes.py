@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedlab_core import check
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.statistics import channel_statistics
 from fedlab_core.randomness import generator
@@ -33,6 +34,7 @@ rings and crosses, checkered and dotted squares and bars, dotted and solid trian
 PRETRAINING = tuple(pair for pair in COMBINATIONS if pair not in TASK)
 SPLITS = {"task": TASK, "pretraining": PRETRAINING}
 SIZE = 32  # pixels
+MOST = 10_000  # pictures of a class
 
 
 @dataclass(frozen=True)
@@ -110,9 +112,8 @@ def scenes(split: str = "task", per_class: int = 100, test_per_class: int = 60, 
     Raises:
         ValueError: an unknown split, or fewer than one picture.
     """
-    for argument, value in (("per_class", per_class), ("test_per_class", test_per_class)):
-        if value < 1:
-            raise ValueError(f"{argument}={value!r}, accepted: a whole number >= 1")
+    per_class = check.whole("per_class", per_class, 1, MOST)
+    test_per_class = check.whole("test_per_class", test_per_class, 1, MOST)
     classes = class_names(split)
     (train, y), (test, test_y) = (
         split_scenes(split, count * len(classes), generator(seed, f"scenes {split}", part))

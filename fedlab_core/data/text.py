@@ -147,7 +147,7 @@ def encode_lines(lines: list[str], vocabulary: dict[str, int], length: int) -> t
     Raises:
         ValueError: `length` is not positive.
     """
-    check.whole("length must be at least 1 and at most 10,000 characters: length", length, 1, 10_000)
+    check.whole("length", length, 1, 10_000)
     stream = np.array([vocabulary[c] for c in LINE + "".join(line + LINE for line in lines)], dtype=np.int64)
     widths = np.array([len(line) + 1 for line in lines], dtype=np.int64)
     windows = -(-widths // length)

@@ -65,11 +65,12 @@ def check_tensors(model: nn.Module) -> None:
 
 
 def check_partition(dataset: Dataset, partition: Partition) -> None:
-    """Refuse indices that the data do not have, and clients without data.
+    """Refuse labels outside of the classes, indices that the data do not have, and clients without data.
 
     Raises:
         ValueError: says which.
     """
+    dataset.check()
     if int(partition.sizes.min()) < 1:
         empty = int((partition.sizes < 1).nonzero()[0])
         raise ValueError(f"partition: client {empty} holds no example; make it with min_size >= 1")

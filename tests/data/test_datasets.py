@@ -236,9 +236,13 @@ def test_glyphs_are_drawn_not_missing_and_differ():
     assert float(halves.max()) == pytest.approx((builtin.GLYPH + 1) / builtin.CANVAS)
 
 
-@pytest.mark.parametrize("options", [{"size": 3}, {"size": 65}, {"per_class": 0}, {"test_per_class": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"size": 3}, {"size": 65}, {"per_class": 0}, {"test_per_class": 0}, {"per_class": 10**9}, {"size": "8"}],
+)
 def test_letters_options_out_of_range(options):
-    with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=f"{name}={value!r}, accepted: a whole number >= [14] and <= "):
         load_dataset("letters", **options)
 
 
@@ -338,7 +342,7 @@ def test_bad_shakespeare_is_named(tmp_path, content):
     (tmp_path / "tinyshakespeare.txt").write_bytes(content)
     with pytest.raises(ValueError, match="tinyshakespeare.txt (is|has) "):
         load_dataset("shakespeare", tmp_path)
-    with pytest.raises(ValueError, match="length must be at least 1"):
+    with pytest.raises(ValueError, match="length=0, accepted: a whole number >= 1"):
         load_dataset("python_docs", length=0)
 
 
@@ -464,8 +468,8 @@ def test_folder_errors_about_the_whole(tmp_path):
         load_dataset("folder:photos", tmp_path)
     for name, options, message in (
         ("folder:", {}, "needs a path"),
-        ("folder:photos", {"size": 0}, "size must be"),
-        ("folder:photos", {"channels": 2}, "channels must be"),
+        ("folder:photos", {"size": 0}, "size=0, accepted: a whole number >= 1"),
+        ("folder:photos", {"channels": 2}, "channels=2, accepted: 1 .grey., 3 .colour. or None"),
     ):
         with pytest.raises(ValueError, match=message):
             load_dataset(name, tmp_path, **options)
@@ -661,6 +665,46 @@ def test_bad_idx_files_are_named(tmp_path):
             load_dataset("mnist", tmp_path)
         path.write_bytes(idx(arrays[path.name]))
     load_dataset("mnist", tmp_path)
+
+
+def sized_idx(raw: Path) -> None:
+    """Files with as many examples as the originals, of other content."""
+    raw.mkdir(parents=True)
+    for part, n in (("train", 60_000), ("t10k", 10_000)):
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(idx(np.zeros((n, 28, 28), np.uint8)))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(idx(np.zeros(n, np.uint8)))
+
+
+@pytest.mark.parametrize(("name", "directory"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
+def test_full_idx_files_must_be_the_originals(tmp_path, name, directory):
+    sized_idx(tmp_path / directory / "raw")
+    with pytest.raises(
+        ValueError, match=f"{directory}/raw/train-images-idx3-ubyte is corrupt .its MD5 is not [0-9a-f]{{32}}"
+    ):
+        load_dataset(name, tmp_path, download=False)
+
+
+def test_one_changed_byte_of_the_real_mnist_is_named(real_data, tmp_path):
+    raw = real_data / "MNIST" / "raw"
+    if not raw.is_dir():
+        pytest.skip("MNIST is not in the data root")
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    for file in raw.iterdir():
+        (tmp_path / "MNIST" / "raw" / file.name).write_bytes(file.read_bytes())
+    assert load_dataset("mnist", tmp_path).notes == "MNIST"
+    flip(tmp_path / "MNIST" / "raw" / "t10k-images-idx3-ubyte", 5000)
+    with pytest.raises(ValueError, match="t10k-images-idx3-ubyte is corrupt"):
+        load_dataset("mnist", tmp_path)
+
+
+def test_legacy_files_never_replace_the_raw_ones(tmp_path):
+    arrays = make_idx(tmp_path / "MNIST" / "raw")
+    legacy = tmp_path / "MNIST" / "processed"
+    legacy.mkdir()
+    for name in ("training.pt", "test.pt"):  # torchvision would take these first
+        torch.save((torch.full((7, 28, 28), 9, dtype=torch.uint8), torch.zeros(7, dtype=torch.int64)), legacy / name)
+    data = load_dataset("mnist", tmp_path, download=False)
+    assert (data.x[:, 0].numpy() == arrays["train-images-idx3-ubyte"]).all() and len(data.test_x) == 3
 
 
 def test_without_network_the_error_says_where_to_put_what(tmp_path):

@@ -131,3 +131,37 @@ def test_prepare_standardises_floats_in_their_own_precision(dtype):
     images = x.view(5, 2, 3, 3)
     data = Dataset("own", "image", images, y[:5], images, y[:5], ("a",), (1.0, 2.0), (2.0, 4.0))
     assert torch.equal(data.prepare(images)[:, 1], (images[:, 1] - 2) / 4)
+
+
+def test_wrong_values_are_named_when_a_federation_is_built():
+    from fedlab_core.federation import Federation
+    from fedlab_core.partition import pooled
+    from fedlab_core.settings import Settings
+
+    data = table()
+    shifted = dataclasses.replace(data, y=data.y + 1, test_y=data.test_y + 1)
+    for engine in ("loop", "stacked"):
+        with pytest.raises(ValueError, match="training y must be between 0 and 1 .* got y from 1 to 2; subtract 1"):
+            Federation(shifted, pooled(20), torch.nn.Linear(3, 2), Settings(engine=engine))
+    holes = data.x.clone()
+    holes[3, 1] = float("nan")
+    with pytest.raises(ValueError, match=r"training x must be finite, got x\[3, 1\]=nan and 0 more"):
+        Federation(dataclasses.replace(data, x=holes), pooled(20), torch.nn.Linear(3, 2), Settings())
+    with pytest.raises(
+        ValueError, match="training groups must be between 0 and 0, the last of group_names, got groups"
+    ):
+        dataclasses.replace(data, groups=torch.arange(20), group_names=("one",)).check()
+
+
+def test_a_model_learns_a_table_and_a_regression():
+    from fedlab_core.federation import Federation
+    from fedlab_core.partition import pooled
+    from fedlab_core.settings import Settings
+
+    draws = torch.Generator().manual_seed(0)
+    x = torch.randn(120, 3, generator=draws)
+    y = x @ torch.tensor([1.0, -2.0, 0.5])
+    data = Dataset.from_arrays(x[:100], y[:100], x[100:], y[100:], loss="mse")
+    model = torch.nn.Linear(3, data.outputs)
+    run = Federation(data, pooled(100), model, Settings(fraction=1.0, epochs=5, lr=0.1)).run(2)
+    assert run.history[-1].metrics["test_loss"] < 1e-3 and run.history[-1].metrics["test_absolute_error"] < 0.05
