@@ -6,7 +6,7 @@ from typing import Any
 import ipywidgets as widgets
 from matplotlib.figure import Figure
 
-from fedlab_core.workbench.panel import png
+from fedlab_core.workbench.pictures import png
 
 
 class Browse:

@@ -1,24 +1,22 @@
 """The settings of a panel as widgets: from an experiment to widgets, and from widgets to an experiment."""
 
-import dataclasses
 import importlib.util
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable
 from typing import Any, get_args
 
 import ipywidgets as widgets
 
-from fedlab_core.data import dataset_names, missing_data
 from fedlab_core.data.feature_skew import SkewKind
 from fedlab_core.engines import ENGINES
-from fedlab_core.experiment import PARTITIONS, Experiment
+from fedlab_core.experiment import Experiment
 from fedlab_core.finetuning.tuning import TUNINGS
-from fedlab_core.methods import METHODS
-from fedlab_core.models import MODELS
+from fedlab_core.glossary import define
 from fedlab_core.pretraining.named import STARTS, installed
+from fedlab_core.settings import Settings
 from fedlab_core.state import BATCH_NORM_POLICIES
 from fedlab_core.workbench import fields
-from fedlab_core.workbench.runs import method_label
+from fedlab_core.workbench.catalog import GIVEN, TYPED, Catalog
+from fedlab_core.workbench.options import Option, options_of
 
 PARTITION_LABELS = {
     "iid": "IID",
@@ -27,6 +25,11 @@ PARTITION_LABELS = {
     "quantity": "quantity skew",
     "natural": "natural groups",
     "pooled": "pooled (one client)",
+    GIVEN: "as given",
+}
+OWN_FIELDS = {  # options with a slider, since their range is known
+    ("dirichlet", "alpha"): lambda value: fields.log_slider("Alpha", -2, 2, define("Dirichlet label skew"), value),
+    ("quantity", "sigma"): lambda value: fields.float_slider("Sigma", 0, 3, 0.1, define("quantity skew"), value),
 }
 POLICY_LABELS = {
     "average": "average everything (FedAvg)",
@@ -36,98 +39,84 @@ POLICY_LABELS = {
     "total_variance": "average, total variance",
 }
 BATCH_SIZES = (1, 2, 5, 10, 20, 32, 50, 64, 100, 128, 200)
+PLAIN = {"fraction", "epochs", "steps", "batch_size", "lr", "batch_norm", "seed", "evaluate_clients", "engine"}
+MOST = 1_000_000  # clients, epochs or steps
 
 
 class Controls:
-    """Widgets for an experiment. What has no widget (momentum, model options, ...) is kept from the one last loaded.
+    """Widgets for an experiment.
+
+    Every option of a method, a model and the settings has a field, made from the class it belongs to; an option has
+    one field per method, since methods have their own defaults. What has no field is kept from the experiment that was
+    last loaded.
 
     Args:
         experiment: the first values.
         changed: called after a reader, or `load`, has changed a value; sliders call on release.
-        root: the data root, to say which data sets are missing.
+        catalog: what there is to choose from.
+
+    Attributes:
+        last: the experiment's field that was changed last, "" after `load`.
     """
 
-    def __init__(self, experiment: Experiment, changed: Callable[[], None], root: str | Path | None = None) -> None:
-        self._base, self._changed, self._quiet = experiment, changed, True
-        settings = experiment.settings
-        datasets = [*dataset_names(), *([experiment.dataset] if experiment.dataset not in dataset_names() else [])]
-        missing = {name for name in dataset_names() if missing_data(name, root)}
-        names = [(f"{name} (not found)" if name in missing else name, name) for name in datasets]
-        self.dataset = fields.dropdown("Data set", names, "what the clients train on")
-        named = [(PARTITION_LABELS.get(name, name), name) for name in PARTITIONS]
-        self.partition = fields.dropdown("Partition", named, "who holds which examples")
-        self.partition_options: dict[str, widgets.Widget] = {
-            "per_client": fields.slider("Shards each", 1, 20, "shards of one label per client", value=2),
-            "alpha": fields.log_slider(
-                "Alpha", -2, 2, "Dirichlet concentration: small gives each client few labels", 0.3
-            ),
-            "sigma": fields.float_slider("Sigma", 0, 3, 0.1, "spread of log-normal client sizes; 0: all equal", 1.0),
-        }
-        self.clients = fields.slider("Clients K", 1, max(200, experiment.clients), "number of clients that exist")
-        self.skew = fields.dropdown(
-            "Input skew",
-            [("none", ""), *((kind, kind) for kind in get_args(SkewKind))],
-            "how clients see images differently",
-        )
+    def __init__(self, experiment: Experiment, changed: Callable[[], None], catalog: Catalog | None = None) -> None:
+        self.catalog = catalog or Catalog()
+        self._base, self._changed, self._quiet, self.last = experiment, changed, True, ""
+        self._fields: dict[tuple[str, str], dict[str, widgets.Widget]] = {}
+        self._options: dict[tuple[str, str], tuple[Option, ...]] = {}
+        dropdown = fields.dropdown
+        self.dataset = dropdown("Data set", self.catalog.dataset_labels, "what the clients train on")
+        self.path = fields.text("Path", "absolute, or relative to the data root", placeholder="folder or file")
+        named = [(PARTITION_LABELS.get(name, name), name) for name in self.catalog.partition_names]
+        self.partition = dropdown("Partition", named, "who holds which examples")
+        self.clients = fields.whole("Clients K", 1, MOST, "number of clients that exist")
+        kinds = [("none", ""), *((kind, kind) for kind in get_args(SkewKind))]
+        self.skew = dropdown("Input skew", kinds, define("input skew"))
         self.strength = fields.number("Strength", "degrees of rotation, or strength of contrast or noise", 30.0)
-        self.strength.style.description_width = "52px"
-        self.model = fields.dropdown("Model", [name for name, info in MODELS.items() if info.installed], "the network")
-        self.norm = fields.dropdown("Norm", ["none"], "its normalisation layers")
+        self.model = dropdown("Model", self.catalog.model_labels, "the network")
+        self.norm = dropdown("Norm", ["none"], "its normalisation layers")
         policies = [("choose a policy", ""), *((POLICY_LABELS.get(p, p), p) for p in BATCH_NORM_POLICIES)]
-        self.batch_norm = fields.dropdown("Batch norm", policies, "what happens to batch normalisation in a federation")
-        starts = [name for name in STARTS if installed(name)]
-        self.start = fields.dropdown("Start", starts, "what the network has learnt before; learnt once, then kept")
+        self.batch_norm = dropdown("Batch norm", policies, define("batch-norm policy"))
+        self.start = dropdown("Start", [name for name in STARTS if installed(name)], define("start"))
         ways = [(f"{way.family}: {way.title}", name) for name, way in TUNINGS.items() if not way.of_clip]
-        self.tuning = fields.dropdown(
-            "Fine-tune", ways, "what is trained besides the classifier, and travels; of a vit"
-        )
-        methods = [(method_label(name), name) for name in METHODS]
-        self.method = fields.dropdown("Method", methods, "the federated algorithm")
-        self.method_options: dict[str, widgets.Widget] = {}
-        self.fraction = fields.float_slider("Fraction C", 0, 1, 0.05, "share of the clients that take part in a round")
-        self.work = "epochs" if settings.steps is None else "steps"
-        most = max(20 if self.work == "epochs" else 200, getattr(settings, self.work) or 1)
-        self.local_work = fields.slider(
-            "Epochs E" if self.work == "epochs" else "Local steps", 1, most, f"local {self.work} per client and round"
-        )
-        sizes = sorted({*BATCH_SIZES, settings.batch_size or 1})
+        self.tuning = dropdown("Fine-tune", ways, f"{define('fine-tuning')} Of a vit.")
+        self.method = dropdown("Method", self.catalog.method_labels, "the federated algorithm")
+        self.fraction = fields.float_slider("Fraction C", 0, 1, 0.05, define("fraction C"))
+        self.unit = dropdown("Local work", [("epochs E", "epochs"), ("steps", "steps")], "what counts local work")
+        self.local_work = fields.whole("Number", 1, MOST, "local epochs or steps per client and round")
         self.batch_size = widgets.SelectionSlider(
-            options=[*((str(b), b) for b in sizes), ("all", 0)], continuous_update=False, description="Batch B"
+            options=[*((str(b), b) for b in BATCH_SIZES), ("all", 0)], continuous_update=False, description="Batch B"
         )
-        fields.finish(self.batch_size, "examples per local step; all: the client's whole data")
-        self.lr = fields.log_slider("Learning rate", -4, 1, "of the clients' SGD, log scale", settings.lr)
-        own = [] if settings.engine in ENGINES else [settings.engine]
+        fields.finish(self.batch_size, define("batch size B"))
+        self.lr = fields.log_slider("Learn. rate", -4, 1, "of the clients' SGD, log scale", experiment.settings.lr)
         engines = [name for name in ENGINES if name != "ray" or importlib.util.find_spec("ray")]
-        self.engine = fields.dropdown(
-            "Engine", [*engines, *own], "where clients run; the round line says what auto has chosen"
-        )
-        self.seed = widgets.BoundedIntText(min=0, max=2**31 - 1, description="Seed", continuous_update=False)
-        fields.finish(self.seed, "root of every random draw: partition, weights, sampling, batches")
-        self.band = fields.checkbox("Client spread", "evaluate each sampled client's own model on the global test set")
-        self.reference = fields.checkbox("Centralised", "also train on all data pooled, with as many gradient steps")
-        self._nothing = widgets.Label("no option to set")
-        self._nothing.add_class("fedlab-nothing")
-        self._slots = {"partition": widgets.Box(), "method": widgets.Box()}
-        for slot in self._slots.values():
-            slot.add_class("fedlab-slot")
-        fixed = [v for v in vars(self).values() if isinstance(v, widgets.ValueWidget) and v is not self._nothing]
-        for control in (*fixed, *self.partition_options.values()):
+        own = [experiment.settings.engine] if experiment.settings.engine not in engines else []
+        self.engine = dropdown("Engine", [*engines, *own], define("engine"))
+        self.seed = fields.whole("Seed", 0, 2**31 - 1, define("seed"), 0)
+        self.band = fields.checkbox("Client spread", define("client spread"))
+        self.reference = fields.checkbox("Centralised", define("centralised"))
+        self.more = widgets.ToggleButton(False, description="More settings", icon="sliders")
+        self.more.tooltip = "momentum, schedules, precision and all that is left"
+        self.more.add_class("fedlab-more")
+        self._slots = {name: widgets.VBox() for name in ("partition", "model", "method", "settings")}
+        fixed = [v for v in vars(self).values() if isinstance(v, widgets.ValueWidget)]
+        for control in fixed:
             control.observe(self._on_change, "value")
         self.load(experiment)
 
     @property
     def view(self) -> widgets.Widget:
-        """The widgets in groups, in the order in which the Tab key visits them."""
-        skew = widgets.HBox([self.skew, self.strength])
-        skew.add_class("fedlab-pair")
+        """The widgets in groups."""
         measures = widgets.HBox([self.band, self.reference])
         measures.add_class("fedlab-pair")
-        data = [self.dataset, self.partition, self._slots["partition"], self.clients, skew]
-        model = [self.model, self.norm, self.batch_norm, self.start, self.tuning]
-        method = [self.method, self._slots["method"], self.fraction, self.local_work, self.batch_size, self.lr]
-        groups = [("Data", data), ("Model", model), ("Training", [*method, self.engine, self.seed, measures])]
+        data = [self.dataset, self.path, self.partition, self._slots["partition"], self.clients, self.skew]
+        data.append(self.strength)
+        model = [self.model, self._slots["model"], self.norm, self.batch_norm, self.start, self.tuning]
+        method = [self.method, self._slots["method"]]
+        work = [self.fraction, self.unit, self.local_work, self.batch_size, self.lr, self.engine, self.seed, measures]
+        groups = [("Method", method), ("Training", work), ("Data", data), ("Model", model)]
         rows = [row for title, members in groups for row in (fields.heading(title), *members)]
-        return widgets.VBox(rows)
+        return widgets.VBox([*rows, self.more, self._slots["settings"]])
 
     @property
     def experiment(self) -> Experiment:
@@ -136,46 +125,57 @@ class Controls:
         Raises:
             ValueError: a setting outside what `Settings` accepts.
         """
-        base, partition_options = self._base, self._kept_skew()
-        for name in self._options_of_partition():
-            partition_options[name] = self.partition_options[name].value
-        same_method = self.method.value == base.method
-        method_options = dict(base.method_options) if same_method else {}
-        for name in self._options_of_method():
-            method_options[name] = self._method_option(name).value
-        same_model = self.model.value == base.model
+        base, model, method = self._base, self.model.value, self.method.value
+        skew = {"feature_skew": self.skew.value, "strength": self.strength.value} if self.skew.value else {}
+        partition = self.partition.value
+        known = base.partition_options if partition == base.partition else {}
+        known = {name: value for name, value in known.items() if name not in ("feature_skew", "strength")}
+        same_model, same_method = model == base.model, method == base.method
+        inner = self._differing("settings", "", {})
         return base.replace(
-            dataset=self.dataset.value,
+            dataset=self.source_name,
             dataset_options=self.dataset_options,
-            partition=self.partition.value,
-            partition_options=partition_options,
+            partition=partition,
+            partition_options=self._differing("partition", partition, known) | skew,
             clients=self.clients.value,
-            model=self.model.value,
+            model=model,
             norm=self.norm.value,
             start=self.start.value,
-            tuning=self.tuning.value if self.model.value == "vit" else "full",
-            model_options=base.model_options if same_model else {},
-            method=self.method.value,
-            method_options=method_options,
+            tuning=self.tuning.value if model == "vit" else "full",
+            model_options=self._differing("model", model, base.model_options if same_model else {}),
+            method=method,
+            method_options=self._differing("method", method, base.method_options if same_method else {}),
             fraction=round(self.fraction.value, 6),
-            **{self.work: self.local_work.value},
+            **{self.unit.value: self.local_work.value},
             batch_size=self.batch_size.value or None,
             lr=self.lr.value,
-            batch_norm=(self.batch_norm.value or None) if self.norm.value == "batch" else None,
+            batch_norm=(self.batch_norm.value or None) if self._may_have_batch_norm else None,
             engine=self.engine.value,
             seed=self.seed.value,
             evaluate_clients=self.band.value,
+            **inner,
         )
+
+    @property
+    def source_name(self) -> str:
+        """The name of the data set, with the path where one is typed in."""
+        chosen = self.dataset.value
+        return chosen + self.path.value.strip() if chosen in TYPED else chosen
 
     @property
     def dataset_options(self) -> dict[str, Any]:
         """Options of the data set: those last loaded, while it is the same."""
-        return dict(self._base.dataset_options) if self.dataset.value == self._base.dataset else {}
+        return dict(self._base.dataset_options) if self.source_name == self._base.dataset else {}
 
     @property
     def source(self) -> str:
         """What has to be loaded: equal texts, equal data."""
-        return f"{self.dataset.value} {self.dataset_options}"
+        return f"{self.source_name} {self.dataset_options}"
+
+    def option(self, group: str, name: str) -> widgets.Widget:
+        """The field of an option of what is chosen as method, model or partition, or of the settings."""
+        chosen = "" if group == "settings" else getattr(self, group).value
+        return self._form(group, chosen)[name]
 
     def move(self, **values: Any) -> None:
         """Sets some controls, by the names that `Experiment.replace` takes; a new choice starts from its own defaults.
@@ -186,55 +186,66 @@ class Controls:
         for choice in {"dataset", "method", "partition", "model"} & values.keys():
             values.setdefault(f"{choice}_options", {})
         self.load(self.experiment.replace(**values))
+        self.last = next(iter(values), "")
 
     def load(self, experiment: Experiment) -> None:
         """Sets every control to an experiment's values, then reports one change.
 
         Raises:
-            ValueError: a value that a control cannot take.
+            ValueError: a value that a control cannot take; all controls are then as they were.
         """
+        before, self.last = self._base, ""
+        try:
+            self._set(experiment)
+        except ValueError:
+            self._set(before)
+            raise
+        self._changed()
+
+    def _set(self, experiment: Experiment) -> None:
         settings = experiment.settings
-        if (settings.steps is None) != (self.work == "epochs"):
-            raise ValueError(f"epochs={settings.epochs}, steps={settings.steps}: this panel counts {self.work}")
+        prefix = next((p for p in TYPED if experiment.dataset.startswith(p)), "")
+        if not prefix and experiment.dataset not in [value for _, value in self.dataset.options]:
+            raise ValueError(f"dataset={experiment.dataset!r}, accepted: {[v for _, v in self.dataset.options]}")
+        options = dict(experiment.partition_options)
+        unit = "steps" if settings.epochs is None else "epochs"
+        values: dict[widgets.Widget, Any] = {
+            self.dataset: prefix or experiment.dataset,
+            self.path: experiment.dataset.removeprefix(prefix) if prefix else "",
+            self.partition: experiment.partition,
+            self.clients: experiment.clients,
+            self.skew: options.get("feature_skew") or "",
+            self.strength: options.get("strength", self.strength.value),
+            self.model: experiment.model,
+            self.start: experiment.start,
+            self.tuning: experiment.tuning,
+            self.method: experiment.method,
+            self.fraction: settings.fraction,
+            self.unit: unit,
+            self.local_work: getattr(settings, unit),
+            self.batch_size: settings.batch_size or 0,
+            self.lr: settings.lr,
+            self.engine: settings.engine,
+            self.seed: settings.seed,
+            self.band: settings.evaluate_clients,
+            self.batch_norm: settings.batch_norm or "",
+        }
         self._quiet, self._base = True, experiment
         try:
-            options = dict(experiment.partition_options)
-            skew = options.pop("feature_skew", None)
-            self.clients.max = max(self.clients.max, experiment.clients)
-            self.local_work.max = max(self.local_work.max, getattr(settings, self.work))
-            values: dict[widgets.Widget, Any] = {
-                self.dataset: experiment.dataset,
-                self.partition: experiment.partition,
-                self.clients: experiment.clients,
-                self.skew: skew or "",
-                self.model: experiment.model,
-                self.start: experiment.start,
-                self.tuning: experiment.tuning,
-                self.method: experiment.method,
-                self.fraction: settings.fraction,
-                self.local_work: getattr(settings, self.work),
-                self.batch_size: settings.batch_size or 0,
-                self.lr: settings.lr,
-                self.engine: settings.engine,
-                self.seed: settings.seed,
-                self.band: settings.evaluate_clients,
-                self.batch_norm: settings.batch_norm or "",
-            }
-            if skew is not None:
-                values[self.strength] = options.get("strength", self.strength.value)
-            values |= {w: options[name] for name, w in self.partition_options.items() if name in options}
-            values |= {self._method_option(name): v for name, v in experiment.method_options.items()}
             if (settings.batch_size or 0) not in [value for _, value in self.batch_size.options]:
                 sizes = sorted({*(v for _, v in self.batch_size.options if v), settings.batch_size})
                 self.batch_size.options = [*((str(b), b) for b in sizes), ("all", 0)]
             for control, value in values.items():
                 fields.set_value(control, value)
+            self._fill("method", experiment.method, experiment.method_options)
+            self._fill("partition", experiment.partition, options)
+            self._fill("model", experiment.model, experiment.model_options)
+            self._fill("settings", "", {name: getattr(settings, name) for name in self._form("settings", "")})
             self._arrange()
             fields.set_value(self.norm, experiment.norm)
             self._arrange()
         finally:
             self._quiet = False
-        self._changed()
 
     def _on_change(self, change: dict[str, Any]) -> None:
         if self._quiet:
@@ -244,48 +255,83 @@ class Controls:
             control = change["owner"]
             if isinstance(control, widgets.FloatLogSlider):
                 control.value = fields.tidy(control.value)
+            names = {id(widget): name for name, widget in vars(self).items() if isinstance(widget, widgets.Widget)}
+            self.last = names.get(id(control), "")
             self._arrange()
         finally:
             self._quiet = False
-        self._changed()
+        if control is not self.more:
+            self._changed()
 
     def _arrange(self) -> None:
-        """Shows the options that belong to the choices, and switches off what has no meaning under them."""
-        norms = MODELS[self.model.value].norms
+        """Shows the options that belong to the choices, and hides what has no meaning under them."""
+        norms = self.catalog.norms(self.model.value)
         if tuple(self.norm.options) != tuple(norms):
             kept = self.norm.value if self.norm.value in norms else norms[0]
             self.norm.options = norms
             self.norm.value = kept
-        self.norm.disabled = len(norms) == 1
-        self.batch_norm.disabled = self.norm.value != "batch"
-        self.tuning.disabled = self.model.value != "vit"
-        self.clients.disabled = self.partition.value in ("natural", "pooled")
-        self.strength.disabled = not self.skew.value
         shown = {
-            "partition": [self.partition_options[name] for name in self._options_of_partition()],
-            "method": [self._method_option(name) for name in self._options_of_method()][:1],
+            self.path: self.dataset.value in TYPED,
+            self.norm: len(norms) > 1,
+            self.batch_norm: self._may_have_batch_norm,
+            self.tuning: self.model.value == "vit",
+            self.clients: self.partition.value not in ("natural", "pooled", GIVEN),
+            self.strength: bool(self.skew.value),
         }
-        for slot, options in shown.items():
-            children = tuple(options) or (self._nothing,)
-            if self._slots[slot].children != children:
+        for control, visible in shown.items():
+            control.layout.display = "" if visible else "none"
+        slots: dict[str, Iterable[widgets.Widget]] = {
+            "partition": self._form("partition", self.partition.value).values(),
+            "method": self._form("method", self.method.value).values(),
+            "model": self._form("model", self.model.value).values(),
+            "settings": self._form("settings", "").values() if self.more.value else (),
+        }
+        for slot, children in slots.items():
+            if self._slots[slot].children != (children := tuple(children)):
                 self._slots[slot].children = children
+        self.method.tooltip = define(self.catalog.method_label(self.method.value)) or "the federated algorithm"
 
-    def _options_of_partition(self) -> Sequence[str]:
-        return {"shards": ("per_client",), "dirichlet": ("alpha",), "quantity": ("sigma",)}.get(
-            self.partition.value, ()
-        )
+    @property
+    def _may_have_batch_norm(self) -> bool:
+        return self.norm.value == "batch" or self.model.value in self.catalog.models
 
-    def _options_of_method(self) -> list[str]:
-        return [f.name for f in dataclasses.fields(METHODS[self.method.value]) if isinstance(f.default, int | float)]
+    def _form(self, group: str, chosen: str) -> dict[str, widgets.Widget]:
+        """The fields of one method, one model or the settings, made when first needed."""
+        key = group, chosen
+        if key not in self._fields:
+            if group == "settings":
+                self._options[key] = tuple(o for o in options_of(Settings) if o.name not in PLAIN)
+            else:
+                self._options[key] = getattr(self.catalog, f"{group}_options")(chosen)
+            self._fields[key] = {o.name: self._field(chosen, o) for o in self._options[key]}
+            for control in self._fields[key].values():
+                control.observe(self._on_change, "value")
+        return self._fields[key]
 
-    def _method_option(self, name: str) -> widgets.Widget:
-        """A number field for an option of the methods, made when first needed."""
-        if name not in self.method_options:
-            defaults = (f.default for kind in METHODS.values() for f in dataclasses.fields(kind) if f.name == name)
-            control = fields.number(name, f"{name} of the method", next(defaults, 0.0))
-            control.observe(self._on_change, "value")
-            self.method_options[name] = control
-        return self.method_options[name]
+    @staticmethod
+    def _field(chosen: str, option: Option) -> widgets.Widget:
+        own = OWN_FIELDS.get((chosen, option.name))
+        return fields.option(option) if own is None else own(option.default)
 
-    def _kept_skew(self) -> dict[str, Any]:
-        return {} if not self.skew.value else {"feature_skew": self.skew.value, "strength": self.strength.value}
+    def _fill(self, group: str, chosen: str, values: Any) -> None:
+        form = self._form(group, chosen)
+        for option in self._options[group, chosen]:
+            fields.set_value(form[option.name], values.get(option.name, option.default))
+
+    def _differing(self, group: str, chosen: str, given: Any) -> dict[str, Any]:
+        """Options that are not the defaults, or that the experiment last loaded names too."""
+        form, found = self._form(group, chosen), {name: v for name, v in given.items()}
+        for option in self._options[group, chosen]:
+            value = fields.value_of(form[option.name])
+            same = value == option.default or (
+                isinstance(value, list | tuple) and list(value) == list(option.default or ())
+            )
+            if option.name in given and _plain(given[option.name]) == _plain(value):
+                continue  # as it was given
+            if option.name in given or not same or group == "settings":
+                found[option.name] = value
+        return found
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

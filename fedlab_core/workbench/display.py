@@ -9,13 +9,14 @@ from matplotlib.figure import Figure
 from fedlab_core.data import Dataset
 from fedlab_core.partition import Partition
 from fedlab_core.workbench import text
-from fedlab_core.workbench.panel import Panel, png
+from fedlab_core.workbench.panel import Panel
+from fedlab_core.workbench.pictures import Layouts, png
 from fedlab_core.workbench.runs import Run
 from fedlab_core.workbench.tabs import View, holdings_figure, waiting_view
 from fedlab_core.workbench.worker import Busy, Worker
 
-SHORTEST, LONGEST = 0.25, 2.0  # seconds between two live drawings; between these
-SHARE = 5  # that many times the seconds which the last one took
+SHORTEST = 0.1  # seconds between two live drawings, at least
+REST = 4  # that many times the seconds which the last one took, so that drawing takes a fifth of the time
 
 
 class Display:
@@ -24,7 +25,7 @@ class Display:
     Args:
         panel: where.
         views: by name.
-        worker: the thread that works; it draws at the end of any work.
+        worker: the thread that works; it draws between rounds and at the end of any work.
         chosen: called when a reader has chosen another run.
     """
 
@@ -40,10 +41,12 @@ class Display:
         self.runs: list[Run] = []
         self.current: Run | None = None
         self._draft: tuple[Dataset, Partition] | None = None
+        self._layouts = Layouts()
         self._last, self._cost = 0.0, 0.05
         self._quiet = self._waiting = False
         panel.tabs.observe(self._on_browse, "value")
         panel.round.observe(self._on_browse, "value")
+        panel.against.observe(self._on_browse, "value")
         panel.chosen.observe(self._on_chosen, "value")
 
     @property
@@ -54,7 +57,7 @@ class Display:
     def draft(self, dataset: Dataset, partition: Partition) -> None:
         """Shows who holds what under the settings of the controls; large while there is no run."""
         self._draft = dataset, partition
-        self.panel.small.value = png(holdings_figure(dataset, partition))
+        self.panel.small.value = png(holdings_figure(dataset, partition), 150)
         if self.current is None:
             self.draw()
 
@@ -63,10 +66,13 @@ class Display:
         self.current = run
         self._quiet = True
         try:
-            chosen = self.panel.chosen
+            chosen, against = self.panel.chosen, self.panel.against
             chosen.options = [(other.name, i) for i, other in enumerate(self.runs)]
             chosen.disabled = not self.runs
             chosen.value = None if run is None else self.runs.index(run)
+            others = [(other.name, i) for i, other in enumerate(self.runs) if other is not run]
+            against.options = [("its own round 0", -1), *others]
+            against.value = run.parent and self.runs.index(run.parent) if run and run.parent in self.runs else -1
             last = 0 if run is None else run.round
             self.panel.round.max = last
             self.panel.round.value = last
@@ -89,19 +95,18 @@ class Display:
             finally:
                 self._quiet = False
             self._describe()
-        pause = min(max(SHORTEST, SHARE * self._cost), LONGEST)
-        if not self.view.slow and time.perf_counter() - self._last > pause:
-            self.draw()
+        if self._waiting or time.perf_counter() - self._last > max(SHORTEST, REST * self._cost):
+            self.draw(live=True)
 
-    def draw(self) -> None:
+    def draw(self, live: bool = False) -> None:
         """Draws the view now; a slow one only in the thread that works. An error is shown in the figure's place."""
         self._describe()
-        if self.view.slow and self.current is not None and not self._worker.inside:
+        if self.view.slow and self._measured and not self._worker.inside:
             try:
-                self._worker.start(lambda: None)
+                self._worker.start(self._draw_alone, yields=True)
             except Busy:
                 self._waiting = True
-                self.panel.show_text("This view is drawn when the rounds under way are done.")
+                self.panel.show_text("This view is drawn when the round under way is done.")
             return
         began = time.perf_counter()
         try:
@@ -109,30 +114,50 @@ class Display:
                 wanted = self._wanted()
                 figure = self.figure()
                 if figure is not None:
-                    self.panel.image.value = png(figure)
+                    kind = f"{self.view.name} {self._measured}"
+                    self.panel.image.value = self._layouts.png(kind, figure, live=live)
                 if self._waiting:
                     self._waiting = False
                     self.panel.show_text("")
                 if not self.view.slow or wanted == self._wanted():
                     break
+        except InterruptedError:
+            if not live:
+                self.panel.show_text(f"The drawing of {self.view.name} was stopped. Choose the view again to draw it.")
         except Exception as error:
             self.panel.say("error", f"View {self.view.name}: {type(error).__name__}: {error}")
             self.panel.show_text(traceback.format_exc())
+        finally:
+            self.panel.resume()
         self._last = time.perf_counter()
         self._cost = self._last - began
 
     def figure(self) -> Figure | None:
-        """The chosen view of the run shown; who holds what before there is one."""
-        if self.current is not None and self.current.federation.history:
-            return self.view.draw(self.current, self.panel.round.value)
+        """The chosen view of the run shown; who holds what before there is a round."""
+        run, at = self.current, self.panel.against.value
+        if run is not None and self._measured:
+            run.other = self.runs[at] if at is not None and 0 <= at < len(self.runs) else None
+            return self.view.draw(run, self.panel.round.value)
+        if run is not None:
+            return waiting_view(run.federation.dataset, run.federation.partition, run.label)
         return None if self._draft is None else waiting_view(*self._draft)
 
-    def _wanted(self) -> tuple[str, int | None, int]:
-        return self.panel.tabs.value, self.panel.chosen.value, self.panel.round.value
+    @property
+    def _measured(self) -> bool:
+        return self.current is not None and bool(self.current.federation.past.records)
+
+    def _draw_alone(self) -> None:
+        """The work of the thread where a slow view is all it does: `draw` follows at its end."""
+        self.panel.pause(f"drawing {self.view.name}")
+
+    def _wanted(self) -> tuple[str, int | None, int, int | None]:
+        panel = self.panel
+        return panel.tabs.value, panel.chosen.value, panel.round.value, panel.against.value
 
     def _describe(self) -> None:
         record = None if self.current is None else self.current.at(self.panel.round.value)
         self.panel.numbers.value = text.numbers(record)
+        self.panel.against.layout.display = "" if self.view.against else "none"
 
     def _on_browse(self, _: object) -> None:
         if not self._quiet:

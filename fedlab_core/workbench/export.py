@@ -1,18 +1,40 @@
-"""What leaves the panel: the report under it, figures with their data, and tables."""
+"""What leaves the panel: the report under it, figures with their data, tables, a page, and code."""
 
+import base64
 import html
+import io
+import json
+import math
+import platform
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from IPython.display import display
 from matplotlib.figure import Figure
 
-from fedlab_core import plots
-from fedlab_core.workbench.panel import png
+from fedlab_core.experiment import Experiment
+from fedlab_core.glossary import GLOSSARY
+from fedlab_core.settings import Settings
+from fedlab_core.workbench.pictures import png
 from fedlab_core.workbench.runs import Run, runs_to_frame, runs_to_json
+from fedlab_core.workbench.tabs import costs_view, curves_view
 
 COLUMNS = ("run", "forked from", "rounds", "test accuracy", "test loss", "MB sent", "gradient steps")
+FIGURES = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf"}
+TYPES = {**FIGURES, "csv": "text/csv", "html": "text/html"}
+PRINT_DPI = 300
+EXPLAINED = ("accuracy", "loss", "drift", "relative drift", "cosine", "gradient diversity", "communication", "fork")
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 900px; margin: 2em auto; padding: 0 1em; color: #222; }}
+table {{ border-collapse: collapse; font-size: 13px; }} td, th {{ border-bottom: 1px solid #ddd; padding: 3px 9px;
+text-align: left; vertical-align: top; }} img, svg {{ max-width: 100%; height: auto; }}
+pre {{ background: #f5f5f5; padding: 10px; overflow: auto; font-size: 12px; }} dt {{ font-weight: 600; }}
+</style></head><body><h1>{title}</h1>{body}
+<script type="application/json" id="data">{data}</script></body></html>
+"""
 
 
 class Report:
@@ -27,7 +49,7 @@ class Report:
 
     def __init__(self, figure: Figure | None, runs: Sequence[Run]) -> None:
         self.figure = figure
-        self.rows = [_row(run) for run in runs]
+        self.rows = [_row(run) for run in runs if run.federation.past.records]
 
     def _ipython_display_(self) -> None:
         if self.figure is not None:
@@ -38,11 +60,7 @@ class Report:
     @property
     def html(self) -> str:
         """The table."""
-        if not self.rows:
-            return "<p>No runs yet.</p>"
-        head = "".join(f"<th>{name}</th>" for name in COLUMNS)
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(v)}</td>" for v in row) + "</tr>" for row in self.rows)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        return _table(COLUMNS, self.rows) if self.rows else "<p>No runs yet.</p>"
 
     def __str__(self) -> str:
         if not self.rows:
@@ -50,6 +68,124 @@ class Report:
         widths = [max(map(len, column)) for column in zip(COLUMNS, *self.rows, strict=True)]
         lines = ("  ".join(v.ljust(w) for v, w in zip(row, widths, strict=True)) for row in (COLUMNS, *self.rows))
         return "\n".join(text.rstrip() for text in lines)
+
+
+def contents(kind: str, figure: Figure | None, run: Run, runs: Sequence[Run], shown: dict[str, Any]) -> bytes:
+    """A file's content.
+
+    Args:
+        kind: a key of `TYPES`.
+        figure: the one shown, for the kinds that are figures.
+    """
+    if kind in FIGURES:
+        content = io.BytesIO()
+        meta = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+        figure.savefig(content, format=kind, dpi=PRINT_DPI, metadata=meta)
+        return content.getvalue()
+    if kind == "csv":
+        return runs_to_frame(runs).to_csv(index=False).encode()
+    if kind == "html":
+        return page(run, runs, figure).encode()
+    raise ValueError(f"kind={kind!r}, accepted: {[*TYPES]}")
+
+
+def save(kind: str, stem: str, figure: Figure | None, run: Run, runs: Sequence[Run], shown: dict[str, Any]) -> Path:
+    """Writes a file of that kind into the working directory under a new name; figures with their data (JSON) beside.
+
+    Returns:
+        The path.
+    """
+    path = _free(Path.cwd() / f"{stem}.{kind}")
+    path.write_bytes(contents(kind, figure, run, runs, shown))
+    if kind in FIGURES:
+        data = {"shown": shown, "runs": runs_to_json(runs), "versions": versions()}
+        path.with_suffix(".json").write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return path
+
+
+def download(path: Path) -> str:
+    """HTML of a link that downloads a file from wherever the page is."""
+    data = base64.b64encode(path.read_bytes()).decode()
+    kind = TYPES[path.suffix.removeprefix(".")]
+    return f"<a download='{html.escape(path.name, quote=True)}' href='data:{kind};base64,{data}'>Download</a>"
+
+
+def code(run: Run) -> str:
+    """Python that rebuilds the run without a panel, forks and all."""
+    first, rest = run.plan[0][1], run.plan[1:]
+    ends = [after for after, _ in rest] + [run.round]
+    lines = ["from fedlab_core.experiment import Experiment"]
+    if rest:
+        lines.append("from fedlab_core.methods import build_method")
+    lines += ["from fedlab_core.settings import Settings", ""]
+    lines += [f"experiment = {_call(first)}", f"federation = experiment.build().run({ends[0]})"]
+    before = first
+    for (after, experiment), end in zip(rest, ends[1:], strict=True):
+        old, new = before.settings.to_json(), experiment.settings.to_json()
+        changed = {name: value for name, value in new.items() if old[name] != value}
+        given = {"method": experiment.method, **experiment.method_options}
+        method = ", ".join([repr(given.pop("method")), *(f"{name}={value!r}" for name, value in given.items())])
+        words = [repr(run.name), f"at={after}", f"method=build_method({method})"]
+        words += [f"{name}={value!r}" for name, value in changed.items()]
+        lines.append(f"federation = federation.fork({', '.join(words)}).run({end - after})")
+        before = experiment
+    return "\n".join([*lines, "federation.history[-1].metrics"])
+
+
+def page(run: Run, runs: Sequence[Run], figure: Figure | None) -> str:
+    """A page that opens without Jupyter and needs nothing from elsewhere: settings, curves, costs, picture, data."""
+    record = run.at(run.round)
+    settings = [(str(after), name, str(value)) for after, e in run.plan for name, value in _flat(e).items()]
+    measured = [] if record is None else [(name, f"{value:.4g}") for name, value in record.metrics.items()]
+    parts = [
+        f"<p>{run.round} rounds. {html.escape(run.federation.dataset.notes)}</p>",
+        "" if run.diverged is None else f"<p><b>Diverged in round {run.diverged}.</b></p>",
+        f"<h2>Curves</h2>{_svg(curves_view(run))}<h2>Costs</h2>{_svg(costs_view(run, run.round))}",
+        f"<h2>All runs of the panel</h2>{Report(None, runs).html}",
+        f"<h2>Last round</h2>{_table(('measure', 'value'), measured)}",
+        f"<h2>Settings</h2>{_table(('after round', 'setting', 'value'), settings)}",
+        f"<h2>The same without a panel</h2><pre>{html.escape(code(run))}</pre>",
+    ]
+    if figure is not None:
+        picture = base64.b64encode(png(figure)).decode()
+        parts.insert(2, f"<h2>Picture</h2><img alt='the view shown' src='data:image/png;base64,{picture}'>")
+    terms = "".join(f"<dt>{term}</dt><dd>{html.escape(GLOSSARY[term])}</dd>" for term in EXPLAINED)
+    parts.append(f"<h2>Terms</h2><dl>{terms}</dl><p>{html.escape(json.dumps(versions()))}</p>")
+    data = json.dumps(runs_to_json(runs), allow_nan=False).replace("</", "<\\/")
+    return PAGE.format(title=html.escape(run.name), body="".join(parts), data=data)
+
+
+def versions() -> dict[str, str]:
+    """What a result was made with."""
+    packages = ("fedlab_core", "torch", "numpy", "matplotlib")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
+
+
+def _call(experiment: Experiment) -> str:
+    """An experiment as it is written in code, without what is as usual."""
+    usual, plain = Experiment().to_json(), experiment.to_json()
+    words = [f"{n}={v!r}" for n, v in plain.items() if n != "settings" and usual[n] != v]
+    first = Settings().to_json()
+    inner = [f"{name}={value!r}" for name, value in plain["settings"].items() if first[name] != value]
+    words.append(f"settings=Settings({', '.join(inner)})")
+    return f"Experiment({', '.join(words)})"
+
+
+def _flat(experiment: Experiment) -> dict[str, Any]:
+    plain = experiment.to_json()
+    return {**{k: v for k, v in plain.items() if k != "settings"}, **plain["settings"]}
+
+
+def _svg(figure: Figure) -> str:
+    content = io.StringIO()
+    figure.savefig(content, format="svg", metadata={"Date": None})
+    return content.getvalue()[content.getvalue().index("<svg") :]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    top = "".join(f"<th>{name}</th>" for name in head)
+    body = "".join("<tr>" + "".join(f"<td>{html.escape(v)}</td>" for v in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def _row(run: Run) -> tuple[str, ...]:
@@ -65,27 +201,7 @@ def _row(run: Run) -> tuple[str, ...]:
 
 
 def _two(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
-
-
-def export_folder() -> Path:
-    """`figures/` of the repository when the working directory is inside it, else the working directory."""
-    root, here = Path(__file__).resolve().parents[2], Path.cwd()
-    inside = (root / "pyproject.toml").is_file() and here.is_relative_to(root)
-    return root / "figures" if inside else here
-
-
-def save_figure(figure: Figure, stem: str, runs: Sequence[Run], shown: dict[str, Any]) -> Path:
-    """Writes the figure (PNG) and the runs behind it (JSON) under a new name; returns the picture's path."""
-    return plots.save(figure, _free(export_folder() / f"{stem}.png"), {"shown": shown, "runs": runs_to_json(runs)})
-
-
-def save_csv(stem: str, runs: Sequence[Run]) -> Path:
-    """Writes one row per run and round under a new name; returns the path."""
-    path = _free(export_folder() / f"{stem}.csv")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    runs_to_frame(runs).to_csv(path, index=False)
-    return path
+    return "–" if value is None else f"{value:.2f}" if math.isfinite(value) else "diverged"
 
 
 def _free(path: Path) -> Path:

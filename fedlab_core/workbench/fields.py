@@ -1,33 +1,49 @@
 """One kind of setting each: a widget with its label, its tooltip and the panel's measures."""
 
+import ast
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import ipywidgets as widgets
 
-LABEL_WIDTH = "102px"
+from fedlab_core.workbench.options import Option
+
+LABEL_WIDTH = "86px"
 
 
-def finish(control: widgets.Widget, tooltip: str) -> None:
-    """Gives a field its tooltip and the panel's measures."""
+class Literal(widgets.Text):
+    """A text field for values that are no plain number: none, a list, a word."""
+
+    @property
+    def parsed(self) -> Any:
+        """The value: a Python literal, None for an empty field or "none", else the text itself."""
+        text = self.value.strip()
+        if text.lower() in ("", "none"):
+            return None
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            return text
+
+
+def finish(control: widgets.Widget, tooltip: str) -> Any:
+    """Gives a field its tooltip and the panel's measures, and returns it."""
     control.tooltip = tooltip
     control.style.description_width = LABEL_WIDTH
     control.layout.width = "auto"
+    return control
 
 
-def dropdown(label: str, options: Sequence[Any], tooltip: str) -> widgets.Dropdown:
+def dropdown(label: str, options: Sequence[Any], tooltip: str, **more: Any) -> widgets.Dropdown:
     """A choice among names."""
-    control = widgets.Dropdown(options=options, description=label)
-    finish(control, tooltip)
-    return control
+    return finish(widgets.Dropdown(options=options, description=label, **more), tooltip)
 
 
-def slider(label: str, low: int, high: int, tooltip: str, value: int = 1) -> widgets.IntSlider:
-    """A whole number; reports on release."""
-    control = widgets.IntSlider(value, low, high, description=label, continuous_update=False)
-    finish(control, tooltip)
-    return control
+def whole(label: str, low: int, high: int, tooltip: str, value: int = 1) -> widgets.BoundedIntText:
+    """A whole number to type in."""
+    field = widgets.BoundedIntText(value, min=low, max=high, description=label, continuous_update=False)
+    return finish(field, tooltip)
 
 
 def float_slider(label: str, low: float, high: float, step: float, tooltip: str, value: float = 0.0) -> Any:
@@ -35,8 +51,7 @@ def float_slider(label: str, low: float, high: float, step: float, tooltip: str,
     control = widgets.FloatSlider(
         value, min=low, max=high, step=step, description=label, continuous_update=False, readout_format=".4"
     )
-    finish(control, tooltip)
-    return control
+    return finish(control, tooltip)
 
 
 def log_slider(label: str, low: float, high: float, tooltip: str, value: float) -> widgets.FloatLogSlider:
@@ -44,22 +59,41 @@ def log_slider(label: str, low: float, high: float, tooltip: str, value: float) 
     control = widgets.FloatLogSlider(
         value, min=low, max=high, step=0.1, description=label, continuous_update=False, readout_format=".3"
     )
-    finish(control, tooltip)
-    return control
+    return finish(control, tooltip)
 
 
 def number(label: str, tooltip: str, value: float) -> widgets.FloatText:
     """A number to type in."""
-    control = widgets.FloatText(value, description=label, continuous_update=False)
-    finish(control, tooltip)
-    return control
+    return finish(widgets.FloatText(value, description=label, continuous_update=False), tooltip)
 
 
-def checkbox(label: str, tooltip: str) -> widgets.Checkbox:
+def text(label: str, tooltip: str, value: str = "", placeholder: str = "") -> widgets.Text:
+    """A line of text."""
+    field = widgets.Text(value, description=label, continuous_update=False, placeholder=placeholder)
+    return finish(field, tooltip)
+
+
+def checkbox(label: str, tooltip: str, value: bool = False) -> widgets.Checkbox:
     """On or off."""
-    control = widgets.Checkbox(False, description=label, indent=False)
+    control = widgets.Checkbox(value, description=label, indent=False)
     control.tooltip, control.layout.width = tooltip, "auto"
     return control
+
+
+def option(given: Option) -> widgets.ValueWidget:
+    """A field for an option, of the kind that its default asks for."""
+    words, value = given.words or f"{given.label}, {given.default!r} by default", given.default
+    if isinstance(value, bool):
+        return checkbox(given.label, words, value)
+    if given.accepted:
+        return dropdown(given.label, [(str(one), one) for one in given.accepted], words, value=value)
+    if isinstance(value, float):
+        return number(given.label, words, value)
+    if isinstance(value, int):
+        return finish(widgets.IntText(value, description=given.label, continuous_update=False), words)
+    field = finish(Literal(description=given.label, continuous_update=False), words)
+    set_value(field, value)
+    return field
 
 
 def heading(title: str) -> widgets.HTML:
@@ -67,22 +101,35 @@ def heading(title: str) -> widgets.HTML:
     return widgets.HTML(f"<div class='fedlab-heading'>{title}</div>")
 
 
+def value_of(control: widgets.Widget) -> Any:
+    """What a field says."""
+    return control.parsed if isinstance(control, Literal) else control.value
+
+
 def set_value(control: widgets.Widget, value: Any) -> None:
     """Sets a field, widening a slider that is too short.
 
     Raises:
-        ValueError: not one of the field's options.
+        ValueError: a value that the field cannot take.
     """
+    if isinstance(control, Literal):
+        control.value = "none" if value is None else value if isinstance(value, str) else repr(value)
+        return
     if isinstance(control, widgets.FloatLogSlider) and value > 0:  # the value given decides, not the slider's ends
         control.min = min(control.min, math.floor(math.log10(value)))
         control.max = max(control.max, math.ceil(math.log10(value)))
-    elif isinstance(control, widgets.IntSlider | widgets.FloatSlider):
+    elif isinstance(control, widgets.FloatSlider):
         control.max = max(control.max, value)
     try:
         control.value = value
-    except Exception as error:
-        label = control.description
-        raise ValueError(f"{label}: {value!r} is not one of {[*getattr(control, 'options', [])]}") from error
+        taken = control.value == value
+    except Exception:
+        taken = False
+    if not taken:
+        known = getattr(control, "options", None)
+        low, high = (f"{getattr(control, end, math.inf):g}" for end in ("min", "max")) if known is None else ("", "")
+        accepted = [name[1] if isinstance(name, tuple) else name for name in known] if known else f"{low} to {high}"
+        raise ValueError(f"{control.description}={value!r}, accepted: {accepted}")
 
 
 def tidy(value: float) -> float:

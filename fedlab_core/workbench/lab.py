@@ -12,7 +12,8 @@ from IPython.display import display, update_display
 from fedlab_core import plots
 from fedlab_core.federation import Federation
 from fedlab_core.workbench.bench import Workbench
-from fedlab_core.workbench.panel import SIGNS, png
+from fedlab_core.workbench.panel import SIGNS
+from fedlab_core.workbench.pictures import png
 from fedlab_core.workbench.plan import Plan, Result, say
 from fedlab_core.workbench.style import CSS, status
 from fedlab_core.workbench.worker import Busy, Worker

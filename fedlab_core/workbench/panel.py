@@ -1,23 +1,29 @@
 """The panel's widgets and where they stand. It knows nothing of runs; `Workbench` fills it and listens to it."""
 
 import html
-import io
-import threading
 from collections.abc import Sequence
 
 import ipywidgets as widgets
-from matplotlib.figure import Figure
 
+from fedlab_core.glossary import define
 from fedlab_core.workbench.style import CSS, line, status
 from fedlab_core.workbench.text import timing
 
 SIGNS = {"": "", "busy": "▶", "done": "✓", "warning": "⚠", "error": "✗"}
-DPI = 150  # sharp on screens with small pixels, and hardly slower to draw than 100
-_DRAWING = threading.Lock()  # Matplotlib is not safe in two threads at once
+OUT = {
+    "PNG, 300 dpi": "png",
+    "SVG": "svg",
+    "PDF": "pdf",
+    "CSV table": "csv",
+    "HTML report": "html",
+    "code": "code",
+}
 
 
 class Panel:
-    """Controls on the left, figures on the right.
+    """Controls on the left, figures on the right; in a narrow window the controls follow below.
+
+    Run comes first when the Tab key is pressed, whatever stands left of it.
 
     Args:
         controls: the widgets of the settings.
@@ -30,27 +36,37 @@ class Panel:
             "Run", "play", "train: go on if the settings are those shown, else begin a new run", "success"
         )
         self.rounds = widgets.BoundedIntText(rounds, min=1, max=100_000, description="Rounds")
-        self.rounds.tooltip, self.rounds.layout.width = "how many rounds Run trains", "104px"
-        self.rounds.style.description_width = "50px"
-        self.stop = _button("Stop", "stop", "stop before the next client; finished rounds stay")
-        self.rewind = _button("Rewind", "step-backward", "forget the rounds after the one chosen below")
-        self.fork = _button("Fork", "code-fork", "branch off at the round chosen below, with the settings on the left")
+        self.rounds.tooltip, self.rounds.layout.width = "how many rounds Run trains", "100px"
+        self.rounds.style.description_width = "46px"
+        self.stop = _button("Stop", "stop", "stop before the next step; finished rounds stay")
+        self.rewind = _button("Rewind", "step-backward", define("rewind"))
+        self.fork = _button("Fork", "code-fork", "branch off at the round chosen below, with the controls' settings")
         self.reset = _button("Reset", "trash", "forget all runs; the settings stay")
-        self.save = _button("Save figure", "picture-o", "write this figure as PNG and its data as JSON")
-        self.export = _button("Export CSV", "table", "write every round of every run as a row")
-        self.name = widgets.Text(description="Run name", continuous_update=False)
+        self.kind = widgets.Dropdown(options=list(OUT.items()), layout={"width": "106px", "margin": "0"})
+        self.kind.tooltip = "what Save writes, where the notebook is"
+        self.save = _button("Save", "download", "write it where the notebook is, and offer it as a download")
+        self.name = widgets.Text(description="Run name", continuous_update=False, placeholder="automatic")
         self.name.tooltip, self.name.layout.width = "name of the next run or fork; empty: automatic", "auto"
-        self.name.style.description_width = "102px"
+        self.name.style.description_width = "86px"
+        self.earlier = widgets.Dropdown(description="Earlier runs")
+        self.earlier.tooltip, self.earlier.layout.width = "runs kept on disk by panels before this one", "auto"
+        self.earlier.style.description_width = "86px"
+        self.open = _button("Open earlier runs", "folder-open-o", "bring the chosen panel's runs back into this one")
+        self.place = widgets.HTML()
         self.progress = widgets.FloatProgress(0.0, min=0.0, max=1.0)
         self.progress.add_class("fedlab-progress")
         self.timing = widgets.HTML(line("&nbsp;"))
         self.status = widgets.HTML()
+        self.way_out = _button("", "magic", "change the controls so that they go together", "info")
         self.shown = widgets.HTML()
         self.tabs = widgets.ToggleButtons(options=list(views), tooltips=[f"show {name}" for name in views])
         self.tabs.add_class("fedlab-tabs")
-        self.chosen = widgets.Dropdown(description="Shown run", disabled=True)
-        self.chosen.tooltip, self.chosen.layout.width = "the run that Run continues and the rounds belong to", "280px"
-        self.chosen.style.description_width = "66px"
+        self.chosen = widgets.Dropdown(description="Run", disabled=True)
+        self.chosen.tooltip, self.chosen.layout.width = "the run that Run continues and the rounds belong to", "190px"
+        self.chosen.style.description_width = "26px"
+        self.against = widgets.Dropdown(description="to", layout={"width": "150px", "display": "none"})
+        self.against.tooltip = "the other end of the line"
+        self.against.style.description_width = "16px"
         self.image = widgets.Image(format="png")
         self.text = widgets.HTML(layout={"display": "none"})
         self.text.add_class("fedlab-text")
@@ -60,38 +76,71 @@ class Panel:
         self.small.add_class("fedlab-small")
         self.round = widgets.IntSlider(0, 0, 0, description="Round")
         self.round.tooltip = "look back at any round; Rewind and Fork start from it"
-        self.round.style.description_width = "48px"
-        self.round.add_class("fedlab-round")
+        self.round.style.description_width = "40px"
         self.numbers = widgets.HTML(line("&nbsp;"))
+        self.alive = widgets.HTML()
         push = widgets.Box()
         push.add_class("fedlab-push")
-        work = [self.rounds, self.run, self.stop, self.rewind, self.fork, self.reset, push, self.save, self.export]
-        gap = widgets.Box()
-        gap.add_class("fedlab-push")
-        left = _group(widgets.VBox, [controls, self.name, self.small], "fedlab-controls")
+        work = [self.run, self.stop, self.rounds, self.rewind, self.fork, self.reset, push, self.kind, self.save]
+        left = [controls, self.name, self.small, self.earlier, self.open, self.place]
         main = [
             _group(widgets.HBox, work, "fedlab-bar"),
             self.progress,
             self.timing,
-            self.status,
-            _group(widgets.HBox, [self.tabs, gap, self.chosen], "fedlab-bar"),
-            self.shown,
+            _group(widgets.HBox, [self.status, self.way_out], "fedlab-says"),
+            self.tabs,
             self.stage,
-            self.round,
+            _group(widgets.HBox, [self.chosen, self.against, self.round], "fedlab-bar", "fedlab-times"),
             self.numbers,
+            self.shown,
         ]
-        right = _group(widgets.VBox, main, "fedlab-main")
-        self.view = _group(widgets.HBox, [widgets.HTML(CSS, layout={"display": "none"}), left, right], "fedlab")
+        halves = [_group(widgets.VBox, main, "fedlab-main"), _group(widgets.VBox, left, "fedlab-controls")]
+        style = widgets.HTML(CSS, layout={"display": "none"})
+        body = [style, self.alive, _group(widgets.HBox, halves, "fedlab-halves")]
+        self.view = _group(widgets.VBox, body, "fedlab", "fedlab-bench")
+        self.offer("")
         self.say("", "Ready.")
+        self._pace: tuple[float, int, str] = (0.0, 0, "")
+        self._before: tuple[float, str] | None = None
 
-    def say(self, kind: str, text: str) -> None:
-        """Sets the status line; `kind` is a key of `SIGNS`."""
-        self.status.value = status(kind, SIGNS[kind], html.escape(text))
+    def say(self, kind: str, text: str, link: str = "") -> None:
+        """Sets the status line.
+
+        Args:
+            kind: a key of `SIGNS`.
+            text: plain words.
+            link: HTML that follows them, such as a download.
+        """
+        self.status.value = status(kind, SIGNS[kind], f"{html.escape(text)} {link}".rstrip())
+
+    def offer(self, words: str) -> None:
+        """Offers a way out beside the status line, or none."""
+        self.way_out.description = self.way_out.tooltip = words
+        self.way_out.layout.display = "" if words else "none"
 
     def advance(self, done: float, count: int, elapsed: float = 0.0, doing: str = "") -> None:
         """Moves the progress bar; see `text.timing`."""
+        self._pace = done, count, doing
         self.progress.value = done / count if count else 0.0
         self.timing.value = timing(done, count, elapsed, doing)
+
+    def tick(self, elapsed: float) -> None:
+        """A sign of life: the clock goes on whatever the work does."""
+        done, count, doing = self._pace
+        if count or doing:
+            self.timing.value = timing(done, count, elapsed, doing)
+
+    def pause(self, doing: str) -> None:
+        """Says what is being done in the progress line's place, until `resume`."""
+        self._before = self.progress.value, self.timing.value
+        self.advance(0, 0, doing=doing)
+
+    def resume(self) -> None:
+        """The progress line again as it was before `pause`."""
+        if self._before is not None:
+            self._pace = 0.0, 0, ""
+            self.progress.value, self.timing.value = self._before
+            self._before = None
 
     def show_text(self, text: str) -> None:
         """Shows a text, such as a traceback, where the figure was, in the same space; empty shows the figure again."""
@@ -104,19 +153,12 @@ class Panel:
         (self.stage.add_class if stale else self.stage.remove_class)("fedlab-dim")
 
 
-def png(figure: Figure, dpi: int = DPI) -> bytes:
-    """A figure as PNG, drawn by one thread at a time."""
-    content = io.BytesIO()
-    with _DRAWING:
-        figure.savefig(content, dpi=dpi, format="png", metadata={"Software": None})
-    return content.getvalue()
-
-
 def _button(label: str, icon: str, tooltip: str, style: str = "") -> widgets.Button:
     return widgets.Button(description=label, icon=icon, tooltip=tooltip, button_style=style)
 
 
-def _group(kind: type[widgets.Box], children: Sequence[widgets.Widget], css: str) -> widgets.Box:
+def _group(kind: type[widgets.Box], children: Sequence[widgets.Widget], *classes: str) -> widgets.Box:
     box = kind(children)
-    box.add_class(css)
+    for name in classes:
+        box.add_class(name)
     return box

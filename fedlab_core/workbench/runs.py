@@ -1,5 +1,6 @@
 """The runs a panel shows: their settings by segment, how they branch, how they differ, and how they are exported."""
 
+import math
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,10 +11,11 @@ import pandas as pd
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.history import Record, to_frame
-from fedlab_core.methods import METHODS, FedAvg, build_method
+from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.plots import Line
 from fedlab_core.pretraining.starts import Start
 from fedlab_core.references import centralised
+from fedlab_core.registry import METHODS
 
 SHORT = {
     "dataset": "data set",
@@ -56,6 +58,8 @@ class Run:
         goal: the round it is heading for, for the width of the figures.
         reference: the centralised reference of an unforked run, as far as it was asked for.
         reference_shown: whether it is to be drawn.
+        other: the run that the view compares it with, None for its own beginning.
+        stop: set where work in its views is to end; they then raise `InterruptedError`.
     """
 
     federation: Federation
@@ -67,11 +71,26 @@ class Run:
     goal: int = 0
     reference: Federation | None = None
     reference_shown: bool = True
+    other: "Run | None" = None
+    stop: threading.Event = field(default_factory=threading.Event)
 
     @property
     def name(self) -> str:
         """What legends and files call it."""
         return self.federation.name
+
+    @property
+    def label(self) -> str:
+        """Its name as figures take it, in which a dollar sign is a dollar sign."""
+        return self.name.replace("$", r"\$")
+
+    @property
+    def diverged(self) -> int | None:
+        """The first round in which a loss, or the size of the updates, was no longer finite; None if none was."""
+        for record in self.federation.past.records[self.start :]:
+            if any(not math.isfinite(record.metrics.get(key, 0.0)) for key in ("test_loss", "train_loss", "drift")):
+                return record.round
+        return None
 
     @property
     def round(self) -> int:
@@ -98,11 +117,11 @@ class Run:
     @property
     def line(self) -> Line:
         """What `plots.curves` draws of it."""
-        return Line(self.name, tuple(self.federation.history), self.start, self.index)
+        return Line(self.label, self.federation.past.records, self.start, self.index)
 
     def at(self, round: int) -> Record | None:
         """The record of a round, None before anything was measured."""
-        history = self.federation.history
+        history = self.federation.past.records
         return history[min(round, len(history) - 1)] if history else None
 
     def rewind(self, round: int) -> None:
@@ -111,7 +130,7 @@ class Run:
         self.plan = [part for part in self.plan if part[0] <= round]
         self.goal = round
 
-    def fork(self, name: str, at: int, experiment: Experiment) -> "Run":
+    def fork(self, name: str, at: int, experiment: Experiment, method: FedAvg) -> "Run":
         """A branch that goes on with other settings after round `at`.
 
         Raises:
@@ -121,9 +140,9 @@ class Run:
         if fixed:
             kept = "a fork keeps data, partition, model and seed. Put it back, or press Run for a new run"
             raise ValueError(f"{'; '.join(fixed)}: {kept}")
-        federation = self.federation.fork(name, at=at, method=make_method(experiment), **experiment.settings.to_json())
+        federation = self.federation.fork(name, at=at, method=method, **experiment.settings.to_json())
         plan = [part for part in self.plan if part[0] < at] + [(at, experiment)]
-        return Run(federation, plan, self.origin, overlaid=self.overlaid, parent=self, goal=at)
+        return Run(federation, plan, self.origin, overlaid=self.overlaid, parent=self, goal=at, stop=self.stop)
 
     def advance_reference(self, stop: threading.Event) -> None:
         """Trains the centralised reference of the run it goes back to, up to this run's round or until stopped."""
@@ -142,14 +161,9 @@ class Run:
             pass
 
 
-def make_method(experiment: Experiment) -> FedAvg:
-    """The method of an experiment."""
-    return build_method(experiment.method, **experiment.method_options)
-
-
 def method_label(name: str) -> str:
-    """How a key of `METHODS` is written for readers."""
-    return getattr(METHODS[name], "name", name)
+    """How a method is written for readers; one of a reader's own by its name in the panel."""
+    return str(getattr(METHODS.get(name), "name", name))
 
 
 def changes(old: Experiment, new: Experiment) -> dict[str, str]:

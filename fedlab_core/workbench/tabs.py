@@ -1,9 +1,13 @@
 """What the panel draws: a view is a name and a function from a run and a round to a figure."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
 from fedlab_core import plots
@@ -12,7 +16,7 @@ from fedlab_core.partition import Partition, label_counts
 from fedlab_core.plots import Line
 from fedlab_core.workbench.runs import Run
 
-SIZE = (6.8, 4.1)  # inches; the same for every view, so that nothing jumps
+SIZE = (7.4, 3.9)  # inches; the same for every view, so that nothing jumps
 
 
 @dataclass(frozen=True)
@@ -23,21 +27,25 @@ class View:
         name: on the tab.
         draw: figure of a run at a round; `run.overlaid` are all runs of the panel. Draw without pyplot, for instance
             into `plots.figure`: it is also called from the thread that trains.
-        slow: draw in the thread once rounds are done, instead of live and while the round is being dragged.
+        slow: drawn in the thread that trains only, between rounds, since it replays or evaluates. It raises
+            `InterruptedError` once `run.stop` is set.
+        against: whether it compares the run with another one, `run.other`.
     """
 
     name: str
     draw: Callable[[Run, int], Figure]
     slow: bool = False
+    against: bool = False
 
 
 def curves_view(run: Run, round: int | None = None) -> Figure:
     """Test accuracy and loss of all runs over rounds, the chosen run's clients as a band, the centralised reference."""
     fig, ((left, right),) = plots.figure(1, 2, SIZE)
     for ax, key in ((left, "test_accuracy"), (right, "test_loss")):
-        plots.curves(ax, _lines(run), key, at=round, spread=run.line)
-        _rounds_axis(ax, run)
-    _legend(fig, left)
+        plots.curves(ax, lines_of(run), key, at=round, spread=run.line)
+        rounds_axis(ax, run)
+        mark_divergence(ax, run, key)
+    legend(fig, left)
     return fig
 
 
@@ -61,48 +69,34 @@ def clients_view(run: Run, round: int) -> Figure:
         score.set_title(f"round {record.round}: {title}")
         plots.client_dots(moved, record, "drift", run.line)
         moved.set(title=r"drift $\Vert w_k - w_t \Vert$", ylabel="", xlim=(0, None), xlabel="drift")
-    _legend(fig, held, score)
-    return fig
-
-
-def drift_view(run: Run, round: int) -> Figure:
-    """How the clients' updates differ, over rounds: their size, and whether they agree."""
-    fig, ((size, cosine, diversity),) = plots.figure(1, 3, SIZE)
-    for ax, key in ((size, "relative_drift"), (cosine, "cosine"), (diversity, "diversity")):
-        plots.curves(ax, _lines(run, reference=False), key, at=round)
-        _rounds_axis(ax, run)
-        ax.set_ylabel("")
-    size.set(title=r"relative drift $\Vert w_k - w_t \Vert \,/\, \Vert w_t \Vert$", ylim=(0, None))
-    cosine.set(title="cosine between updates", ylim=(-1.02, 1.02))
-    cosine.axhline(0, color="0.75", linewidth=1, zorder=0)
-    diversity.set(title="gradient diversity", ylim=(0, None))
-    _legend(fig, size)
+    legend(fig, *([held] if run.federation.dataset.num_classes <= 16 else []), score)
     return fig
 
 
 def costs_view(run: Run, round: int) -> Figure:
     """Bytes over rounds, and accuracy for the bytes sent and for the gradient steps taken."""
     fig, ((sent, per_byte, per_step),) = plots.figure(1, 3, SIZE)
-    lines = _lines(run, reference=False)
+    lines = lines_of(run, reference=False)
     plots.curves(sent, lines, "megabytes", at=round)
-    _rounds_axis(sent, run)
+    rounds_axis(sent, run)
     sent.set(title="megabytes sent, both ways", ylabel="", ylim=(0, None))
     plots.curves(per_byte, lines, "test_accuracy", "megabytes", at=round)
     per_byte.set(title="accuracy for the bytes", ylabel="", xlabel="megabytes sent", xlim=(0, None))
-    plots.curves(per_step, _lines(run), "test_accuracy", "steps", at=round)
+    plots.curves(per_step, lines_of(run), "test_accuracy", "steps", at=round)
     per_step.set(title="accuracy for the work", ylabel="", xlabel="gradient steps, all clients", xlim=(0, None))
-    _legend(fig, per_step)
+    legend(fig, per_step)
     return fig
 
 
-def waiting_view(dataset: Dataset, partition: Partition) -> Figure:
-    """What is shown before the first run: who will hold what."""
+def waiting_view(dataset: Dataset, partition: Partition, name: str = "") -> Figure:
+    """What is shown before the first round, of a run by its name: who will hold what."""
     fig, ((ax,),) = plots.figure(1, 1, SIZE)
-    if dataset.kind == "image" and dataset.num_classes <= 32:
+    if dataset.kind == "image" and dataset.num_classes <= 40:
         plots.holdings_heatmap(ax, label_counts(partition, dataset.y, dataset.num_classes), dataset.classes)
     else:
         draw_holdings(ax, dataset, partition)
-    ax.set_title(f"Who holds what: {dataset.name}, {partition.description}. Press Run to train.")
+    what = f"Who holds what: {dataset.name}, {partition.description}."
+    ax.set_title(f"{name}: no round yet. {what}" if name else f"{what} Press Run to train.")
     return fig
 
 
@@ -125,21 +119,43 @@ def draw_holdings(ax: Axes, dataset: Dataset, partition: Partition, sampled: set
     plots.holdings_bars(ax, counts, dataset.classes if image else ("texts",))
     if ax.get_legend() is not None:
         ax.get_legend().remove()
+    if image and dataset.num_classes > 16:
+        _class_bar(ax, dataset.classes)
     if sampled and len(partition) <= 50:
         ax.set_yticks(sorted(sampled), [f"▸ {client}" for client in sorted(sampled)], fontweight="bold")
         ax.set_ylabel("client (▸ sampled)")
     return ax
 
 
-BUILT_IN: Sequence[View] = (
-    View("Curves", curves_view),
-    View("Clients", clients_view),
-    View("Drift", drift_view),
-    View("Costs", costs_view),
-)
+def _class_bar(ax: Axes, classes: Sequence[str]) -> None:
+    """Which colour is which class, where there are too many for a legend."""
+    many, count = len(classes) > 32, len(classes)
+    shades = [
+        matplotlib.colormaps[plots.COLORMAP](c / (count - 1)) if many else plots.OKABE_ITO[c % 8] for c in range(count)
+    ]
+    scale = ScalarMappable(BoundaryNorm(range(count + 1), count), ListedColormap(shades))
+    step = -(-count // 16)
+    bar = ax.figure.colorbar(scale, ax=ax, location="top", pad=0.02, aspect=40)
+    bar.set_ticks([c + 0.5 for c in range(0, count, step)], labels=[str(c)[:6] for c in classes[::step]])
+    bar.ax.tick_params(labelsize=6, length=0)
 
 
-def _lines(run: Run, reference: bool = True) -> list[Line]:
+def mark_divergence(ax: Axes, run: Run, key: str) -> None:
+    """A cross where a run left the finite numbers, at the last value that it had before."""
+    for one in run.overlaid:
+        if (round := one.diverged) is not None:
+            finite = [
+                r for r in one.federation.history if math.isfinite(r.metrics.get(key, math.nan)) and r.round < round
+            ]
+            if finite:
+                ax.plot(round, finite[-1].metrics[key], "X", color=one.line.style["color"], markersize=11, zorder=6)
+                ax.annotate(
+                    f"diverged in round {round}", (round, finite[-1].metrics[key]), (0, 9), textcoords="offset points",
+                    ha="center" if round > 1 else "left", fontsize=8,
+                )  # fmt: skip
+
+
+def lines_of(run: Run, reference: bool = True) -> list[Line]:
     """The chosen run's reference, the other runs, and the chosen one last and so on top."""
     root = run.root
     lines = []
@@ -150,16 +166,21 @@ def _lines(run: Run, reference: bool = True) -> list[Line]:
     return [*lines, *others, run.line]
 
 
-def _rounds_axis(ax: Axes, run: Run) -> None:
+def rounds_axis(ax: Axes, run: Run) -> None:
     """A width for the rounds to come, so that the axis stands still while they arrive."""
     ax.set_xlim(0, max(1, *(max(other.goal, other.round) for other in run.overlaid)) * 1.02)
     ax.xaxis.get_major_locator().set_params(integer=True)
 
 
-def _legend(fig: Figure, *axes: Axes) -> None:
+def legend(fig: Figure, *axes: Axes) -> None:
     """One legend under the axes, in as many columns as fit; more than 16 entries would need an atlas."""
     found = [pair for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]
     if 0 < len(found) <= 16:
         short = [label if len(label) <= 46 else f"{label[:45]}…" for _, label in found]
         columns = max(1, min(len(short), int(100 / (6 + max(map(len, short)))))) if len(axes) == 1 else 11
         fig.legend([h for h, _ in found], short, loc="outside lower center", ncols=columns, columnspacing=1.2)
+
+
+CURVES = View("Curves", curves_view)
+CLIENTS = View("Clients", clients_view)
+COSTS = View("Costs", costs_view)

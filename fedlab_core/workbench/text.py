@@ -2,11 +2,19 @@
 
 import html
 import math
+from typing import Any
 
 from fedlab_core.experiment import Experiment
+from fedlab_core.glossary import define
 from fedlab_core.history import Record
 from fedlab_core.workbench.runs import Run, changes, method_label
 from fedlab_core.workbench.style import line
+
+
+def term(words: str, name: str = "") -> str:
+    """Words whose definition is one hover away."""
+    meaning = define(name or words)
+    return f"<abbr title='{html.escape(meaning, quote=True)}'>{words}</abbr>" if meaning else words
 
 
 def numbers(record: Record | None) -> str:
@@ -17,19 +25,18 @@ def numbers(record: Record | None) -> str:
     parts = [f"<b>Round {record.round}</b>"]
     for key, label, digits in (("test_accuracy", "accuracy", 3), ("test_loss", "loss", 3)):
         if key in metrics:
-            parts.append(f"{label} <b>{metrics[key]:.{digits}f}</b>")
+            parts.append(f"{term(label)} <b>{metrics[key]:.{digits}f}</b>")
     scores = [row["test_accuracy"] for row in record.clients if "test_accuracy" in row]
     if scores:
-        parts.append(f"clients {min(scores):.2f} to {max(scores):.2f}")
-    if "drift" in metrics:
-        parts.append(f"drift {metrics['drift']:.2f}")
-        if not math.isnan(metrics["cosine"]):
-            parts.append(f"cosine {metrics['cosine']:.2f}")
-    parts.append(f"{record.total.bytes / 1e6:,.1f} MB sent")
-    parts.append(f"{record.total.steps:,} steps")
+        parts.append(f"{term('clients', 'client spread')} {min(scores):.2f} to {max(scores):.2f}")
+    for key, name in (("drift", "drift"), ("relative_drift", "relative drift"), ("cosine", "cosine")):
+        if key in metrics and not math.isnan(metrics[key]):
+            parts.append(f"{term(name)} {metrics[key]:.2f}")
+    parts.append(f"{term(f'{record.total.bytes / 1e6:,.1f} MB sent', 'communication')}")
+    parts.append(f"{term(f'{record.total.steps:,} steps', 'gradient steps')}")
     if record.round:
         parts.append(html.escape(record.engine))
-    return line(" · ".join(part.replace(" ", "&nbsp;") for part in parts), 2)
+    return line(" · ".join(f"<span>{part}</span>" for part in parts), 2)
 
 
 def settings_line(run: Run) -> str:
@@ -38,7 +45,7 @@ def settings_line(run: Run) -> str:
     norm = "" if e.norm == "none" else f" with {e.norm} norm"
     policy = "" if s.batch_norm is None else f" ({s.batch_norm.replace('_', ' ')})"
     work = f"E {s.epochs}" if s.steps is None else f"{s.steps} steps"
-    options = ", ".join(f"{name} {value:g}" for name, value in e.method_options.items())
+    options = ", ".join(f"{name} {_short(value)}" for name, value in e.method_options.items())
     words = [
         f"{method_label(e.method)}{f' ({options})' if options else ''}",
         e.dataset,
@@ -54,6 +61,10 @@ def settings_line(run: Run) -> str:
     return f"<div class='fedlab-shown'>Result of <b>{html.escape(run.name)}</b>: {text}</div>"
 
 
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _spent(run: Run) -> str:
     """What the run's start cost in communication, before the first round."""
     start = run.origin
@@ -67,14 +78,14 @@ def stale_line(run: Run, experiment: Experiment, round: int) -> str:
         return ""
     listed = html.escape("; ".join(differing))
     return (
-        f"<div class='fedlab-shown stale'>⚠ <b>Stale:</b> {html.escape(run.name)} was made with other settings: "
-        f"<b>{listed}</b>. Run starts anew with these, Fork goes on with them from round {round}.</div>"
+        f"<div class='fedlab-shown stale'>⚠ <b>{term('Stale')}:</b> {html.escape(run.name)} was made with other "
+        f"settings: <b>{listed}</b>. Run starts anew with these, Fork goes on with them from round {round}.</div>"
     )
 
 
 def hint_line() -> str:
     """What stands there before the first run."""
-    return "<div class='fedlab-shown'>Choose settings on the left, then press <b>Run</b>.</div>"
+    return "<div class='fedlab-shown'>Choose settings, then press <b>Run</b>.</div>"
 
 
 def timing(done: float, count: int, elapsed: float = 0.0, doing: str = "") -> str:
@@ -82,14 +93,15 @@ def timing(done: float, count: int, elapsed: float = 0.0, doing: str = "") -> st
 
     Args:
         done: rounds done, with the fraction of the one under way.
-        count: rounds asked for.
+        count: rounds asked for; 0 where the work has none.
         elapsed: seconds.
-        doing: what is being done inside the round.
+        doing: what is being done.
     """
     if not count:
-        return line("&nbsp;")
+        return line(f"{html.escape(doing)} · {_clock(elapsed)} elapsed" if doing else "&nbsp;")
     left = f" · about {_clock(elapsed / done * (count - done))} left" if 0 < done < count else ""
-    return line(f"{int(done)} of {count} rounds{doing} · {_clock(elapsed)} elapsed{left}")
+    shown = f" · {html.escape(doing)}" if doing else ""
+    return line(f"{int(done)} of {count} rounds{shown} · {_clock(elapsed)} elapsed{left}")
 
 
 def _clock(seconds: float) -> str:

@@ -1,28 +1,33 @@
 """One thread at a time for everything that takes long, so that buttons answer while rounds run."""
 
 import threading
+import time
 import traceback
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-
-class Voice(Protocol):
-    """Where a reader sees what happens: a status line, and a place for longer texts."""
-
-    def say(self, kind: str, text: str) -> None:
-        """Sets the status line."""
-
-    def show_text(self, text: str) -> None:
-        """Shows a text such as a traceback; an empty one takes it away."""
+Result = TypeVar("Result")
 
 
 class Busy(RuntimeError):
     """Work is under way and a second piece was refused."""
 
 
+class Front(Protocol):
+    """Where a worker shows what happens: a panel."""
+
+    def say(self, kind: str, text: str) -> None:
+        """Sets the status line."""
+
+    def show_text(self, text: str) -> None:
+        """Shows a text, such as a traceback; an empty one takes it away."""
+
+
 Work = Callable[[], tuple[str, str] | None]
-"""What the thread does; it may return what the status line says once all is done, as `Panel.say` takes it."""
+"""What the thread does; it may return what the status line says once all is done, as `Front.say` takes it."""
 EXPECTED = (ValueError, FileNotFoundError, Busy)  # before training: a reader's slip, so the message says enough
+TICK = 0.25  # seconds between two signs of life
+LOOK = 0.05  # seconds between two looks at `stop`
 
 
 class Worker:
@@ -31,6 +36,7 @@ class Worker:
     Args:
         panel: shows messages and tracebacks.
         finish: called in the thread at the end of all work.
+        tick: called several times a second while work is under way, with the seconds since it began.
 
     Attributes:
         stop: set to ask the work to end; cleared when new work starts.
@@ -38,13 +44,16 @@ class Worker:
         training: set by the work once its settings have been accepted: errors from then on show their traceback.
     """
 
-    def __init__(self, panel: Voice, finish: Callable[[], None]) -> None:
+    def __init__(self, panel: Front, finish: Callable[[], None], tick: Callable[[float], None] | None = None) -> None:
         self.stop = threading.Event()
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.training = False
-        self._panel, self._finish = panel, finish
+        self._panel, self._finish, self._tick = panel, finish, tick
         self._thread: threading.Thread | None = None
         self._working = threading.Lock()
+        self._ended = threading.Event()
+        self._ended.set()
+        self._yields = False
 
     @property
     def busy(self) -> bool:
@@ -56,39 +65,77 @@ class Worker:
         """Whether the caller is the work itself."""
         return threading.current_thread() is self._thread
 
-    def start(self, work: Work, block: bool = False) -> None:
+    def start(self, work: Work, block: bool = False, *, yields: bool = False) -> None:
         """Starts `work` in the thread, and waits for it if asked to.
+
+        Args:
+            yields: the work is given up as soon as other work is to start, as a drawing is.
 
         Raises:
             Busy: other work is under way; it goes on, and `work` is forgotten, not queued.
-            Exception: with `block`, what the work raised.
+            BaseException: with `block`, what the work raised.
         """
+        if self.busy and self._yields and not self.inside:
+            self.stop.set()
+            self.join()
         if not self._working.acquire(blocking=False):
             raise Busy("Already running: wait for the end or press Stop first. Nothing was queued.")
         self.stop.clear()
-        self.error, self.training = None, False
+        self._ended.clear()
+        self.error, self.training, self._yields = None, False, yields
         self._thread = threading.Thread(target=self._run, args=(work,), name="workbench", daemon=True)
         self._thread.start()
+        if self._tick is not None:
+            threading.Thread(target=self._beat, name="workbench clock", daemon=True).start()
         if block:
             self.wait()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Waits until the work has ended, and raises what it raised.
+        """Waits until the work has ended, and raises what it raised. An interrupt (Ctrl-C) stops the work first.
 
         Raises:
             TimeoutError: it has not ended after `timeout` seconds.
+            KeyboardInterrupt: as it came, once the work has ended.
         """
-        if not self.join(timeout):
+        try:
+            ended = self.join(timeout)
+        except KeyboardInterrupt:
+            self.stop.set()
+            self._ended.wait()
+            raise
+        if not ended:
             raise TimeoutError(f"still running after {timeout} s")
         if self.error is not None:
             raise self.error
 
     def join(self, timeout: float | None = None) -> bool:
         """Waits until the work has ended, however it ended; False if it has not after `timeout` seconds."""
-        if self._thread is None or self.inside:
-            return True
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return self.inside or self._ended.wait(timeout)
+
+    def patiently(self, call: Callable[[], Result]) -> Result:
+        """The result of a call that cannot be stopped, such as reading files, in a thread of its own.
+
+        Raises:
+            InterruptedError: stopped meanwhile; the call goes on by itself, and its result is dropped.
+            Exception: what the call raised.
+        """
+        done, found = threading.Event(), list[Any]()
+
+        def work() -> None:
+            try:
+                found.append((call(), None))
+            except BaseException as error:
+                found.append((None, error))
+            done.set()
+
+        threading.Thread(target=work, name="workbench errand", daemon=True).start()
+        while not done.wait(LOOK):
+            if self.stop.is_set():
+                raise InterruptedError
+        result, error = found[0]
+        if error is not None:
+            raise error
+        return result
 
     def press(self, action: Callable[[], Any]) -> None:
         """What a button does. Nothing escapes to where nobody would see it."""
@@ -99,7 +146,7 @@ class Worker:
         except Exception as error:
             self.show(error, expected=isinstance(error, EXPECTED))
 
-    def show(self, error: Exception, expected: bool) -> None:
+    def show(self, error: BaseException, expected: bool) -> None:
         """Shows an error's message, and its traceback unless the message says enough."""
         if expected:
             self._panel.say("warning" if isinstance(error, Busy) else "error", str(error))
@@ -107,12 +154,17 @@ class Worker:
             self._panel.say("error", f"{type(error).__name__}: {error}")
             self._panel.show_text("".join(traceback.format_exception(error)))
 
+    def _beat(self) -> None:
+        began = time.perf_counter()
+        while not self._ended.wait(TICK):
+            self._tick(time.perf_counter() - began)
+
     def _run(self, work: Work) -> None:
         try:
             say = None
             try:
                 say = work()
-            except Exception as error:  # kept for whoever waits: a thread has nobody to raise to
+            except BaseException as error:  # kept for whoever waits: a thread has nobody to raise to
                 self.error = error
             try:
                 self._finish()
@@ -124,3 +176,4 @@ class Worker:
                 self._panel.say(*say)
         finally:
             self._working.release()
+            self._ended.set()

@@ -6,8 +6,8 @@ from fedlab_core import plots
 from fedlab_core.batchnorm.measures import deviation_by_source, fixed_batches, in_training, mismatch, running_gap
 from fedlab_core.plots import batchnorm as plots_batchnorm
 from fedlab_core.state import batch_norms
-from fedlab_core.workbench import Run, View
-from fedlab_core.workbench.tabs import SIZE
+from fedlab_core.workbench.runs import Run
+from fedlab_core.workbench.tabs import SIZE, View
 
 MOST_CLIENTS = 20
 
@@ -80,5 +80,5 @@ VIEWS = (
 def _without(run: Run) -> Figure:
     fig, ((ax,),) = plots.figure(1, 1, SIZE)
     ax.set_axis_off()
-    ax.text(0, 0.5, f"{run.name}: the model has no batch normalisation.\nChoose Norm: batch, and a policy for it.")
+    ax.text(0, 0.5, f"{run.label}: the model has no batch normalisation.\nChoose Norm: batch, and a policy for it.")
     return fig

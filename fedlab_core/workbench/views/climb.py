@@ -14,7 +14,7 @@ from fedlab_core.layerwise.method import LayerWise
 from fedlab_core.layerwise.network import StagedModel
 from fedlab_core.layerwise.stages import Stage
 from fedlab_core.plots import layerwise as plots_layerwise
-from fedlab_core.workbench.panel import png
+from fedlab_core.workbench.pictures import png
 
 SEED = 0  # of the masks shown
 

@@ -11,8 +11,8 @@ from fedlab_core.federation import Federation
 from fedlab_core.finetuning.accounts import anatomy, classification_loss, payload
 from fedlab_core.models.vit import ViT
 from fedlab_core.plots import finetuning as plots_finetuning
-from fedlab_core.workbench import Run, View
-from fedlab_core.workbench.tabs import SIZE
+from fedlab_core.workbench.runs import Run
+from fedlab_core.workbench.tabs import SIZE, View
 
 _COSTS: WeakKeyDictionary[nn.Module, tuple[float, float, float]] = WeakKeyDictionary()
 
@@ -34,7 +34,7 @@ def trained_view(run: Run, round: int) -> Figure:
     for row, (ax, label) in enumerate(zip(axes[:, 1], labels, strict=True)):
         values = [costs(one.federation)[row] for one in runs]
         colors = [one.line.style["color"] for one in runs]
-        ax.barh([one.name[:24] for one in runs], values, color=colors)
+        ax.barh([one.label[:24] for one in runs], values, color=colors)
         ax.set(title=label, xlim=(0, 1.25 * max(values)))
         ax.invert_yaxis()
         for place, value in enumerate(values):
@@ -51,7 +51,7 @@ def budgets_view(run: Run, round: int) -> Figure:
         sent = [r.total.bytes / 1e6 or float("nan") for r in seen]  # round 0 has no place on a logarithmic axis
         spent = ([r.round for r in seen], sent, [r.total.steps * flops for r in seen])
         for ax, x in zip(axes[0], spent, strict=True):
-            ax.plot(x, [r.metrics["test_accuracy"] for r in seen], label=one.name, **one.line.style)
+            ax.plot(x, [r.metrics["test_accuracy"] for r in seen], label=one.label, **one.line.style)
             for record, place in zip(seen, x, strict=True):
                 if record.round == round:
                     ax.plot(place, record.metrics["test_accuracy"], "o", color="black", markersize=7, fillstyle="none")

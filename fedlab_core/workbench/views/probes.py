@@ -1,19 +1,23 @@
 """Weight space in the workbench: the plane of a run's path, the triangle of three clients, stability over rounds, and
 the runs of the panel by start and skew."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedlab_core import plots, probes
 from fedlab_core.federation import Federation
 from fedlab_core.plots import probes as plots_probes
-from fedlab_core.workbench import Run, View
-from fedlab_core.workbench.tabs import SIZE
+from fedlab_core.workbench.runs import Run
+from fedlab_core.workbench.tabs import SIZE, View
 
 GRID, MOST_POINTS, MOST_FOLLOWED = 13, 24, 8
+THETAS = tuple(i / 10 for i in range(11))
+_LINES: WeakKeyDictionary[Run, dict[tuple[Any, ...], probes.LossLine]] = WeakKeyDictionary()
 _FOLLOWED: WeakKeyDictionary[Run, dict[int, Mapping[str, Any]]] = WeakKeyDictionary()
 
 
@@ -27,14 +31,15 @@ def plane_view(run: Run, round: int) -> Figure:
     plane = probes.plane_of_path([federation.state_at(t) for t in shown], federation.trained_names)
     names = set(federation.trained_names)
     same = [r for r in run.overlaid if names == set(r.federation.trained_names) and _fits(r, run)]
-    found = {r.name: plane.path(r.federation.state_at(t) for t in _thinned(r.round)) for r in same}
+    found = {r: plane.path(r.federation.state_at(t) for t in _thinned(r.round)) for r in same}
     around = [point for path in found.values() for point in path]
-    for seen in probes.scan(federation, plane, around, size=GRID):  # noqa: B007  (the last one is drawn)
-        pass
+    for seen in probes.scan(federation, plane, around, size=GRID, stop=run.stop):  # noqa: B007
+        _go_on(run)
     plots_probes.landscape(ax, seen)
-    plots_probes.paths(ax, found)
-    off = found[run.name][:, 2].max() if run.name in found else 0.0
-    fig.suptitle(f"test loss; the path of {run.name} leaves its plane by {off:.2g} at most", fontsize=10)
+    for one, path in found.items():
+        ax.plot(path[:, 0], path[:, 1], label=one.label, markevery=(0, max(1, len(path) - 1)), **one.line.style)
+    off = found[run][:, 2].max() if run in found else 0.0
+    fig.suptitle(f"test loss; the path of {run.label} leaves its plane by {off:.2g} at most", fontsize=10)
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig
 
@@ -74,15 +79,49 @@ def stability_view(run: Run, round: int) -> Figure:
         return _words(fig, "Mixtures need at least two sampled clients.")
     for t in _followed(run):
         if t not in known:
+            _go_on(run)
             known[t] = probes.spread(federation, t, count=12)
-    found = {r.name: [row for t, row in sorted(_FOLLOWED.get(r, {}).items()) if t <= r.round] for r in run.overlaid}
-    plots_probes.spread_over_rounds(accuracy, per_drift, found)
+    for one in [*(other for other in run.overlaid if other is not run), run]:
+        rows = [row for t, row in sorted(_FOLLOWED.get(one, {}).items()) if t <= one.round]
+        _spread(accuracy, per_drift, one, rows)
+    accuracy.set(xlabel="round", ylabel="test accuracy of mixtures", ylim=(0, 1.02))
+    per_drift.set(xlabel="round", ylabel="sd of their loss, per unit of drift", ylim=(0, None))
     for ax in (accuracy, per_drift):
         ax.axvline(round, color="0.6", linewidth=1)
         ax.xaxis.get_major_locator().set_params(integer=True)
     accuracy.set_title("12 mixtures: mean, sd, worst (x)")
     per_drift.set_title("stable, or only still?")
     fig.legend(*accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return fig
+
+
+def basin_view(run: Run, round: int) -> Figure:
+    """Loss and accuracy on the straight line from the run's model to another's: in one basin, no barrier stands
+    between."""
+    fig, ((loss, accuracy),) = plots.figure(1, 2, SIZE)
+    other, federation = run.other, run.federation
+    if other is not None and not _fits(other, run):
+        accuracy.set_axis_off()
+        return _words(fig, f"{other.label} has another network: no line leads there.")
+    if other is None and round < 1:
+        accuracy.set_axis_off()
+        return _words(fig, "Round 0: no way yet. Choose a later round, or another run.")
+    at, name = (min(round, other.round), other.label) if other is not None else (0, run.label)
+    known, key = _LINES.setdefault(run, {}), (round, None if other is None else id(other), at)
+    if key not in known:
+        _go_on(run)
+        end = (other or run).federation.state_at(at)
+        known[key] = probes.line(federation, federation.state_at(round), end, THETAS, split="test")
+    line, style = known[key], run.line.style
+    for ax, values, label in ((loss, line.loss, "test loss (nats)"), (accuracy, line.accuracy, "test accuracy")):
+        ax.plot(line.theta, values, **style)
+        ax.set(xlabel="position on the line", ylabel=label, xlim=(0, 1))
+        ax.set_xticks([0, 1], [f"{name}\nround {at}", f"{run.label}\nround {round}"], fontsize=8)
+        ax.grid(axis="y", color="0.92")
+    loss.plot([0, 1], [line.loss[0], line.loss[-1]], color="0.5", linewidth=1, linestyle=":")
+    loss.set_title(f"barrier {line.barrier:.3f} nats")
+    loss.set_ylim(0, None)
+    accuracy.set_ylim(0, 1.02)
     return fig
 
 
@@ -116,6 +155,27 @@ def _followed(run: Run) -> list[int]:
     return sorted({*at[::step], at[-1]})
 
 
+def _spread(accuracy: Axes, per_drift: Axes, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A run's mixtures over rounds in its own look: mean, a band of one standard deviation, and the worst."""
+    if not rows:
+        return
+    keys = ("round", "accuracy_mean", "accuracy_sd", "accuracy_worst")
+    t, mean, sd, worst = (np.array([row[key] for row in rows]) for key in keys)
+    style = run.line.style
+    accuracy.plot(t, mean, label=run.label, **style)
+    accuracy.fill_between(
+        t, (mean - sd).clip(0, 1), (mean + sd).clip(0, 1), color=style["color"], alpha=0.2, linewidth=0
+    )
+    accuracy.plot(t, worst, "x", color=style["color"], markersize=5)
+    per_drift.plot(t, [row["loss_sd"] / max(row["size"], 1e-12) for row in rows], **style)
+
+
+def _go_on(run: Run) -> None:
+    """Raises InterruptedError if the reader has pressed Stop."""
+    if run.stop.is_set():
+        raise InterruptedError
+
+
 def _words(fig: Figure, text: str) -> Figure:
     ax = fig.axes[0]
     ax.set_axis_off()
@@ -134,9 +194,11 @@ def _fits(one: Run, other: Run) -> bool:
     return a.keys() == b.keys() and all(a[name].shape == b[name].shape for name in a)
 
 
+STABILITY = View("Stability", stability_view, slow=True)
+BASIN = View("Basin", basin_view, slow=True, against=True)
 VIEWS = (
     View("Plane", plane_view, slow=True),
     View("Triangle", triangle_view, slow=True),
-    View("Stability", stability_view, slow=True),
+    STABILITY,
     View("Starts", starts_view),
 )

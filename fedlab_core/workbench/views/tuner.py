@@ -17,7 +17,7 @@ from fedlab_core.finetuning.tuning import FAMILIES, TUNINGS, tune
 from fedlab_core.models.clip import CLIP, Vocabulary
 from fedlab_core.plots import finetuning as plots_finetuning
 from fedlab_core.randomness import generator
-from fedlab_core.workbench.panel import png
+from fedlab_core.workbench.pictures import png
 
 
 class Tuner:

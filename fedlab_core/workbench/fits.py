@@ -1,0 +1,168 @@
+"""What goes together: choices are tried on a handful of examples, and a way out is searched where they do not."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fedlab_core.data import Dataset
+from fedlab_core.experiment import Experiment
+from fedlab_core.federation import Federation
+from fedlab_core.partition import pooled
+from fedlab_core.pretraining.named import SHIPPED, recipe
+from fedlab_core.workbench.catalog import GIVEN, Catalog
+
+EXAMPLES = 32  # of the trial
+MOST_CHANGES = 3  # of a way out
+FEWER = (50, 20, 10, 5, 2, 1)  # clients, where the data do not suffice for more
+
+
+@dataclass(frozen=True)
+class WayOut:
+    """Changes under which an experiment works.
+
+    Attributes:
+        changes: as `Experiment.replace` takes them.
+        words: for a button.
+    """
+
+    changes: dict[str, Any]
+    words: str
+
+
+class Trials:
+    """Tries experiments, each combination of choices once.
+
+    Args:
+        catalog: what the names stand for.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+        self._known: dict[str, Exception | None] = {}
+
+    def check(self, experiment: Experiment) -> None:
+        """Build the experiment, and let one client take one step on a few examples.
+
+        Raises:
+            ValueError: what does not go together, or whatever else training would raise.
+        """
+        dataset = self.catalog.load(experiment)
+        self.catalog.divide(experiment, dataset)
+        recipe(experiment.start, dataset.input_shape)  # raises where its images are not of that shape
+        key = _choices(experiment).key
+        if key not in self._known:
+            try:
+                self._try(experiment, dataset)
+                self._known[key] = None
+            except Exception as error:
+                self._known[key] = error
+        if error := self._known[key]:
+            raise error
+
+    def ways_out(self, experiment: Experiment, chosen: str = "") -> list[WayOut]:
+        """The smallest set of changes under which the experiment works, as one way out; none if there is none.
+
+        Args:
+            chosen: the field that the reader has set last; it is left alone if possible.
+        """
+        try:
+            dataset = self.catalog.load(experiment)
+        except Exception:
+            return []
+        possible = list(self._changes(experiment, dataset))
+        for pool in ([c for c in possible if chosen not in c], possible):
+            for count in range(1, MOST_CHANGES + 1):
+                for parts in itertools.combinations(pool, count):
+                    changes = {name: value for part in parts for name, value in part.items()}
+                    if len(changes) == sum(map(len, parts)) and self._works(experiment.replace(**changes)):
+                        return [WayOut(changes, self._words(changes))]
+        return []
+
+    def _works(self, experiment: Experiment) -> bool:
+        try:
+            self.check(experiment)
+        except Exception:
+            return False
+        return True
+
+    def _try(self, experiment: Experiment, dataset: Dataset) -> None:
+        n = min(EXAMPLES, len(dataset.x), len(dataset.test_x))
+        tests = {"test_x": dataset.test_x[:n], "test_y": dataset.test_y[:n]}
+        few = replace(dataset, x=dataset.x[:n], y=dataset.y[:n], groups=None, test_groups=None, group_names=(), **tests)
+        start = experiment.start if experiment.start in SHIPPED else "random"  # the others fit by being learnt
+        built = self.catalog.build(experiment.replace(start=start))
+        settings = experiment.settings.replace(
+            fraction=0.0, steps=1, batch_size=n, engine="loop", evaluate_clients=False, evaluate_every=1
+        )
+        for _ in Federation(few, pooled(n), built.model, settings, built.method).rounds(1):
+            pass
+
+    def _changes(self, e: Experiment, data: Dataset) -> Iterator[dict[str, Any]]:
+        """Single changes to try, the gentlest first."""
+        s = e.settings
+        if e.start != "random":
+            yield {"start": "random"}
+        if e.tuning != "full":
+            yield {"tuning": "full"}
+            if e.model != "vit":
+                yield {"model": "vit", "model_options": {}}
+        if s.batch_norm is None:
+            yield {"batch_norm": "average"}
+        elif s.batch_norm != "average":
+            yield {"batch_norm": "average"}
+            yield {"batch_norm": None}
+        if e.norm != "none":
+            yield {"norm": "none"}
+        kinds = [name for name in ("natural", "iid", GIVEN) if name in self.catalog.partition_names]
+        yield from ({"partition": name, "partition_options": {}} for name in kinds if name != e.partition)
+        if e.partition_options:
+            yield {"partition_options": {}}
+        yield from ({"clients": fewer} for fewer in FEWER if fewer < e.clients)
+        for name in self._models(data):
+            if name != e.model:
+                yield {"model": name, "model_options": {}}
+        if e.model_options:
+            yield {"model_options": {}}
+        if e.method_options:
+            yield {"method_options": {}}
+        if s.momentum or s.weight_decay:
+            yield {"momentum": 0.0, "weight_decay": 0.0}
+        if e.method != "fedavg":
+            yield {"method": "fedavg", "method_options": {}}
+
+    def _models(self, data: Dataset) -> list[str]:
+        """One model of each sort that reads such data."""
+        return [*self.catalog.models, *(("lstm",) if data.kind == "text" else ("2nn", "small_cnn"))]
+
+    def _words(self, changes: dict[str, Any]) -> str:
+        labels = {name: label for label, name in self.catalog.method_labels}
+        parts = []
+        for name, value in changes.items():
+            if name == "partition":
+                parts.append({"natural": "natural groups", "iid": "an IID partition"}.get(value, f"partition {value}"))
+            elif name == "model":
+                parts.append(f"the model {value}")
+            elif name == "method":
+                parts.append(labels.get(value, value))
+            elif name == "clients":
+                parts.append(f"{value} clients" if value > 1 else "one client")
+            elif name == "norm":
+                parts.append("no norm")
+            elif name == "batch_norm":
+                parts.append(f"batch-norm policy {value or 'none'}")
+            elif name == "start":
+                parts.append("a random start")
+            elif name == "tuning":
+                parts.append("full training")
+            elif name in ("momentum", "weight_decay"):
+                parts.append(f"{name.replace('_', ' ')} 0")
+            elif not changes.keys() & {name.removesuffix("_options")}:
+                parts.append(f"the {name.removesuffix('_options')}'s own defaults")
+        return "Use " + (" and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0])
+
+
+def _choices(experiment: Experiment) -> Experiment:
+    """The experiment without what cannot make choices fit or not fit: numbers of training, clients and partition."""
+    usual = {"fraction": 0.0, "steps": 1, "batch_size": 1, "lr": 0.1, "engine": "loop", "seed": 0}
+    return experiment.replace(**usual, evaluate_clients=False, clients=1, partition="iid", partition_options={})

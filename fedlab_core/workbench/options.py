@@ -1,0 +1,81 @@
+"""Options of methods, models and settings, read from their own code: name, default, what is accepted, what it means."""
+
+import ast
+import dataclasses
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SIMPLE = (bool, int, float, str, type(None), tuple, list)
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option.
+
+    Attributes:
+        name: of the argument.
+        default: its own, of the class it belongs to.
+        accepted: all accepted values where they can be listed.
+        words: what it means, from the docstring.
+    """
+
+    name: str
+    default: Any
+    accepted: tuple[Any, ...] = ()
+    words: str = ""
+
+    @property
+    def label(self) -> str:
+        """How a form calls it."""
+        return self.name.replace("_", " ").strip()
+
+
+def options_of(given: Any) -> tuple[Option, ...]:
+    """The options of a dataclass, or of an instance, whose values are then the defaults. Options that a form could not
+    show, such as other objects, are left out."""
+    kind = given if isinstance(given, type) else type(given)
+    found = []
+    for f in dataclasses.fields(kind):
+        default = getattr(given, f.name) if given is not kind else _default(f)
+        if f.init and isinstance(default, SIMPLE):
+            listed = accepted_by(kind, f.name) if isinstance(default, str) else ()
+            found.append(Option(f.name, default, listed, described(kind, f.name)))
+    return tuple(found)
+
+
+def options_from(defaults: Mapping[str, Any]) -> tuple[Option, ...]:
+    """Options that are known by their defaults only, such as a model's."""
+    return tuple(Option(name, value) for name, value in defaults.items() if isinstance(value, SIMPLE))
+
+
+def accepted_by(kind: type, name: str) -> tuple[str, ...]:
+    """The texts that a dataclass accepts for a field: it is asked for an impossible one, and its error lists them."""
+    try:
+        kind(**{name: "?"})
+    except Exception as error:
+        listed = re.search(r"accepted[^\[(]*([\[(].*[\])])", str(error))
+        try:
+            return tuple(ast.literal_eval(listed[1])) if listed else ()
+        except (ValueError, SyntaxError):
+            return ()
+    return ()
+
+
+def described(kind: type, name: str) -> str:
+    """What the docstring of a class, or of one that it is derived from, says about an argument; "" if nothing."""
+    for one in kind.__mro__:
+        part = re.search(
+            rf"^( +)(?:\w+, )*{name}(?:, \w+)*: (.*(?:\n\1 +.*)*)", inspect.getdoc(one) or "", re.MULTILINE
+        )
+        if part:
+            return " ".join(part[2].split())
+    return ""
+
+
+def _default(f: dataclasses.Field) -> Any:
+    if f.default is not dataclasses.MISSING:
+        return f.default
+    return f.default_factory() if f.default_factory is not dataclasses.MISSING else object()

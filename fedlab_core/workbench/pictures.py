@@ -1,0 +1,56 @@
+"""From a figure to the bytes that a panel shows, quickly; and how every panel shows itself."""
+
+import io
+import threading
+from typing import Any
+
+import ipywidgets as widgets
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+DPI = 200  # sharp on dense screens
+LIVE_DPI = 130  # while rounds arrive
+_DRAWING = threading.Lock()  # Matplotlib is not safe in two threads at once
+INTERACTIVE = "[interactive: run this cell in JupyterLab to use it]"
+
+
+def png(figure: Figure, dpi: int = DPI) -> bytes:
+    """A figure as PNG, drawn by one thread at a time. Compressed lightly: that was most of the time of a drawing."""
+    with _DRAWING:
+        figure.set_dpi(dpi)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        size, pixels = canvas.get_width_height(), bytes(canvas.buffer_rgba())
+    content = io.BytesIO()
+    Image.frombuffer("RGBA", size, pixels).convert("RGB").save(content, "png", compress_level=1, dpi=(dpi, dpi))
+    return content.getvalue()
+
+
+class Layouts:
+    """Where the axes of each kind of picture stood when it was last laid out with care, which takes most of the time
+    of a drawing; the next live pictures of that kind take over the places, so that nothing jumps."""
+
+    def __init__(self) -> None:
+        self._places: dict[tuple[Any, ...], list[Any]] = {}
+
+    def png(self, kind: str, figure: Figure, *, live: bool) -> bytes:
+        """The figure as PNG: live ones coarser and, from the second on, in the places of the one before."""
+        key = kind, len(figure.axes), tuple(figure.get_size_inches()), len(figure.legends)
+        places = self._places.get(key)
+        if live and places is not None:
+            figure.set_layout_engine("none")
+            for ax, place in zip(figure.axes, places, strict=True):
+                ax.set_position(place)
+        content = png(figure, LIVE_DPI if live else DPI)
+        self._places[key] = [ax.get_position() for ax in figure.axes]
+        return content
+
+
+class Shown:
+    """A panel that is shown by ending a cell with it; its widgets are `view`."""
+
+    view: widgets.Widget
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        return {**(self.view._repr_mimebundle_() or {}), "text/plain": INTERACTIVE}

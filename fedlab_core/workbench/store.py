@@ -1,0 +1,161 @@
+"""Runs on disk, kept as they go, so that a dead kernel takes nothing along.
+
+runs/                       beside the notebook, or $FEDLAB_RUNS; git ignores it
+  20261125-081749-4711/     one panel
+    panel.json              its runs: settings by segment, parents, names
+    run-0/ run-1/ ...       each as `Federation.save` writes it
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fedlab_core.experiment import Experiment
+from fedlab_core.federation import Federation
+from fedlab_core.pretraining.starts import Start
+from fedlab_core.workbench.catalog import Catalog
+from fedlab_core.workbench.runs import Run
+
+MARK = "fedlab_core.workbench"
+PANEL = "panel.json"
+REST = 19  # that many times the seconds which the last saving took pass before the next: a twentieth of the time
+
+
+def runs_home() -> Path:
+    """Where panels keep their runs: $FEDLAB_RUNS, else `runs` in the working directory, which is the notebook's."""
+    return Path(os.environ.get("FEDLAB_RUNS") or "runs").expanduser().absolute()
+
+
+class Store:
+    """One panel's folder.
+
+    Args:
+        folder: where; made when the first run is kept.
+        limit_mib: all panels beside this one may take that much disk together; the oldest are deleted beyond it.
+    """
+
+    def __init__(self, folder: Path, limit_mib: float = 2048.0) -> None:
+        self.folder, self.limit_mib = folder, limit_mib
+        self._due = 0.0
+        self._made = False
+
+    def keep(self, runs: Sequence[Run], current: Run, *, last: bool) -> None:
+        """Saves the run under way if it is time, and always if `last`.
+
+        Raises:
+            OSError: the disk is full, or not writable.
+            ValueError: something of the run cannot be written, such as a method that has no name.
+        """
+        if not last and time.perf_counter() < self._due:
+            return
+        began = time.perf_counter()
+        if not self._made:
+            self._make()
+        current.federation.save(self.folder / f"run-{runs.index(current)}")
+        rows = [self._row(run, runs) for run in runs if (self.folder / f"run-{runs.index(run)}").is_dir()]
+        _write(self.folder / PANEL, {"made_by": MARK, "saved": time.time(), "runs": rows})
+        now = time.perf_counter()
+        self._due = now + REST * (now - began)
+
+    def forget(self) -> None:
+        """Deletes this panel's folder."""
+        if _is_ours(self.folder):
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self._made, self._due = False, 0.0
+
+    def _make(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        home = self.folder.parent
+        if not (home / ".gitignore").exists() and home.name == "runs":
+            (home / ".gitignore").write_text("*\n")
+        others = [folder for folder in earlier(home) if folder != self.folder]
+        used = sum(map(_size, others))
+        for folder in reversed(others):  # the oldest first
+            if used <= self.limit_mib * 2**20:
+                break
+            used -= _size(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+        self._made = True
+
+    def _row(self, run: Run, runs: Sequence[Run]) -> dict[str, Any]:
+        start = run.origin
+        origin = None if start is None else {"name": start.name, "rounds": start.rounds, "bytes": start.bytes}
+        return {
+            "folder": f"run-{runs.index(run)}",
+            "name": run.name,
+            "round": run.round,
+            "parent": f"run-{runs.index(run.parent)}" if run.parent in runs else None,
+            "goal": run.goal,
+            "start": origin,
+            "plan": [[after, experiment.to_json()] for after, experiment in run.plan],
+        }
+
+
+def new_folder(home: Path | None = None) -> Path:
+    """A name for a panel's folder that is not taken."""
+    name = time.strftime("%Y%m%d-%H%M%S-") + str(os.getpid())
+    home = home or runs_home()
+    names = (name if i == 1 else f"{name}-{i}" for i in range(1, 10_000))
+    return next(home / n for n in names if not (home / n).exists())
+
+
+def earlier(home: Path | None = None) -> list[Path]:
+    """Folders of panels, the newest first."""
+    found = [file.parent for file in (home or runs_home()).glob(f"*/{PANEL}") if _is_ours(file.parent)]
+    return sorted(found, key=lambda folder: (folder / PANEL).stat().st_mtime, reverse=True)
+
+
+def title(folder: Path) -> str:
+    """What a menu calls a panel's folder: when, and which runs."""
+    content = json.loads((folder / PANEL).read_text(encoding="utf-8"))
+    names = [f"{row['name']} ({row['round']})" for row in content["runs"]]
+    when = time.strftime("%d %b %H:%M", time.localtime(content["saved"]))
+    return f"{when}: {', '.join(names)}"[:70]
+
+
+def bring_back(folder: Path, catalog: Catalog) -> list[Run]:
+    """The runs of a panel's folder, forks and all.
+
+    Raises:
+        FileNotFoundError: it is no panel's folder.
+        ValueError: a damaged file, which is named; or data, partition or model are not those of the run.
+    """
+    if not _is_ours(folder):
+        raise FileNotFoundError(f"folder={str(folder)!r} holds no panel's runs; accepted: one of {earlier()[:5]}")
+    rows = json.loads((folder / PANEL).read_text(encoding="utf-8"))["runs"]
+    runs: list[Run] = []
+    by_folder: dict[str | None, Run] = {}
+    for row in rows:
+        plan = [(after, Experiment.from_json(data)) for after, data in row["plan"]]
+        parts = catalog.build(plan[0][1].replace(start="random"))
+        federation = Federation.load(folder / row["folder"], parts.dataset, parts.partition, parts.model)
+        run = Run(federation, plan, _start(row["start"]), goal=federation.round, overlaid=runs)
+        run.parent = by_folder.get(row["parent"])
+        by_folder[row["folder"]] = run
+        runs.append(run)
+    return runs
+
+
+def _start(data: dict[str, Any] | None) -> Start | None:
+    return None if data is None else Start(data["name"], {}, {}, data["rounds"], data["bytes"])
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        return json.loads((folder / PANEL).read_text(encoding="utf-8"))["made_by"] == MARK
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(content), encoding="utf-8")
+    os.replace(part, file)

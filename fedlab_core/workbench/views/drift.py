@@ -1,0 +1,139 @@
+"""Drift: the clients' updates of a round as arrows, and how far they pull apart over rounds."""
+
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from fedlab_core import plots
+from fedlab_core.federation import Federation
+from fedlab_core.workbench.runs import Run
+from fedlab_core.workbench.tabs import SIZE, View, legend, lines_of, rounds_axis
+
+MOST_NAMED = 12  # clients whose arrows are numbered
+_KNOWN: WeakKeyDictionary[Run, dict[int, "Arrows"]] = WeakKeyDictionary()
+OVER_ROUNDS = {
+    "relative_drift": r"relative drift $\Vert w_k - w_t \Vert \,/\, \Vert w_t \Vert$",
+    "cosine": "cosine between updates",
+    "diversity": "gradient diversity",
+}
+
+
+@dataclass(frozen=True)
+class Arrows:
+    """The updates of a round in the plane that holds most of their length.
+
+    Attributes:
+        clients: their numbers.
+        tips: (clients, 2) ends of the updates w_k - w_t; they begin at the origin, the model all received.
+        mean: (2,) end of the averaged update.
+        share: of the squared lengths of all updates that lies in the plane, 0 to 1.
+    """
+
+    clients: tuple[int, ...]
+    tips: NDArray
+    mean: NDArray
+    share: float
+
+
+def arrows(federation: Federation, round: int) -> Arrows:
+    """The updates of a round, replayed, along their two largest principal directions (uncentred).
+
+    The first direction points where the mean does, so that neighbouring rounds look alike.
+
+    Args:
+        round: from 1.
+    """
+    inside, names = federation.inside(round), federation.trained_names
+    gram, m = 0.0, len(inside.updates)
+    for name in names:
+        start = inside.start[name].flatten()
+        moved = torch.stack([update.state[name].flatten() - start for update in inside.updates]).double()
+        gram = gram + moved @ moved.T
+    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = values.clamp_min(0).flip(0)[:2], vectors.flip(1)[:, :2]
+    tips = vectors * values.sqrt()
+    if m == 1:  # a single update has no second direction
+        tips = torch.cat((tips, torch.zeros(1, 1, dtype=tips.dtype)), 1)
+    mean = torch.tensor(inside.shares, dtype=tips.dtype) @ tips
+    signs = torch.where(mean < 0, -1.0, 1.0)
+    share = float(values.sum() / gram.trace().clamp_min(torch.finfo(gram.dtype).tiny))
+    clients = tuple(update.client for update in inside.updates)
+    return Arrows(clients, (tips * signs).numpy(), (mean * signs).numpy(), share)
+
+
+def arrows_of(run: Run, round: int) -> Arrows:
+    """The arrows of a run's round, computed once."""
+    known = _KNOWN.setdefault(run, {})
+    if round not in known:
+        known[round] = arrows(run.federation, round)
+    return known[round]
+
+
+def draw_arrows(ax: Axes, found: Arrows, color: str) -> Axes:
+    """Arrows of the clients' updates and of their mean, all from the model that every client received."""
+    ends = np.concatenate((found.tips, found.mean[None], np.zeros((1, 2))))
+    low, high = ends.min(0), ends.max(0)
+    reach = 0.58 * max((high - low).max(), 1e-12)
+    middle = (low + high) / 2
+    for client, tip in zip(found.clients, found.tips, strict=True):
+        look = {"arrowstyle": "-|>", "color": color, "alpha": 0.75, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0}
+        ax.annotate("", tip, (0, 0), arrowprops=look)
+        if len(found.clients) <= MOST_NAMED:
+            ax.annotate(str(client), tip * 1.06, fontsize=8, ha="center", va="center", color="0.25")
+    mean = {"arrowstyle": "-|>", "color": "black", "linewidth": 3, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 16}
+    ax.annotate("", found.mean, (0, 0), arrowprops=mean)
+    ax.plot([], [], color=color, label="a client's update")
+    ax.plot([], [], color="black", linewidth=3, label="their mean")
+    ax.plot(0, 0, "o", color="white", markeredgecolor="black", zorder=5)
+    (left, bottom), (right, top) = middle - reach, middle + reach
+    ax.set(aspect="equal", xlim=(left, right), ylim=(bottom, top))
+    ax.axhline(0, color="0.92", linewidth=1, zorder=0)
+    ax.axvline(0, color="0.92", linewidth=1, zorder=0)
+    return ax
+
+
+def drift_view(run: Run, round: int) -> Figure:
+    """The round's updates as arrows; relative drift, cosine and gradient diversity of all runs over rounds."""
+    fig, axes = plots.figure(3, 2, SIZE)
+    grid = axes[0, 0].get_gridspec()
+    grid.set_width_ratios([1.15, 1])
+    for ax in axes[:, 0]:
+        ax.remove()
+    left = fig.add_subplot(grid[:, 0])
+    record = run.at(round)
+    if record is None or not record.clients:
+        left.set_axis_off()
+        left.text(0, 0.5, "Round 0: before any training,\nno client has moved yet.", fontsize=9)
+    elif not np.isfinite(record.metrics["drift"]):
+        left.set_axis_off()
+        left.text(0, 0.5, f"Round {round}: the updates are\nno longer finite.", fontsize=9)
+    else:
+        found = arrows_of(run, round)
+        draw_arrows(left, found, run.line.style["color"])
+        left.set_title(
+            f"round {round}: {len(found.clients)} updates in their plane ({100 * found.share:.0f} % of their length)",
+            fontsize=9,
+        )
+        left.set_xlabel(f"drift {record.metrics['drift']:.2f}: mean length of the thin arrows", fontsize=8)
+        left.tick_params(labelsize=7)
+        left.legend(loc="best", fontsize=7)
+    for ax, (key, title) in zip(axes[:, 1], OVER_ROUNDS.items(), strict=True):
+        plots.curves(ax, lines_of(run, reference=False), key, at=round)
+        rounds_axis(ax, run)
+        ax.set_title(title, fontsize=8)
+        ax.set_ylabel("")
+        ax.tick_params(labelsize=7)
+        ax.set_xlabel("round" if key == "diversity" else "", fontsize=8)
+    axes[1, 1].set_ylim(-1.02, 1.02)
+    axes[0, 1].set_ylim(0, None)
+    axes[2, 1].set_ylim(0, None)
+    legend(fig, axes[0, 1])
+    return fig
+
+
+VIEW = View("Drift", drift_view, slow=True)
