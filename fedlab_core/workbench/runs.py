@@ -60,6 +60,7 @@ class Run:
         reference_shown: whether it is to be drawn.
         other: the run that the view compares it with, None for its own beginning.
         stop: set where work in its views is to end; they then raise `InterruptedError`.
+        broke: the round that could not be finished, since a client handed back values that are not finite.
     """
 
     federation: Federation
@@ -73,6 +74,7 @@ class Run:
     reference_shown: bool = True
     other: "Run | None" = None
     stop: threading.Event = field(default_factory=threading.Event)
+    broke: int | None = None
 
     @property
     def name(self) -> str:
@@ -86,11 +88,11 @@ class Run:
 
     @property
     def diverged(self) -> int | None:
-        """The first round in which a loss, or the size of the updates, was no longer finite; None if none was."""
+        """The first round in which a loss, a weight or the size of the updates was no longer finite; None if none."""
         for record in self.federation.past.records[self.start :]:
             if any(not math.isfinite(record.metrics.get(key, 0.0)) for key in ("test_loss", "train_loss", "drift")):
                 return record.round
-        return None
+        return self.broke
 
     @property
     def round(self) -> int:
@@ -128,7 +130,7 @@ class Run:
         """Forgets everything after a round; settings are again those of that round."""
         self.federation.rewind(round)
         self.plan = [part for part in self.plan if part[0] <= round]
-        self.goal = round
+        self.goal, self.broke = round, None
 
     def fork(self, name: str, at: int, experiment: Experiment, method: FedAvg) -> "Run":
         """A branch that goes on with other settings after round `at`.

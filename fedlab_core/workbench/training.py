@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable
 
 from fedlab_core.experiment import Experiment
+from fedlab_core.round import NonFiniteError
 from fedlab_core.workbench.catalog import Catalog
 from fedlab_core.workbench.display import Display
 from fedlab_core.workbench.runs import Run
@@ -65,14 +66,18 @@ def train(
             done_so_far = run.round - first + done / sampled
             panel.advance(min(done_so_far, count), count, now - began, f"round {run.round + 1}: {doing}")
 
-    for record in run.federation.rounds(count, stop=stop, progress=progress):
-        if reference() and run.reference_shown:
-            run.advance_reference(stop)
-        panel.advance(record.round - first, count, time.perf_counter() - began)
-        display.follow(run)
-        kept(False)
-        if run.diverged is not None:
-            break
+    run.broke = None
+    try:
+        for record in run.federation.rounds(count, stop=stop, progress=progress):
+            if reference() and run.reference_shown:
+                run.advance_reference(stop)
+            panel.advance(record.round - first, count, time.perf_counter() - began)
+            display.follow(run)
+            kept(False)
+            if run.diverged is not None:
+                break
+    except NonFiniteError as error:
+        run.broke = error.round
     if reference() and not stop.is_set():
         panel.advance(run.round - first, count, time.perf_counter() - began, "centralised reference")
         run.advance_reference(stop)
@@ -80,7 +85,8 @@ def train(
     kept(True)
     panel.advance(done, count, time.perf_counter() - began)
     if run.diverged is not None:
-        return "error", f"{run.name} diverged in round {run.diverged}: its loss is no longer finite. {remedy(run)}"
+        said = f"{run.name} diverged in round {run.diverged}: its values are no longer finite. {remedy(run)}"
+        return "error", said
     if done < count:
         return "warning", f"Stopped after {done} of {count} rounds: {run.name} stands at round {run.round}."
     return "done", f"{run.name} stands at round {run.round}."
