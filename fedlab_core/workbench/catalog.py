@@ -199,3 +199,24 @@ def of_federation(federation: Federation) -> tuple[Catalog, Experiment]:
         settings=first.settings,
     )
     return catalog, experiment
+
+
+def what_there_is(
+    given: Experiment | Federation | None,
+    models: Mapping[str, Any],
+    methods: Mapping[str, Any],
+    data: Dataset | Mapping[str, Dataset] | None,
+    root: str | Path | None,
+) -> tuple[Catalog, Experiment]:
+    """What a panel may choose from, and its first settings, from what it was given.
+
+    Raises:
+        TypeError: neither an experiment nor a federation.
+        ValueError: a name that is built in, or an entry that is not of its kind.
+    """
+    if given is not None and not isinstance(given, Experiment | Federation):
+        raise TypeError(f"experiment={given!r}, accepted: an Experiment or a Federation")
+    datasets = {data.name: data} if isinstance(data, Dataset) else dict(data or {})
+    usual = Experiment(dataset=next(iter(datasets))) if datasets else Experiment()
+    own, first = of_federation(given) if isinstance(given, Federation) else (Catalog(root=root), given or usual)
+    return own.extended(datasets, models, methods), first

@@ -1,7 +1,7 @@
 """The settings of a panel as widgets: from an experiment to widgets, and from widgets to an experiment."""
 
 import importlib.util
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
 import ipywidgets as widgets
@@ -16,27 +16,12 @@ from fedlab_core.settings import Settings
 from fedlab_core.state import BATCH_NORM_POLICIES
 from fedlab_core.workbench import fields
 from fedlab_core.workbench.catalog import GIVEN, TYPED, Catalog
+from fedlab_core.workbench.labels import PARTITION_LABELS, POLICY_LABELS
 from fedlab_core.workbench.options import Option, options_of
 
-PARTITION_LABELS = {
-    "iid": "IID",
-    "shards": "label shards",
-    "dirichlet": "Dirichlet label skew",
-    "quantity": "quantity skew",
-    "natural": "natural groups",
-    "pooled": "pooled (one client)",
-    GIVEN: "as given",
-}
 OWN_FIELDS = {  # options with a slider, since their range is known
     ("dirichlet", "alpha"): lambda value: fields.log_slider("Alpha", -2, 2, define("Dirichlet label skew"), value),
     ("quantity", "sigma"): lambda value: fields.float_slider("Sigma", 0, 3, 0.1, define("quantity skew"), value),
-}
-POLICY_LABELS = {
-    "average": "average everything (FedAvg)",
-    "local_statistics": "local statistics (SiloBN)",
-    "local": "local layer (FedBN)",
-    "frozen": "frozen statistics (FixBN)",
-    "total_variance": "average, total variance",
 }
 BATCH_SIZES = (1, 2, 5, 10, 20, 32, 50, 64, 100, 128, 200)
 PLAIN = {"fraction", "epochs", "steps", "batch_size", "lr", "batch_norm", "seed", "evaluate_clients", "engine"}
@@ -131,7 +116,6 @@ class Controls:
         known = base.partition_options if partition == base.partition else {}
         known = {name: value for name, value in known.items() if name not in ("feature_skew", "strength")}
         same_model, same_method = model == base.model, method == base.method
-        inner = self._differing("settings", "", {})
         return base.replace(
             dataset=self.source_name,
             dataset_options=self.dataset_options,
@@ -153,7 +137,7 @@ class Controls:
             engine=self.engine.value,
             seed=self.seed.value,
             evaluate_clients=self.band.value,
-            **inner,
+            **self._differing("settings", "", {}),
         )
 
     @property
@@ -237,9 +221,8 @@ class Controls:
                 self.batch_size.options = [*((str(b), b) for b in sizes), ("all", 0)]
             for control, value in values.items():
                 fields.set_value(control, value)
-            self._fill("method", experiment.method, experiment.method_options)
-            self._fill("partition", experiment.partition, options)
-            self._fill("model", experiment.model, experiment.model_options)
+            for group in ("method", "partition", "model"):
+                self._fill(group, getattr(experiment, group), getattr(experiment, f"{group}_options"))
             self._fill("settings", "", {name: getattr(settings, name) for name in self._form("settings", "")})
             self._arrange()
             fields.set_value(self.norm, experiment.norm)
@@ -255,8 +238,7 @@ class Controls:
             control = change["owner"]
             if isinstance(control, widgets.FloatLogSlider):
                 control.value = fields.tidy(control.value)
-            names = {id(widget): name for name, widget in vars(self).items() if isinstance(widget, widgets.Widget)}
-            self.last = names.get(id(control), "")
+            self.last = next((name for name, widget in vars(self).items() if widget is control), "")
             self._arrange()
         finally:
             self._quiet = False
@@ -318,17 +300,13 @@ class Controls:
         for option in self._options[group, chosen]:
             fields.set_value(form[option.name], values.get(option.name, option.default))
 
-    def _differing(self, group: str, chosen: str, given: Any) -> dict[str, Any]:
+    def _differing(self, group: str, chosen: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """Options that are not the defaults, or that the experiment last loaded names too."""
-        form, found = self._form(group, chosen), {name: v for name, v in given.items()}
+        form, found = self._form(group, chosen), dict(given)
         for option in self._options[group, chosen]:
-            value = fields.value_of(form[option.name])
-            same = value == option.default or (
-                isinstance(value, list | tuple) and list(value) == list(option.default or ())
-            )
-            if option.name in given and _plain(given[option.name]) == _plain(value):
-                continue  # as it was given
-            if option.name in given or not same or group == "settings":
+            value = _plain(fields.value_of(form[option.name]))
+            usual = given.get(option.name, option.default) if group != "settings" else None
+            if group == "settings" or value != _plain(usual):
                 found[option.name] = value
         return found
 

@@ -27,6 +27,7 @@ class Display:
         views: by name.
         worker: the thread that works; it draws between rounds and at the end of any work.
         chosen: called when a reader has chosen another run.
+        most: runs at a time; more could not be told apart.
     """
 
     def __init__(
@@ -35,8 +36,9 @@ class Display:
         views: Mapping[str, View],
         worker: Worker,
         chosen: Callable[[Run], None],
+        most: int = 8,
     ) -> None:
-        self.panel, self.views = panel, views
+        self.panel, self.views, self.most = panel, views, most
         self._worker, self._chosen = worker, chosen
         self.runs: list[Run] = []
         self.current: Run | None = None
@@ -81,6 +83,35 @@ class Display:
         self._last = 0.0  # the first round that comes is drawn at once
         if draw:
             self.draw()
+
+    def add(self, run: Run) -> None:
+        """Takes a run up and shows it.
+
+        Raises:
+            ValueError: there are too many.
+        """
+        if len(self.runs) >= self.most:
+            raise ValueError(
+                f"{len(self.runs)} runs are shown and more could not be told apart: press Reset, "
+                f"or make the panel with Workbench(most_runs={2 * self.most})"
+            )
+        run.index, run.overlaid = len(self.runs), self.runs
+        self.runs.append(run)
+        self.choose(run, draw=False)
+
+    def shown(self) -> Run:
+        """The run shown.
+
+        Raises:
+            ValueError: there is none yet.
+        """
+        if self.current is None:
+            raise ValueError("There is no run yet: press Run first.")
+        return self.current
+
+    def leave(self) -> None:
+        """Lets go of all runs without showing anything."""
+        self.runs, self.current = [], None
 
     def follow(self, run: Run) -> None:
         """After a round of a run: lets the slider grow, moves on if it stood at the end, and draws if it is time."""

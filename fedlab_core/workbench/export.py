@@ -6,7 +6,7 @@ import io
 import json
 import math
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from fedlab_core.glossary import GLOSSARY
 from fedlab_core.settings import Settings
 from fedlab_core.workbench.pictures import png
 from fedlab_core.workbench.runs import Run, runs_to_frame, runs_to_json
-from fedlab_core.workbench.tabs import costs_view, curves_view
+from fedlab_core.workbench.tabs import View, costs_view, curves_view
 
 COLUMNS = ("run", "forked from", "rounds", "test accuracy", "test loss", "MB sent", "gradient steps")
 FIGURES = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf"}
@@ -70,36 +70,34 @@ class Report:
         return "\n".join(text.rstrip() for text in lines)
 
 
-def contents(kind: str, figure: Figure | None, run: Run, runs: Sequence[Run], shown: dict[str, Any]) -> bytes:
-    """A file's content.
+def save(kind: str, view: View, run: Run, runs: Sequence[Run], round: int, draw: Callable[[], Figure | None]) -> Path:
+    """Writes a file of that kind into the working directory under a new name; figures with their data (JSON) beside.
 
     Args:
         kind: a key of `TYPES`.
-        figure: the one shown, for the kinds that are figures.
-    """
-    if kind in FIGURES:
-        content = io.BytesIO()
-        meta = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-        figure.savefig(content, format=kind, dpi=PRINT_DPI, metadata=meta)
-        return content.getvalue()
-    if kind == "csv":
-        return runs_to_frame(runs).to_csv(index=False).encode()
-    if kind == "html":
-        return page(run, runs, figure).encode()
-    raise ValueError(f"kind={kind!r}, accepted: {[*TYPES]}")
-
-
-def save(kind: str, stem: str, figure: Figure | None, run: Run, runs: Sequence[Run], shown: dict[str, Any]) -> Path:
-    """Writes a file of that kind into the working directory under a new name; figures with their data (JSON) beside.
+        view: the one shown; reports hold its picture unless it is slow.
+        draw: draws it.
 
     Returns:
         The path.
+
+    Raises:
+        ValueError: an unknown kind.
     """
+    if kind not in TYPES:
+        raise ValueError(f"kind={kind!r}, accepted: {[*TYPES, 'code']}")
+    stem = f"workbench-{view.name.lower().replace(' ', '-')}-{run.experiment.key}-round-{round}"
     path = _free(Path.cwd() / f"{stem}.{kind}")
-    path.write_bytes(contents(kind, figure, run, runs, shown))
     if kind in FIGURES:
+        meta = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
+        draw().savefig(path, dpi=PRINT_DPI, metadata=meta)
+        shown = {"view": view.name, "run": run.name, "round": round, "seed": run.experiment.settings.seed}
         data = {"shown": shown, "runs": runs_to_json(runs), "versions": versions()}
         path.with_suffix(".json").write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    elif kind == "csv":
+        runs_to_frame(runs).to_csv(path, index=False)
+    else:
+        path.write_text(page(run, runs, None if view.slow else draw()), encoding="utf-8")
     return path
 
 
@@ -193,7 +191,7 @@ def _row(run: Run) -> tuple[str, ...]:
     return (
         run.name,
         "" if parent is None else f"{parent[0]}, round {parent[1]}",
-        str(record.round),
+        str(record.round) if run.diverged is None else f"{record.round}, diverged in {run.diverged}",
         *(_two(record.metrics.get(key)) for key in ("test_accuracy", "test_loss")),
         f"{record.total.bytes / 1e6:.1f}",
         str(record.total.steps),

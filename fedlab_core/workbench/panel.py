@@ -148,9 +148,19 @@ class Panel:
         self.text.layout.display = "" if text else "none"
         self.image.layout.display = "none" if text else ""
 
+    def close(self) -> None:
+        """Gives all widgets back; the panel disappears."""
+        for widget in _inside(self.view):
+            widget.close()
+
     def dim(self, stale: bool) -> None:
         """Dims the figure, or not."""
         (self.stage.add_class if stale else self.stage.remove_class)("fedlab-dim")
+
+
+def _inside(widget: widgets.Widget) -> list[widgets.Widget]:
+    """A widget and all that it holds."""
+    return [widget, *(inner for child in getattr(widget, "children", ()) for inner in _inside(child))]
 
 
 def _button(label: str, icon: str, tooltip: str, style: str = "") -> widgets.Button:

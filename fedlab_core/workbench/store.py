@@ -9,6 +9,7 @@ runs/                       beside the notebook, or $FEDLAB_RUNS; git ignores it
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,8 +118,12 @@ def title(folder: Path) -> str:
     return f"{when}: {', '.join(names)}"[:70]
 
 
-def bring_back(folder: Path, catalog: Catalog) -> list[Run]:
+def bring_back(folder: Path, catalog: Catalog, stop: threading.Event) -> list[Run]:
     """The runs of a panel's folder, forks and all.
+
+    Args:
+        catalog: what their names stand for.
+        stop: of the panel that they come back to.
 
     Raises:
         FileNotFoundError: it is no panel's folder.
@@ -133,7 +138,7 @@ def bring_back(folder: Path, catalog: Catalog) -> list[Run]:
         plan = [(after, Experiment.from_json(data)) for after, data in row["plan"]]
         parts = catalog.build(plan[0][1].replace(start="random"))
         federation = Federation.load(folder / row["folder"], parts.dataset, parts.partition, parts.model)
-        run = Run(federation, plan, _start(row["start"]), goal=federation.round, overlaid=runs)
+        run = Run(federation, plan, _start(row["start"]), goal=federation.round, overlaid=runs, stop=stop)
         run.parent = by_folder.get(row["parent"])
         by_folder[row["folder"]] = run
         runs.append(run)

@@ -7,6 +7,7 @@ from fedlab_core.experiment import Experiment
 from fedlab_core.round import NonFiniteError
 from fedlab_core.workbench.catalog import Catalog
 from fedlab_core.workbench.display import Display
+from fedlab_core.workbench.panel import Panel
 from fedlab_core.workbench.runs import Run
 from fedlab_core.workbench.worker import Worker
 
@@ -110,3 +111,12 @@ def connect(run: Run, advance: Callable[..., None], count: int, worker: Worker) 
 
         advance(0, count, doing="starting Ray")
         worker.patiently(lambda: ray(engine.partition(":")[2] or None))
+
+
+def train_reference(run: Run, wanted: bool, panel: Panel, worker: Worker) -> tuple[str, str]:
+    """Trains the centralised reference of a run as far as the run has come, if it is wanted."""
+    if wanted:
+        panel.advance(0, 0, doing="training the centralised reference")
+        panel.say("busy", "Training the centralised reference …")
+        run.advance_reference(worker.stop)
+    return "done", f"{run.name} stands at round {run.round}."

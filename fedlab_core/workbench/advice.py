@@ -1,0 +1,96 @@
+"""What the panel says about the controls: whether they go together, a way out, and whether the result is theirs."""
+
+from typing import Any
+
+from fedlab_core.experiment import Experiment
+from fedlab_core.workbench import text
+from fedlab_core.workbench.catalog import Catalog
+from fedlab_core.workbench.controls import Controls
+from fedlab_core.workbench.display import Display
+from fedlab_core.workbench.fits import Trials, WayOut
+from fedlab_core.workbench.panel import Panel
+from fedlab_core.workbench.worker import EXPECTED, Worker
+
+
+class Advice:
+    """Looks at the controls after every change.
+
+    Args:
+        panel: where it speaks.
+        worker: loads data sets that were not loaded yet.
+        display: shows who would hold what.
+        catalog: what there is to choose from.
+
+    Attributes:
+        trials: what was tried so far.
+    """
+
+    def __init__(self, controls: Controls, panel: Panel, worker: Worker, display: Display, catalog: Catalog) -> None:
+        self._controls, self._panel, self._worker, self._display = controls, panel, worker, display
+        self._catalog, self.trials = catalog, Trials(catalog)
+        self._loaded = set[str]()
+        self._unchecked = self._noted = False
+        self._way_out: WayOut | None = None
+
+    def look(self) -> None:
+        """After a change of the controls: at once, or once their data set is loaded or the thread is free."""
+        self.compare()
+        if self._controls.source in self._loaded or self._worker.inside:
+            self.check()
+        elif self._worker.busy:
+            self._unchecked = True
+        else:
+            self._noted = True
+            self._panel.say("busy", f"Loading {self._controls.source_name} …")
+            self._worker.start(self.check)
+
+    def catch_up(self) -> None:
+        """At the end of work: looks at what was changed meanwhile."""
+        if self._unchecked:
+            self.check()
+        self.compare()
+
+    def check(self) -> None:
+        """Shows who holds what under the controls' settings, or says what is wrong with them and offers a way out."""
+        self._unchecked = False
+        self._offer(None)
+        experiment = None
+        try:
+            experiment = self._controls.experiment
+            dataset = self._catalog.load(experiment)
+            self._loaded.add(self._controls.source)
+            self._display.draft(dataset, self._catalog.divide(experiment, dataset))
+            self.trials.check(experiment)
+        except Exception as error:
+            self._noted = True
+            self._worker.show(self._said(experiment, error), expected=True)
+            if experiment is not None:
+                self._offer(next(iter(self.trials.ways_out(experiment, self._controls.last)), None))
+        else:
+            if self._noted:
+                self._panel.say("", "Ready.")
+            self._noted = False
+
+    def compare(self) -> None:
+        """Says what the result shown was made with, and marks it where the controls no longer match it."""
+        run, panel = self._display.current, self._panel
+        try:
+            stale = "" if run is None else text.stale_line(run, self._controls.experiment, panel.round.value)
+        except ValueError:
+            return  # `check` says what is wrong
+        panel.shown.value = text.hint_line() if run is None else stale or text.settings_line(run)
+        panel.dim(bool(stale))
+
+    def way_out(self) -> dict[str, Any]:
+        """The changes that the button beside the status line offers."""
+        return {} if self._way_out is None else self._way_out.changes
+
+    def _offer(self, way_out: WayOut | None) -> None:
+        self._way_out = way_out
+        self._panel.offer("" if way_out is None else way_out.words)
+
+    def _said(self, experiment: Experiment | None, error: Exception) -> Exception:
+        if experiment is None or isinstance(error, EXPECTED):
+            return error
+        method = self._catalog.method_label(experiment.method)
+        return ValueError(f"{method} and the model {experiment.model} do not go together on this data ({error})")
