@@ -273,8 +273,9 @@ def test_every_view_draws_every_round(pictures, band):
         bench.panel.tabs.value = name
         for round in (0, 2) if band else (1, 2):
             bench.panel.round.value = round
+            bench.wait(PATIENCE)
             images.add(bytes(bench.panel.image.value))
-    assert len(images) == 8 and bench.panel.text.value == ""
+    assert len(images) == 12 and bench.panel.text.value == ""
 
 
 def test_a_view_of_ones_own_and_a_broken_one(bench):
