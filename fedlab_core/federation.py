@@ -24,7 +24,7 @@ from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.partition import Partition
 from fedlab_core.round import Rules, never
 from fedlab_core.settings import Settings
-from fedlab_core.state import Roles, State, get_state, roles, set_state
+from fedlab_core.state import Roles, State, get_state, roles, set_state, tensors
 from fedlab_core.timeline import Snapshot, Timeline
 
 
@@ -78,9 +78,7 @@ class Federation:
         self._roles: dict[tuple[str | None, frozenset[str]], Roles] = {}
         if past is None:
             segment = Segment(0, settings, method or FedAvg())
-            first = Snapshot(0, get_state(self.model), {}, {}).placed(settings)
-            names = self._roles_of(segment).travelling
-            first = replace(first, server=segment.method.server_memory({n: first.state[n] for n in names}))
+            first = self._begun(Snapshot(0, get_state(self.model), {}, {}).placed(settings), segment)
             timeline = Timeline(int(memory_mib * 2**20)).added(first, pin=True)
             past = Past(name, None, (segment,), (), timeline)
         self._follow(past)
@@ -93,15 +91,18 @@ class Federation:
         with single_threaded():
             self.traits = examine(self.model, self.dataset, self.partition, local, segment.method.asks_for_logits)
         self.roles = self._roles_of(segment)
-        self.engine = get_engine(segment.settings.engine)
-        self.past = past
+        self.engine, self.past = get_engine(segment.settings.engine), past
+        self.engine.check(self.rules(segment.start + 1).work(segment.start + 1, past.now.server), segment.method)
+
+    def _begun(self, snapshot: Snapshot, segment: Segment) -> Snapshot:
+        """A snapshot with the memories that the method of a segment begins with."""
+        seen = {name: snapshot.state[name] for name in self._roles_of(segment).travelling}
+        return replace(snapshot, server=segment.method.server_memory(seen), clients={})
 
     def _roles_of(self, segment: Segment) -> Roles:
         """What happens to each tensor of the model in a segment's rounds."""
-        key = segment.settings.batch_norm, segment.method.kept(list(self.model.state_dict()))
-        if key not in self._roles:
-            self._roles[key] = roles(self.model, *key)
-        return self._roles[key]
+        key = segment.settings.batch_norm, segment.method.kept(list(tensors(self.model)))
+        return self._roles.get(key) or self._roles.setdefault(key, roles(self.model, *key))
 
     def rules(self, round: int) -> Rules:
         """How a round goes, from 1 on."""
@@ -109,11 +110,6 @@ class Federation:
         origin = self.timeline.at_or_before(segment.start).state
         parts = self.model, self.dataset, self.partition, self.engine
         return Rules(*parts, segment, self._roles_of(segment), self.traits, origin)
-
-    @property
-    def frozen_names(self) -> frozenset[str]:
-        """Parameters that are not trained."""
-        return self.roles.frozen
 
     @property
     def local_names(self) -> frozenset[str]:
@@ -256,11 +252,15 @@ class Federation:
     def trained_model(self, round: int | None = None, client: int | None = None) -> nn.Module:
         """The model as an ordinary PyTorch module on the CPU, in evaluation mode, with the weights after a round.
 
+        A run in float64 gives a module in float64.
+
         Args:
             round: the last by default.
             client: the model as this client would use it, with its own tensors where it keeps some.
         """
         model = copy.deepcopy(self._given)
+        if self.settings.double:
+            model = model.double()
         set_state(model, self._snapshot(round).state if client is None else self.client_state(client, round))
         return model.eval()
 
@@ -287,9 +287,7 @@ class Federation:
         segment = Segment(at, before.settings.replace(**changes), method or before.method)
         first = now.placed(segment.settings)
         if segment.method != before.method:
-            names = self._roles_of(segment).travelling
-            server = segment.method.server_memory({n: first.state[n] for n in names})
-            first = replace(first, server=server, clients={})
+            first = self._begun(first, segment)
         if self._roles_of(segment) != self._roles_of(before) or segment.settings.double != before.settings.double:
             first = replace(first, clients={})
         other = copy.copy(self)

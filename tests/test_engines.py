@@ -269,9 +269,8 @@ def test_what_cannot_be_stacked_is_refused_with_a_reason() -> None:
     assert "options" in obstacle(nn.LSTM(2, 2))
     twice = nn.Linear(2, 2)
     assert "shared" in obstacle(nn.Sequential(twice, twice))
-    federation = small_federation(split(10, 10), Moon(), engine="stacked")
     with pytest.raises(ValueError, match="MOON has begin and loss of its own, accepted: 'threads'"):
-        federation.run(1)
+        small_federation(split(10, 10), Moon(), engine="stacked")
 
 
 class Foreign(nn.Module):

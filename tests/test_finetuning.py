@@ -408,7 +408,7 @@ def test_stacked_agrees_or_says_why_not_and_auto_takes_what_works(name: str) -> 
     else:
         stacked = federate(model, engine="stacked").run(2)
         assert gap(loop.state, stacked.state) < 1e-5
-        assert all(stacked.state[n].data_ptr() == stacked.state_at(0)[n].data_ptr() for n in stacked.frozen_names)
+        assert all(stacked.state[n].data_ptr() == stacked.state_at(0)[n].data_ptr() for n in stacked.roles.frozen)
         for method in (Scaffold(), FedDyn(0.5)):
             runs = [federate(model, method, engine=engine).run(2) for engine in ("loop", "stacked")]
             assert gap(runs[0].state, runs[1].state) < 1e-4
@@ -422,7 +422,7 @@ def test_every_federated_method_leaves_frozen_tensors_alone_and_sends_none(metho
     model = tuned("bias")
     run = federate(model, method).run(2)
     first, trained = run.state_at(0), trained_names(model)
-    assert all(run.state[n].data_ptr() == first[n].data_ptr() for n in run.frozen_names)
+    assert all(run.state[n].data_ptr() == first[n].data_ptr() for n in run.roles.frozen)
     assert {name.split(".", 1)[1] for name in run.past.now.server} <= trained
     own = [memory for memory in run.past.now.clients.values()]
     assert all(name in trained or name.split(".", 1)[1] in trained for memory in own for name in memory)
@@ -431,7 +431,7 @@ def test_every_federated_method_leaves_frozen_tensors_alone_and_sends_none(metho
     if method.name == "local only":
         states = [run.client_state(client) for client in range(3)]
         assert len({state["head.weight"][0, 0].item() for state in states}) == 3
-        assert all(state[n].data_ptr() == first[n].data_ptr() for state in states for n in run.frozen_names)
+        assert all(state[n].data_ptr() == first[n].data_ptr() for state in states for n in run.roles.frozen)
 
 
 MLP = ("blocks.0.0.weight", "blocks.0.0.bias", "head.weight", "head.bias")
@@ -449,7 +449,7 @@ def test_any_parameters_may_be_frozen_and_one_client_is_plain_sgd(frozen: set[st
     options = {"momentum": momentum, "weight_decay": 0.01}
     alone = plain_sgd(copy.deepcopy(model), data, [torch.arange(20)] * 3, 0.1, **options)
     assert gap(run.state, alone) < 1e-12
-    assert {n for n in MLP if run.state[n] is run.state_at(0)[n]} == frozen == run.frozen_names
+    assert {n for n in MLP if run.state[n] is run.state_at(0)[n]} == frozen == run.roles.frozen
     sent = {n: t for n, t in run.state.items() if n not in frozen}
     assert run.history[1].costs.bytes_up == run.history[1].costs.bytes_down == state_bytes(sent)
 
@@ -470,7 +470,7 @@ def test_a_saved_run_holds_the_body_once_and_goes_on_with_the_same_bits(tmp_path
     loaded = Federation.load(tmp_path, data, partition, model)
     assert all(equal(loaded.state_at(n), run.state_at(n)) for n in range(4))
     assert equal(loaded.run(1).state, run.run(1).state)
-    assert all(loaded.state[n] is loaded.state_at(0)[n] for n in loaded.frozen_names)
+    assert all(loaded.state[n] is loaded.state_at(0)[n] for n in loaded.roles.frozen)
     loaded.save(tmp_path / "again")
     assert equal(Federation.load(tmp_path / "again", data, partition, model).state, run.state)
     fork = run.fork("double", at=2, double=True).run(1)

@@ -75,6 +75,9 @@ class AutoEngine:
             self._engines[name] = {"stacked": StackedEngine, "threads": ThreadsEngine, "loop": LoopEngine}[name]()
         return self._engines[name]
 
+    def check(self, work: Work, method: LocalMethod) -> None:
+        """See `local.work.Engine`; any work can be done here."""
+
     def train(
         self, work: Work, tasks: Sequence[Task], method: LocalMethod, stop: Callable[[], bool]
     ) -> Iterator[Update]:

@@ -22,6 +22,9 @@ class LoopEngine:
             self._model = worker_copy(work)
         return self._model
 
+    def check(self, work: Work, method: LocalMethod) -> None:
+        """See `local.work.Engine`; any work can be done here."""
+
     def train(
         self, work: Work, tasks: Sequence[Task], method: LocalMethod, stop: Callable[[], bool]
     ) -> Iterator[Update]:

@@ -46,6 +46,9 @@ class RayEngine:
         self._placed: tuple[Any, ...] | None = None
         self._threads = ThreadsEngine()
 
+    def check(self, work: Work, method: LocalMethod) -> None:
+        """See `local.work.Engine`; any work can be done here."""
+
     def train(
         self, work: Work, tasks: Sequence[Task], method: LocalMethod, stop: Callable[[], bool]
     ) -> Iterator[Update]:

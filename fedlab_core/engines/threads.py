@@ -75,6 +75,9 @@ class ThreadsEngine:
         yield model
         self._models.put(model)
 
+    def check(self, work: Work, method: LocalMethod) -> None:
+        """See `local.work.Engine`; any work can be done here."""
+
     def train(
         self, work: Work, tasks: Sequence[Task], method: LocalMethod, stop: Callable[[], bool]
     ) -> Iterator[Update]:

@@ -145,12 +145,13 @@ def check_single_examples(model: nn.Module, dataset: Dataset, partition: Partiti
         if "more than 1 value per channel" not in str(error):
             raise
         listed = ", ".join(map(str, clients[:5])) + (f" and {len(clients) - 5} more" if len(clients) > 5 else "")
-        alone = bool((sizes[clients] == 1).any())
+        alone = (sizes[clients] == 1).tolist()
+        remedies = ["a partition with min_size >= 2"] if any(alone) else []
+        remedies += [] if all(alone) else ["drop_last=True", "another batch_size"]
         raise ValueError(
             f"batch_size={batch}: client{'s' * (len(clients) > 1)} {listed} would train on a batch of one example, "
             f"which has no variance for batch normalisation, accepted: "
-            + ("a partition with min_size >= 2, " if alone else "drop_last=True, another batch_size, ")
-            + "another norm, or batch_norm='frozen'"
+            f"{' and '.join(remedies[:2])}, another norm, or batch_norm='frozen'"
         ) from None
 
 

@@ -165,6 +165,10 @@ class Engine(Protocol):
 
     name: str
 
+    def check(self, work: Work, method: LocalMethod) -> None:
+        """Raise a ValueError where this engine cannot do such work; called when a federation is built."""
+        ...
+
     def train(
         self, work: Work, tasks: Sequence[Task], method: LocalMethod, stop: Callable[[], bool]
     ) -> Iterator[Update]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fedlab_core.costs import count_flops
 from fedlab_core.data.measures import accuracy
 from fedlab_core.engines.stacked.evaluation import evaluate_together
-from fedlab_core.engines.stacked.modules import Fold, is_dense, stack
+from fedlab_core.engines.stacked.modules import Fold, is_dense, obstacle, stack
 from fedlab_core.engines.stacked.pace import Pace
 from fedlab_core.engines.stacked.training import stack_states, train_together
 from fedlab_core.engines.threads import ThreadsEngine, in_order
@@ -68,16 +68,24 @@ class StackedEngine:
             self._split = work.model, device == "cpu" and not short_operations(work)
         return self.workers or (cores() if self._split[1] else 1), self.largest or LARGEST.get(device, LARGEST["cpu"])
 
-    def train(
-        self, work: Work, tasks: Sequence[Task], method: LocalMethod, stop: Callable[[], bool]
-    ) -> Iterator[Update]:
-        """See `local.work.Engine`; here `stop` is asked before every step.
+    def check(self, work: Work, method: LocalMethod) -> None:
+        """See `local.work.Engine`.
 
         Raises:
             ValueError: the model or the method cannot be stacked.
         """
-        if reason := work_obstacle(work, method):
+        if reason := work_obstacle(work, method) or obstacle(work.model):
             raise ValueError(f"engine='stacked': {reason}, accepted: 'threads', 'loop' or 'auto'")
+
+    def train(
+        self, work: Work, tasks: Sequence[Task], method: LocalMethod, stop: Callable[[], bool]
+    ) -> Iterator[Update]:
+        """See `local.work.Engine`.
+
+        Raises:
+            ValueError: see `check`.
+        """
+        self.check(work, method)
         work = _contiguous(work)
         workers, largest = self._limits(work)
         stacks = plan(work, tasks, workers, largest)
