@@ -106,14 +106,14 @@ class ResidualLoRA(FedAvg):
 
     def begin(self, context: Context) -> None:
         """Add what the server sent to the D that the client keeps."""
-        for name, layer in _layers_of(context.model, self.name):
-            delta = context.memory.get(name + DELTA, torch.zeros_like(layer.delta))
-            if name + ADDED_B in context.received:
-                delta = delta + context.received[name + ADDED_B] @ context.received[name + ADDED_A]
-            layer.delta.data.copy_(delta)
+        for name, delta in _deltas(context.model, self.name).items():
+            layer, kept = name.removesuffix(DELTA), context.memory.get(name, torch.zeros_like(delta))
+            if layer + ADDED_B in context.received:
+                kept = kept + context.received[layer + ADDED_B] @ context.received[layer + ADDED_A]
+            delta.copy_(kept)
 
     def finish(self, context: Context, end: State) -> tuple[State, State]:
-        return {}, {n + DELTA: layer.delta.detach().clone() for n, layer in _layers_of(context.model, self.name)}
+        return {}, {name: delta.clone() for name, delta in _deltas(context.model, self.name).items()}
 
     def aggregate(
         self, start: State, updates: Sequence[Update], weights: Sequence[float], server: State, clients: int
@@ -175,9 +175,15 @@ def _layers_of(model: nn.Module, method: str) -> list[tuple[str, LoRA]]:
     return found
 
 
+def _deltas(model: nn.Module, method: str) -> State:
+    """D of every layer by its name in the state, not copied."""
+    layers = _layers_of(model, method)
+    return {name + DELTA: layer.delta.detach() for name, layer in layers if layer.delta is not None}
+
+
 def _factors(states: Sequence[State], layer: str) -> tuple[list[Tensor], list[Tensor]]:
     return [state[layer + A] for state in states], [state[layer + B] for state in states]
 
 
 def _mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    return sum(w * tensor for w, tensor in zip(weights, tensors, strict=True))
+    return torch.stack([w * tensor for w, tensor in zip(weights, tensors, strict=True)]).sum(0)
