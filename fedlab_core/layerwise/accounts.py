@@ -100,7 +100,7 @@ def relative_flops(rule: LayerWise, units: int) -> float:
 
 def flops_by_round(federation: Federation) -> list[int]:
     """FLOPs of all clients in each round of a run, from the masks that they drew; index = round, 0 before training."""
-    model, rule = _staged_run(federation)
+    model, rule = staged_run(federation)
     model = copy.deepcopy(model)
     known: dict[tuple, int] = {}
     totals = [0]
@@ -125,7 +125,7 @@ def traffic(federation: Federation, stateful: bool) -> Iterator[tuple[int, int]]
 
     For the run's own setting these are the bytes in its records.
     """
-    model, rule = _staged_run(federation)
+    model, rule = staged_run(federation)
     held: dict[int, frozenset[int]] = {}
     for record in federation.history[1:]:
         state = federation.state_at(record.round - 1)
@@ -157,7 +157,12 @@ def peak_allocated(model: StagedModel, rule: LayerWise, stage: Stage, batch: Ten
     return peak
 
 
-def _staged_run(federation: Federation) -> tuple[StagedModel, LayerWise]:
+def staged_run(federation: Federation) -> tuple[StagedModel, LayerWise]:
+    """Model and method of a layer-wise run.
+
+    Raises:
+        ValueError: another model or method.
+    """
     model, rule = federation.model, federation.method
     if not isinstance(model, StagedModel) or not isinstance(rule, LayerWise):
         raise ValueError(

@@ -28,7 +28,9 @@ def digits(names: tuple[str, ...], **changes: Any) -> dict[str, dict[str, Any]]:
 
 def identity_claim() -> Claim:
     """Row 1: one synchronised step is a centralised one, and not if anything is left out."""
-    exact, broken, uneven = [], [], []
+    exact: list[float] = []
+    broken: list[float] = []
+    uneven: list[float] = []
     for name in ("mlp", "small_cnn", "resnet20"):
         for sizes in ((6, 6, 6), (3, 5, 10)):
             errors = identity(name, sizes)

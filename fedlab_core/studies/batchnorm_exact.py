@@ -172,9 +172,9 @@ def full_batch(
 def objective(federation: Federation, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
     """F = loss of the union batch + weight_decay / 2 ||w||^2 at the global model, and the norm of its gradient."""
     model, decay = in_training(federation, federation.state), federation.settings.weight_decay
-    loss = synchronised_gradients([model], [tuple(torch.cat(part) for part in zip(*batches, strict=True))], NOTHING)[
-        0
-    ].item()
+    union = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
+    loss = synchronised_gradients([model], [union], NOTHING)[0].item()
     squares = sum(p.detach().square().sum().item() for p in model.parameters())
-    gradient = sum((p.grad + decay * p.detach()).square().sum().item() for p in model.parameters())
+    grads = [(p.grad, p.detach()) for p in model.parameters() if p.grad is not None]
+    gradient = sum((grad + decay * p).square().sum().item() for grad, p in grads)
     return loss + decay / 2 * squares, gradient**0.5

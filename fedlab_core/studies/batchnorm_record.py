@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def record(name: str, folder: Path | None = RUNS, out: Path = FIGURES, device: s
     """
     if name == "no_noise":
         runs = [
-            once(f"batchnorm-full-{v}-{lr:g}-{d:g}", lambda v=v, lr=lr, d=d: full_batch(v, 3000, lr, d), folder)
+            once(f"batchnorm-full-{v}-{lr:g}-{d:g}", partial(full_batch, v, 3000, lr, d), folder)
             for v, lr, d in NO_NOISE
         ]
         data: dict[str, Any] = {"runs": runs}

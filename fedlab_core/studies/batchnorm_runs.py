@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +196,10 @@ def train(
     return federation.run(setup.rounds)
 
 
+def _trained(setup: Setup, name: str, seed: int, lr: float, data: Dataset, device: str) -> dict[str, Any]:
+    return summary(train(setup, name, seed, lr, data, device=device))
+
+
 def summary(federation: Federation) -> dict[str, Any]:
     """A run as plain data: accuracy against rounds, exchanges, bytes; for batch norm also with new statistics."""
     evaluated = [record for record in federation.history if "test_accuracy" in record.metrics]
@@ -244,7 +249,7 @@ def compare(
             tried[lr] = [
                 once(
                     f"{key}-{seed}",
-                    lambda n=name, s=seed, r=lr: summary(train(setup, n, s, r, data, device=device)),
+                    partial(_trained, setup, name, seed, lr, data, device),
                     folder,
                 )
                 for seed in seeds

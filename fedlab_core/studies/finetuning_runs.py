@@ -121,14 +121,14 @@ def network(way: Way, data: Dataset, partition: Partition, seed: int) -> nn.Modu
     head, draws = generator(seed, "head"), generator(seed, "tuning")
     options = OPTIONS.get(way.method, {})
     if way.start.startswith("clip"):
-        clip = load_backbone(way.start).model
+        clip: Any = load_backbone(way.start).model
         if way.method == "coop":
             return tune(clip, "coop", draws, tokenizer=VOCABULARY, classes=data.classes)
         weights = zero_shot_weights(clip, VOCABULARY, data.classes, CAPTIONS)
         return tune(
             cosine_classifier(clip.image, clip.logit_scale, weights, way.head, head), way.method, draws, **options
         )
-    vit = blank("vit_strong", 1, seed) if way.start == "random" else load_backbone(way.start).model
+    vit: Any = blank("vit_strong", 1, seed) if way.start == "random" else load_backbone(way.start).model
     if way.head == "prototypes":
         vit.head = nn.Identity()
         held = partition.indices
@@ -209,7 +209,12 @@ def run(setup: Setup, way: Way, seed: int, lr: float, root: str | Path | None = 
     data, held_out = fed.dataset, setup.validation(root)
     loss = classification_loss(data.prepare(data.x[: setup.batch_size]))
     step = count_flops(fed.model, loss) if parameters(fed) else 0
-    curve = {"round": [0], "test": [accuracy(fed, fed.state, data.test_x, data.test_y)], "bytes": [0], "flops": [0]}
+    curve: dict[str, list[Any]] = {
+        "round": [0],
+        "test": [accuracy(fed, fed.state, data.test_x, data.test_y)],
+        "bytes": [0],
+        "flops": [0],
+    }
     for record in while_finite(fed.rounds(setup.rounds)):
         if not way.local and (record.round % setup.every == 0 or record.round == setup.rounds):
             curve["round"].append(record.round)

@@ -10,7 +10,7 @@ import torch
 from fedlab_core.costs import count_flops
 from fedlab_core.data import Dataset
 from fedlab_core.federation import Federation
-from fedlab_core.layerwise.accounts import peak_memory, relative_flops, stage_loss, traffic, training_memory
+from fedlab_core.layerwise.accounts import peak_memory, relative_flops, stage_loss, staged_run, traffic, training_memory
 from fedlab_core.layerwise.method import LayerWise
 from fedlab_core.layerwise.network import StagedModel, build_staged
 from fedlab_core.layerwise.stages import MASKS, SCHEMES
@@ -147,7 +147,7 @@ def dropout_claim() -> Claim:
     measured["kept for backward, relative to no dropout"] = dropped.kept / plain.kept
     down = {}
     for name in ("none", *MASKS):
-        drop = {} if name == "none" else {"drop": 0.5, "mask": name}
+        drop: dict[str, Any] = {} if name == "none" else {"drop": 0.5, "mask": name}
         run, rounds = federation(setup, 0, 1e-3, scheme="layer_wise", stateful=False, **drop)
         down[name] = run.run(rounds).history[-1].total.bytes_down
     for name in MASKS:
@@ -174,7 +174,7 @@ def frozen_claim() -> Claim:
     for optimiser in ("adamw", "sgd"):
         run, rounds = federation(setup, 0, 1e-3, scheme="layer_wise", optimiser_name=optimiser, drop=0.3)
         run = run.fork("with decay and momentum", weight_decay=0.1, momentum=0.9).run(rounds)
-        for unit, names in enumerate(run.model.parts()["units"]):
+        for unit, names in enumerate(staged_run(run)[0].parts()["units"]):
             for later in range(2 * unit + 3, rounds + 1):
                 states = [run.state_at(2 * unit + 2), run.state_at(later)]
                 equal += all(torch.equal(states[0][n], states[1][n]) for n in names)

@@ -13,7 +13,7 @@ from torch import nn
 
 from fedlab_core.data import Dataset, load_dataset
 from fedlab_core.federation import Federation
-from fedlab_core.layerwise.accounts import flops_by_round, peak_memory, traffic
+from fedlab_core.layerwise.accounts import flops_by_round, peak_memory, staged_run, traffic
 from fedlab_core.layerwise.evaluation import features, knn_accuracy, linear_probe
 from fedlab_core.layerwise.method import LayerWise
 from fedlab_core.layerwise.network import StagedModel, build_staged
@@ -125,8 +125,8 @@ def federation(
 
 def measure(setup: Setup, run: Federation, seed: int) -> dict[str, float]:
     """Nearest neighbours, the linear probe, and the mean of three few-label probes on the run's frozen features."""
-    data, rule = run.dataset, run.method
-    bank = features(run.model, data, run.state, rule.depth(run.round, len(run.model.units)))
+    data, (model, rule) = run.dataset, staged_run(run)
+    bank = features(model, data, run.state, rule.depth(run.round, len(model.units)))
     few = [linear_probe(bank, data.y, data.test_y, per_class=setup.labels, seed=3 * seed + i) for i in range(3)]
     return {
         "knn": knn_accuracy(bank.x, data.y, bank.test_x, data.test_y),

@@ -32,9 +32,11 @@ def record() -> dict[str, Any] | None:
 
 def gap_measures(data: Mapping[str, Any]) -> Measures:
     """By skew: by how much pre-training on letters narrows the gap to centralised training."""
-    rows, result = data["rows"], {}
+    rows = data["rows"]
+    narrowed = {skew: differences(gaps(rows, "random", skew), gaps(rows, "letters", skew)) for skew in SKEWS}
+    result: Measures = {}
     for skew in SKEWS:
-        result[f"{skew}: gap narrowed by"] = differences(gaps(rows, "random", skew), gaps(rows, "letters", skew))
+        result[f"{skew}: gap narrowed by"] = narrowed[skew]
         for start in ("random", "letters"):
             result[f"{skew}: {start}"] = finals(rows, start=start, skew=skew, method="fedavg")
     for start in ("random", "letters"):
@@ -45,7 +47,7 @@ def gap_measures(data: Mapping[str, Any]) -> Measures:
             for start in ("letters", "random")
         ]
         result[f"Dir(0.05), round {at}: letters minus random"] = differences(*early)
-    more = differences(result["Dir(0.05): gap narrowed by"], result["IID: gap narrowed by"])
+    more = differences(narrowed["Dir(0.05)"], narrowed["IID"])
     return result | {"narrowed more under Dir(0.05) than IID by": more}
 
 
@@ -140,13 +142,14 @@ def matched_accuracy(random: Row, letters: Row) -> tuple[float, float]:
 
 def basin_measures(data: Mapping[str, Any]) -> Measures:
     """Barriers between IID and Dir(0.05) models, by kind of start."""
-    result = {f"{kind}: barrier": [one[kind]["barrier"] for one in data["basins"]] for kind in data["basins"][0]}
-    return result | {"random minus letters": differences(result["random: barrier"], result["letters: barrier"])}
+    barriers = {kind: [one[kind]["barrier"] for one in data["basins"]] for kind in data["basins"][0]}
+    result: Measures = {f"{kind}: barrier": values for kind, values in barriers.items()}
+    return result | {"random minus letters": differences(barriers["random"], barriers["letters"])}
 
 
 def stability_measures(data: Mapping[str, Any]) -> Measures:
     """Dirichlet mixtures of the clients' models, letters against random at the tuned lr and at an equal one."""
-    result: Measures = {}
+    result: dict[str, Any] = {}
     for label in ("tuned", "equal"):
         inside = {name: data["inside"][f"{name}, {label} lr"] for name in ("random", "letters")}
         for key in ("accuracy_mean", "accuracy_sd", "loss_sd"):

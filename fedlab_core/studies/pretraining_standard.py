@@ -33,11 +33,9 @@ def record() -> dict[str, Any] | None:
 def gap_measures(data: Data) -> Measures:
     """By how much the source narrows the gap to centralised training under each skew; accuracies and rates."""
     rows, source = data["rows"], data["source"]
-    result: Measures = {
-        f"{skew}: gap narrowed by": differences(gaps(rows, "random", skew), gaps(rows, source, skew))
-        for skew in ("IID", SKEW)
-    }
-    more = differences(result[f"{SKEW}: gap narrowed by"], result["IID: gap narrowed by"])
+    narrowed = {skew: differences(gaps(rows, "random", skew), gaps(rows, source, skew)) for skew in ("IID", SKEW)}
+    result: Measures = {f"{skew}: gap narrowed by": values for skew, values in narrowed.items()}
+    more = differences(narrowed[SKEW], narrowed["IID"])
     result[f"narrowed more under {SKEW} than IID by"] = more
     for skew in ("IID", SKEW, "pooled"):
         for start in ("random", source):
@@ -55,17 +53,19 @@ def gain_measures(data: Data) -> Measures:
 
 def basin_measures(data: Data) -> Measures:
     """Barriers on the test set between the IID and the skewed final models, and random's minus the source's."""
-    result = {f"{kind}: barrier": [one[kind]["barrier"] for one in data["lines"]] for kind in data["lines"][0]}
+    barriers = {kind: [one[kind]["barrier"] for one in data["lines"]] for kind in data["lines"][0]}
+    result: Measures = {f"{kind}: barrier": values for kind, values in barriers.items()}
     for end in ("", ", re-estimated"):
-        if f"random{end}: barrier" in result:
-            less = differences(result[f"random{end}: barrier"], result[f"{data['source']}{end}: barrier"])
+        if f"random{end}" in barriers:
+            less = differences(barriers[f"random{end}"], barriers[f"{data['source']}{end}"])
             result[f"random minus {data['source']}{end}"] = less
     return result
 
 
 def stability_measures(data: Data) -> Measures:
     """Dirichlet mixtures of the clients' models of the last round, the source against random, each at its own lr."""
-    rows, result = data["rows"], {}
+    rows = data["rows"]
+    result: Measures = {}
     found = {s: [row["mixtures"] for row in best(rows, start=s, skew=SKEW)] for s in (data["source"], "random")}
     for key in ("accuracy_mean", "accuracy_sd", "loss_sd", "size"):
         values = {start: [one[key] for one in seeds] for start, seeds in found.items()}
