@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fedlab_core.studies import coverage
 from fedlab_core.studies.claim import VERDICTS, Claim, Range
 from fedlab_core.studies.record import FIGURES, recorded
 
@@ -86,7 +87,7 @@ def collect(only: str = "") -> Iterator[Claim]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: prints the table row by row and writes it as JSON."""
+    """Command line: prints the table row by row, writes it as JSON, and `docs/coverage.md`."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="only claims whose id begins so; the file keeps its other rows")
     parser.add_argument("--out", type=Path, default=FIGURES / "claims.json", help="file to write")
@@ -103,6 +104,8 @@ def main(arguments: list[str] | None = None) -> int:
     rows = [new.pop(row["id"], row) for row in kept] + list(new.values())
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if options.out == FIGURES / "claims.json":
+        coverage.write()
     return 0
 
 
