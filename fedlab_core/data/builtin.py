@@ -78,6 +78,7 @@ def letters(size: int = 28, per_class: int = 300, test_per_class: int = 60, seed
         FileNotFoundError: matplotlib lacks one of the fonts.
     """
     size = check.whole("size", size, 4, CANVAS)
+    seed = check.whole("seed", seed)
     per_class = check.whole("per_class", per_class, 1, MOST)
     test_per_class = check.whole("test_per_class", test_per_class, 1, MOST)
     glyphs, halves = _glyphs()

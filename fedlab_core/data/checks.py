@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedlab_core import check
 from fedlab_core.data.arguments import describe
 from fedlab_core.data.measures import IGNORE
 
@@ -169,10 +170,14 @@ def check_statistics(mean: Sequence[float], std: Sequence[float], entries: int, 
         raise ValueError(f"mean and std must be finite, std > 0, got mean={_short(mean)} and std={_short(std)}")
 
 
-def check_names(argument: str, names: object) -> None:
-    """A tuple of strings."""
-    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"{argument}={names!r}, accepted: a tuple of names, such as ('cat', 'dog')")
+def check_names(data: Any) -> None:
+    """The texts of a `Dataset`, and its tuples of names."""
+    for argument in ("name", "notes"):
+        check.text(argument, getattr(data, argument))
+    for argument in ("classes", "group_names"):
+        names = getattr(data, argument)
+        if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+            raise check.refuse(argument, names, "a tuple of names, such as ('cat', 'dog')")
 
 
 def check_measures(loss: object, metrics: object) -> None:

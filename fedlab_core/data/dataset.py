@@ -81,8 +81,7 @@ class Dataset:
         if not self.classes and self.metrics == ACCURACY:
             object.__setattr__(self, "metrics", {"absolute_error": absolute_error})
         checks.check_kind(self.kind)
-        for argument in ("classes", "group_names"):
-            checks.check_names(argument, getattr(self, argument))
+        checks.check_names(self)
         checks.check_measures(self.loss, self.metrics)
         for part in self._parts():
             checks.check_part(self, *part)
@@ -213,7 +212,7 @@ class Dataset:
         Raises:
             ValueError: `size` out of range, or a data set that has validation examples already.
         """
-        n = len(self.x)
+        n, seed = len(self.x), check.whole("seed", seed)
         if self.validation_x is not None and len(self.validation_x):
             raise ValueError(f"{self.name} has {len(self.validation_x)} validation examples already")
         share = isinstance(size, Real) and 0 < size < 1
@@ -288,7 +287,7 @@ class Dataset:
         Raises:
             ValueError: more examples asked for than there are, or fewer than one.
         """
-        chosen = []
+        chosen, seed = [], check.whole("seed", seed)
         for part, (argument, want, have) in enumerate((("n", n, len(self.x)), ("test_n", test_n, len(self.test_x)))):
             want = have if want is None else check.whole(argument, want)
             if not 1 <= want <= have:
@@ -321,8 +320,8 @@ class Dataset:
         }
 
     def __repr__(self) -> str:
-        what = "x".join(map(str, self.input_shape))
-        what += {"image": " pixels", "text": " characters", "table": " features"}[self.kind]
+        unit = {"image": "pixels", "text": "characters", "table": "features"}[self.kind]
+        what = f"{'x'.join(map(str, self.input_shape))} {unit}"
         clients = f", {len(self.group_names)} natural clients" if self.group_names else ""
         held = "" if self.validation_x is None else f" / {len(self.validation_x)} validation"
         counts = f"{len(self.x)} train{held} / {len(self.test_x)} test"

@@ -113,6 +113,7 @@ def scenes(split: str = "task", per_class: int = 100, test_per_class: int = 60, 
         ValueError: an unknown split, or fewer than one picture.
     """
     per_class = check.whole("per_class", per_class, 1, MOST)
+    seed = check.whole("seed", seed)
     test_per_class = check.whole("test_per_class", test_per_class, 1, MOST)
     classes = class_names(split)
     (train, y), (test, test_y) = (

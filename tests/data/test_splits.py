@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedlab_core.data import Dataset
+from fedlab_core.data import Dataset, load_dataset
+from fedlab_core.data.feature_skew import FeatureSkew
 from fedlab_core.data.measures import absolute_error, accuracy, squared_error
 
 FAST = settings(max_examples=40, deadline=None)
@@ -53,6 +54,25 @@ def test_a_share_is_rounded_and_seeds_differ():
 def test_impossible_validation_says_what_is_possible(size):
     with pytest.raises(ValueError, match=f"size={size!r}, accepted: a share .* 1 to 19 of 20 training examples"):
         table().with_validation(size)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda d: d.subset(2.5), "n=2.5, accepted: a whole number"),
+        (lambda d: d.subset(5, "all"), "test_n='all', accepted: a whole number"),
+        (lambda d: d.subset(5, seed="a"), "seed='a', accepted: a whole number"),
+        (lambda d: d.with_validation(5, seed=None), "seed=None, accepted: a whole number"),
+        (lambda d: load_dataset("letters", seed=0.5), "seed=0.5, accepted: a whole number"),
+        (lambda d: load_dataset("scenes", per_class=10**9), "per_class=1000000000, accepted: .* <= 10000"),
+        (lambda d: load_dataset("python_docs", length="80"), "length='80', accepted: a whole number"),
+        (lambda d: load_dataset(7), "name=7, accepted: a text"),
+        (lambda d: FeatureSkew("blur", torch.zeros(2)), "kind='blur', accepted: 'rotation', 'contrast', 'noise'"),
+    ],
+)
+def test_other_arguments_are_named_too(call, says):
+    with pytest.raises(ValueError, match=says):
+        call(table())
 
 
 def test_split_names_what_there_is():
@@ -111,6 +131,9 @@ def test_loss_and_metrics_of_a_data_set():
         ({"y": torch.zeros(20)}, "training y must be int64 class indices .* got y=float32 .20,.*loss='mse'"),
         ({"classes": ()}, r"classes=\(\): accepted is one name per class"),
         ({"classes": "ab"}, "classes='ab', accepted: a tuple of names"),
+        ({"name": 3}, "name=3, accepted: a text"),
+        ({"notes": None}, "notes=None, accepted: a text"),
+        ({"classes": ["even", "odd"]}, "classes=.*accepted: a tuple of names"),
         ({"validation_x": torch.zeros(3, 3)}, "validation_y is a NoneType"),
     ],
 )
