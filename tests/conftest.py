@@ -6,8 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from fedlab_core.data import Dataset, data_root, dataset_names, load_dataset, missing_data
+
+# Nothing that a busy machine could fail: no limit on the time of an example or of its making.
+settings.register_profile("fedlab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("fedlab")
 
 NEED_FILES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "shakespeare", "caltech101")
 LOCAL = ("", "localhost", "127.0.0.1", "::1", "0.0.0.0", None)

@@ -80,7 +80,7 @@ def test_the_clients_mean_gradient_is_that_of_the_union_batch_and_not_if_an_exch
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.sampled_from(["mlp", "small_cnn"]), st.integers(0, 9))
-@limits(max_examples=25, deadline=None)
+@limits(max_examples=25)
 def test_the_identity_holds_for_any_clients(sizes: list[int], name: str, seed: int) -> None:
     draws = generator(seed, "any batches")
     if sum(sizes) < 2:

@@ -185,7 +185,7 @@ def federations(draw: st.DrawFn) -> Federation:
     return Federation(data, split(*sizes), model, settings, method)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(federations(), st.sampled_from([(1, None), (1, 2), (2, 3)]))
 def test_stacked_gives_what_loop_gives_within_rounding(loop: Federation, limits: tuple[int, int | None]) -> None:
     stacked = loop.fork("stacked", at=0)

@@ -134,7 +134,7 @@ def test_no_global_seed_and_no_model_of_the_caller_is_touched() -> None:
     assert equal(weights, mine.state_dict()) and mine.training
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(1, 40), st.integers(0, 5), st.data())
 def test_sampling_is_a_subset_that_depends_on_seed_and_round_alone(
     clients: int, seed: int, data: st.DataObject

@@ -108,7 +108,7 @@ def numbers(model: nn.Module) -> int:
 # What is trained
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.sampled_from(ON_VIT), st.integers(1, 3), st.sampled_from([8, 12]), st.integers(1, 4), st.integers(1, 5))
 def test_every_method_trains_as_many_numbers_as_its_formula(
     name: str, depth: int, dim: int, classes: int, size: int
@@ -437,7 +437,7 @@ def test_every_federated_method_leaves_frozen_tensors_alone_and_sends_none(metho
 MLP = ("blocks.0.0.weight", "blocks.0.0.bias", "head.weight", "head.bias")
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sets(st.sampled_from(MLP), max_size=3), st.sampled_from([0.0, 0.9]))
 def test_any_parameters_may_be_frozen_and_one_client_is_plain_sgd(frozen: set[str], momentum: float) -> None:
     data = small_data(20)
@@ -515,7 +515,7 @@ def test_averaging_is_exact_where_a_is_frozen_and_biased_where_both_factors_are_
 # Few shots
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 16), st.integers(2, 5), st.integers(0, 3))
 def test_shots_are_counted_per_class_and_nested(shots: int, classes: int, seed: int) -> None:
     data = shapes(16 * classes + 7, classes)

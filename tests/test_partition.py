@@ -26,7 +26,7 @@ from fedlab_core.partition import (
 )
 from fedlab_core.randomness import generator
 
-FAST = settings(max_examples=60, deadline=None)
+FAST = settings(max_examples=60)
 
 
 def draws(seed: int = 0) -> torch.Generator:

@@ -37,7 +37,7 @@ def test_the_papers_grid_goes_beyond_the_ends_and_gets_its_middle() -> None:
 
 
 @given(theta=st.floats(-1, 2))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_point_is_the_weighted_sum(theta: float) -> None:
     a, b = ({"w": torch.tensor([1.0, -2.0], dtype=torch.float64) * k, "count": torch.tensor(10 * k)} for k in (1, 3))
     point = probes.interpolate(a, b, theta)

@@ -142,7 +142,7 @@ def test_leaving_a_round_leaves_no_process_and_the_next_is_as_ever(cluster: Clus
     except KeyboardInterrupt:
         assert by == "Ctrl-C" and not ray.is_initialized()  # while a traceback still holds the frames, as in a notebook
     assert run.round == 0 and not ray.is_initialized()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120  # on a busy machine; left as soon as they are gone
     while left := [p for p in psutil.Process().children(recursive=True) if p.pid not in others and p.is_running()]:
         left = [p for p in left if p.status() != psutil.STATUS_ZOMBIE]
         if not left or time.monotonic() > deadline:

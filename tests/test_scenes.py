@@ -31,7 +31,7 @@ def test_the_clients_classes_are_not_among_those_of_pre_training() -> None:
     assert "striped triangle" in class_names("pretraining")
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sampled_from(["task", "pretraining"]), st.integers(1, 60), st.integers(0, 9))
 def test_captions_and_labels_say_what_is_drawn(split: str, n: int, seed: int) -> None:
     drawn, y = split_scenes(split, n, generator(seed, "a"))

@@ -489,7 +489,7 @@ experiments = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(first=experiments, second=experiments)
 def test_controls_say_what_was_loaded(first, second):
     controls = Controls(first, lambda: None)

@@ -337,7 +337,7 @@ def test_a_batch_of_one_is_found_before_the_first_round() -> None:
 
 
 @given(sizes=st.lists(st.integers(1, 23), min_size=1, max_size=4), batch=st.integers(1, 9), drop=st.booleans())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_what_is_built_with_batch_norm_also_trains(sizes: list[int], batch: int, drop: bool) -> None:
     options = {"fraction": 1.0, "batch_size": batch, "drop_last": drop, "batch_norm": "average", "lr": 0.01}
     data, model = images(n=sum(sizes)), mlp(nn.BatchNorm1d(16))
@@ -351,7 +351,7 @@ def test_what_is_built_with_batch_norm_also_trains(sizes: list[int], batch: int,
 
 
 @given(seed=st.integers(0, 2**31), data=st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_random_modules_agree_on_all_engines(seed: int, data) -> None:
     layers: list[nn.Module] = [nn.Flatten()]
     width = 64

@@ -94,7 +94,7 @@ def weighted_gradient(federation: Federation, shared: list[torch.Tensor]) -> Sta
 
 
 @given(sizes=st.lists(st.integers(6, 20), min_size=2, max_size=4), batch=st.integers(3, 6))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_fedtans_step_is_the_gradient_of_the_weighted_objective(sizes: list[int], batch: int) -> None:
     options = {"norm": "batch", "batch_norm": "average", "steps": 1, "batch_size": batch, "lr": 0.3}
     run = small_federation(split(*sizes), FedTAN(), **options).run(1)

@@ -12,7 +12,7 @@ from torch.utils.data import Subset, TensorDataset
 from fedlab_core.data import Dataset
 from fedlab_core.data.measures import squared_error
 
-FAST = settings(max_examples=60, deadline=None)
+FAST = settings(max_examples=60)
 NUMBERS = np.random.default_rng(0)
 
 # Arrays

@@ -12,7 +12,7 @@ from fedlab_core.data import Dataset, load_dataset
 from fedlab_core.data.feature_skew import FeatureSkew
 from fedlab_core.data.measures import absolute_error, accuracy, squared_error
 
-FAST = settings(max_examples=40, deadline=None)
+FAST = settings(max_examples=40)
 
 
 def table(n: int = 20, test: int = 6, **fields) -> Dataset:
