@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import assume, given
+from hypothesis import settings as limits
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 from scipy.stats import trim_mean
@@ -45,18 +46,21 @@ def merge(method: FedAvg, rows: torch.Tensor, weights: list[float] | None = None
     return torch.cat([state["a"].flatten(), state["b"]])
 
 
+@limits(deadline=None)
 @given(COUNTS, SEEDS)
 def test_median_is_numpys(count: int, seed: int) -> None:
     rows = points(count, seed)
     assert np.allclose(merge(Median(), rows), np.median(rows.numpy(), axis=0), atol=1e-14)
 
 
+@limits(deadline=None)
 @given(COUNTS, SEEDS, st.sampled_from([0.0, 0.1, 0.2, 1 / 3, 0.49]))
 def test_trimmed_mean_is_scipys(count: int, seed: int, trim: float) -> None:
     rows = points(count, seed)
     assert np.allclose(merge(TrimmedMean(trim), rows), trim_mean(rows.numpy(), trim, axis=0), atol=1e-13)
 
 
+@limits(deadline=None)
 @given(st.integers(2, 8), SEEDS)
 def test_geometric_median_minimises_the_weighted_distances(count: int, seed: int) -> None:
     rows = points(count, seed)
@@ -77,6 +81,7 @@ def test_geometric_median_on_a_line_is_the_median() -> None:
     assert merge(GeometricMedian(steps=5000), rows)[2] == pytest.approx(2.0, abs=1e-2)
 
 
+@limits(deadline=None)
 @given(st.integers(4, 8), SEEDS, st.integers(0, 2), st.integers(1, 3))
 def test_krum_is_the_brute_force(count: int, seed: int, liars: int, chosen: int) -> None:
     rows = points(count, seed).numpy()
@@ -93,6 +98,7 @@ def test_krum_is_the_brute_force(count: int, seed: int, liars: int, chosen: int)
         assert np.array_equal(merge(Krum(liars), torch.from_numpy(rows)), rows[best[0]])
 
 
+@limits(deadline=None)
 @given(COUNTS, SEEDS, st.sampled_from([0.5, 2.0, 1e9]))
 def test_norm_clipping_scales_updates_down(count: int, seed: int, bound: float) -> None:
     rows = points(count, seed)

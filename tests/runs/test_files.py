@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as limits
 from hypothesis import strategies as st
 
 from fedlab_core import check, files
@@ -18,6 +19,7 @@ PLAIN = st.recursive(
 )
 
 
+@limits(deadline=None)
 @given(st.dictionaries(st.text(max_size=5).filter("sha256".__ne__), PLAIN, min_size=1), st.sampled_from([None, 1]))
 def test_sealed_data_comes_back_and_is_json(data: dict, indent: int | None) -> None:
     content = files.seal(data, indent)
@@ -25,6 +27,7 @@ def test_sealed_data_comes_back_and_is_json(data: dict, indent: int | None) -> N
     assert {n: v for n, v in json.loads(content).items() if n != "sha256"} == data
 
 
+@limits(deadline=None)
 @given(st.data())
 def test_every_changed_byte_breaks_the_seal(data: st.DataObject) -> None:
     content = files.seal({"a": 1.5, "b": ["x", None]}, indent=1)
