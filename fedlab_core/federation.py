@@ -22,7 +22,7 @@ from fedlab_core.local.fitness import adapt_output, check_partition, check_tenso
 from fedlab_core.local.work import Stopped
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.partition import Partition
-from fedlab_core.round import Rules, never
+from fedlab_core.round import Rules, check_failures, never
 from fedlab_core.settings import Settings
 from fedlab_core.state import Roles, State, get_state, roles, set_state, tensors
 from fedlab_core.timeline import Snapshot, Timeline
@@ -87,6 +87,7 @@ class Federation:
         """Stand at the end of a past; its last segment says how the next round goes."""
         segment = past.segments[-1]
         local = segment.method.local_settings(segment.settings)  # raises where a method cannot work with the settings
+        check_failures(segment.settings, segment.method)
         segment.method.check(self.model, self.dataset, self.partition, local)
         with single_threaded():
             self.traits = examine(self.model, self.dataset, self.partition, local, segment.method.asks_for_logits)

@@ -30,6 +30,7 @@ class Record:
         total: of all rounds up to this one.
         clients: one row per sampled client: client, examples, steps, loss, drift, ...
         non_finite: clients that handed back a loss or a weight that is not finite.
+        failed: by kind of failure (see `failures.Failures`), the clients that it hit; "lied" are liars that took part.
         seconds, engine: wall-clock time, and where the clients ran; left out when records are compared.
     """
 
@@ -40,27 +41,13 @@ class Record:
     total: Costs
     clients: list[dict[str, float]]
     non_finite: list[int] = field(default_factory=list)
+    failed: dict[str, list[int]] = field(default_factory=dict)
     seconds: float = field(default=0.0, compare=False)
     engine: str = field(default="", compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """Plain data that `json` can write; numbers that are not finite become strings."""
         return _plain(asdict(self))
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> "Record":
-        """The inverse of `to_json`."""
-        return cls(
-            round=data["round"],
-            lr=float(data["lr"]),
-            metrics={name: float(value) for name, value in data["metrics"].items()},
-            costs=Costs(**data["costs"]),
-            total=Costs(**data["total"]),
-            clients=[{n: v if isinstance(v, int) else float(v) for n, v in row.items()} for row in data["clients"]],
-            non_finite=list(data.get("non_finite", [])),
-            seconds=float(data["seconds"]),
-            engine=data.get("engine", ""),
-        )
 
     def row(self) -> dict[str, float]:
         """The round as one flat row: metrics and costs, without the per-client part."""
@@ -139,6 +126,7 @@ class Round:
         weights: the aggregation weights, one per update.
         local_names: tensors of the clients' models that did not travel.
         non_finite: clients that handed back a loss or a weight that is not finite.
+        failed: by kind of failure, the clients that it hit.
     """
 
     number: int
@@ -148,6 +136,7 @@ class Round:
     weights: list[float]
     local_names: frozenset[str]
     non_finite: list[int] = field(default_factory=list)
+    failed: dict[str, list[int]] = field(default_factory=dict)
 
     @property
     def shares(self) -> list[float]:
@@ -161,6 +150,8 @@ class Round:
         Args:
             names: of the trained parameters, over which drift is measured.
         """
+        if not self.updates:
+            return {}, []
         shares = self.shares
         moved = drift(self.start, [u.state for u in self.updates], shares, names)
         metrics = {
@@ -171,6 +162,9 @@ class Round:
         }
         if len(self.updates) > 1:
             metrics["cosine"] = moved.cosine
+        if not all(self.weights):
+            in_vain = [u for u, weight in zip(self.updates, self.weights, strict=True) if not weight]
+            metrics["bytes_in_vain"] = replace(self, updates=in_vain).costs.bytes
         rows = [
             {
                 "client": u.client,
@@ -196,7 +190,7 @@ class Round:
             bytes_up=sum(state_bytes(t) + state_bytes(u.extra) + u.bytes_up for t, u in zip(up, updates, strict=True)),
             steps=sum(u.steps for u in updates),
             examples=sum(u.seen for u in updates),
-            exchanges=bool(self.sent) + max(u.exchanges for u in updates),
+            exchanges=bool(self.sent) + max((u.exchanges for u in updates), default=0),
         )
 
 
@@ -272,7 +266,7 @@ def make_record(
     personal = segment.method.personal
     if inside.number % segment.settings.evaluate_every == 0:
         metrics |= {} if personal else test([state])[0]
-        if segment.settings.evaluate_clients or personal:
+        if inside.updates and (segment.settings.evaluate_clients or personal):
             results = test([update.state for update in inside.updates])
             for row, result in zip(rows, results, strict=True):
                 row |= result
@@ -281,4 +275,4 @@ def make_record(
                 metrics[key if personal else f"clients_{key}"] = mean
     total = past.records[-1].total + inside.costs
     lr = segment.settings.lr_at(inside.number)
-    return Record(inside.number, lr, metrics, inside.costs, total, rows, inside.non_finite)
+    return Record(inside.number, lr, metrics, inside.costs, total, rows, inside.non_finite, inside.failed)

@@ -1,24 +1,29 @@
 """One round as a pure function of the snapshot before it: broadcast, local training, aggregation."""
 
 import contextlib
+import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import nn
 
 from fedlab_core.aggregation import merge_untrained, unchanged
 from fedlab_core.data import Dataset
+from fedlab_core.failures import Failures
 from fedlab_core.history import Record, Round, Segment
 from fedlab_core.local.cores import single_threaded
 from fedlab_core.local.fitness import Traits
 from fedlab_core.local.work import Engine, Task, Update, Work
+from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.partition import Partition
 from fedlab_core.sampling import aggregation_weights, objective_shares
 from fedlab_core.settings import Settings
 from fedlab_core.state import Roles, State, is_finite
 from fedlab_core.timeline import Snapshot
+
+STALE = "received."
+"""Begins the names under which a client's memory holds the model that it last received."""
 
 
 def never() -> bool:
@@ -67,10 +72,17 @@ class Rules:
             stop=stop,
         )
 
-    def task(self, client: int, past: Snapshot) -> Task:
-        """What a client starts the round after a snapshot with: what is sent, and what it has kept."""
+    def task(self, client: int, past: Snapshot, stale: bool = False) -> Task:
+        """What a client starts the round after a snapshot with: what is sent, and what it has kept.
+
+        Args:
+            stale: of what is sent, take what was sent to it the last time.
+        """
         memory, local, origin = past.clients.get(client, {}), self.roles.local, self.origin
-        return Task(client, {n: memory.get(n, origin[n]) if n in local else t for n, t in past.state.items()}, memory)
+        state = {n: memory.get(n, origin[n]) if n in local else t for n, t in past.state.items()}
+        if stale:
+            state |= {n: memory[STALE + n] for n in self.roles.travelling if STALE + n in memory}
+        return Task(client, state, {n: t for n, t in memory.items() if not n.startswith(STALE)})
 
     def measure(
         self, states: Sequence[State], split: str, now: Snapshot, stop: Callable[[], bool] = never
@@ -101,46 +113,76 @@ class Rules:
             raise ValueError("model: none of its parameters asks for a gradient, so there is no round to run")
         number, settings, method = past.round + 1, self.segment.settings, self.segment.method
         clients, sizes = len(self.partition), self.partition.sizes
+        failures = settings.failures or Failures()
         sampled = method.sample(clients, settings.clients_per_round(clients), settings.seed, number)
-        tasks = [self.task(client, past) for client in sampled]
+        failed = {"unavailable": failures.strikes("unavailable", sampled, settings.seed, number)}
+        sampled = [client for client in sampled if client not in failed["unavailable"]]
+        failed |= {kind: failures.strikes(kind, sampled, settings.seed, number) for kind in ("lost", "late", "stale")}
+        failed["lied"] = sorted(failures.lying(clients, settings.seed).intersection(sampled))
+        tasks = [self.task(client, past, client in failed["stale"]) for client in sampled]
         work = self.work(number, past.server)
+        if failures.lie == "labels_flipped" and failures.liars:
+            liars = failures.lying(clients, settings.seed)
+            work = replace(work, dataset=with_flipped_labels(self.dataset, self.partition, liars))
         with single_threaded():
-            updates = self._trained(work, tasks, past.state, stop, progress)
+            updates = self._trained(work, tasks, failed["late"], past.state, stop, progress)
             if len(updates) < len(tasks):
                 return None
+            updates = [self._sent(number, task, update, failed) for task, update in zip(tasks, updates, strict=True)]
             shares = objective_shares(sizes, sampled, settings.weighting)
             updates = [
                 replace(update, round=number, share=share) for update, share in zip(updates, shares, strict=True)
             ]
-            counted, lost = self._screened(number, updates)
+            arrived = [update for update in updates if update.client not in failed["lost"]]
+            counted, lost = self._screened(number, arrived)
             weights = aggregation_weights(sizes, [u.client for u in counted], settings.weighting) if counted else []
             state, server = self._merged(past, counted, weights) if counted else (past.state, past.server)
-        memories = {u.client: {**u.memory, **{n: u.state[n] for n in self.roles.local}} for u in counted}
+        kept = {f"{STALE}{n}": past.state[n] for n in self.roles.travelling} if failures.stale else {}
+        memories = {u.client: {**u.memory, **{n: u.state[n] for n in self.roles.local}, **kept} for u in counted}
         snapshot = Snapshot(number, state, server, past.clients | {c: m for c, m in memories.items() if m})
         stay = self.roles.local | self.roles.frozen | unchanged(self.roles, past.state, updates)
         sent = {name: tensor for name, tensor in past.state.items() if name not in stay} | work.received
         weight_of = dict(zip((u.client for u in counted), weights, strict=True))
         own = [weight_of.get(update.client, 0.0) for update in updates]
-        return snapshot, Round(number, past.state, sent, updates, own, stay, lost)
+        failed = {kind: hit for kind, hit in failed.items() if hit}
+        return snapshot, Round(number, past.state, sent, updates, own, stay, lost, failed)
 
     def _trained(
         self,
         work: Work,
         tasks: Sequence[Task],
+        late: Sequence[int],
         start: State,
         stop: Callable[[], bool],
         progress: Callable[[int, int], None] | None,
     ) -> list[Update]:
-        """The clients' updates, fewer than tasks if stopped."""
-        updates: list[Update] = []
-        arriving: Any = self.segment.method.train(self.engine, work, tasks, stop)
-        with contextlib.closing(arriving):
-            for update in arriving:  # whatever the engine copied, frozen tensors are kept once
-                moved = {name: tensor for name, tensor in update.state.items() if name not in self.roles.frozen}
-                updates.append(replace(update, state=start | moved))
-                if progress is not None:
-                    progress(len(updates), len(tasks))
-        return updates
+        """The clients' updates in the order of the tasks, fewer if stopped; late clients do fewer steps."""
+        groups: dict[int | None, list[Task]] = {}
+        settings, method = work.settings, self.segment.method
+        for task in tasks:
+            steps = settings.local_steps(len(self.partition[task.client])) if task.client in late else 0
+            short = settings.failures.steps(task.client, steps, settings.seed, work.round) if steps > 1 else None
+            groups.setdefault(short, []).append(task)
+        updates: dict[int, Update] = {}
+        for short, group in groups.items():
+            own = work if short is None else replace(work, settings=settings.replace(steps=short))
+            with contextlib.closing(method.train(self.engine, own, group, stop)) as arriving:
+                for update in arriving:  # whatever the engine copied, frozen tensors are kept once
+                    moved = {name: tensor for name, tensor in update.state.items() if name not in self.roles.frozen}
+                    updates[update.client] = replace(update, state=start | moved)
+                    if progress is not None:
+                        progress(len(updates), len(tasks))
+        return [updates[task.client] for task in tasks if task.client in updates]
+
+    def _sent(self, round: int, task: Task, update: Update, failed: Mapping[str, Sequence[int]]) -> Update:
+        """What arrives of an update: of a client that lies its garbage, of one that is cut off nothing."""
+        settings = self.segment.settings
+        if update.client in failed["lied"]:
+            own = self.seen(update.state), self.seen(task.state)
+            update = replace(
+                update, state=update.state | settings.failures.garbage(*own, settings.seed, round, update.client)
+            )
+        return replace(update, sent=frozenset(), extra={}, bytes_up=0) if update.client in failed["lost"] else update
 
     def _screened(self, round: int, updates: Sequence[Update]) -> tuple[Sequence[Update], list[int]]:
         """The updates that count, and the clients whose values are not finite."""
@@ -160,6 +202,27 @@ class Rules:
             raise ValueError(f"method {method.name!r}: aggregate returned {_listed(unknown)}, which the model lacks")
         rest = merge_untrained(self.model, self.roles, past.state, updates, weights, policy)
         return past.state | merged | rest, server
+
+
+@functools.lru_cache(maxsize=2)
+def with_flipped_labels(dataset: Dataset, partition: Partition, clients: frozenset[int]) -> Dataset:
+    """The data set with class c named (classes - 1 - c) in all training examples of some clients."""
+    if dataset.y.ndim != 1 or dataset.y.is_floating_point():
+        raise ValueError(
+            f"failures.lie='labels_flipped': {dataset.name} has no class per example, accepted: other lies"
+        )
+    y = dataset.y.clone()
+    for client in clients:
+        y[partition[client]] = len(dataset.classes) - 1 - dataset.y[partition[client]]
+    return replace(dataset, y=y)
+
+
+def check_failures(settings: Settings, method: FedAvg) -> None:
+    """Raise ValueError where a method's clients wait for each other, and some are to be late."""
+    if settings.failures and settings.failures.late and type(method).train is not FedAvg.train:
+        raise ValueError(
+            f"failures.late={settings.failures.late}: the clients of {method.name} train together, accepted: 0"
+        )
 
 
 def _listed(names: Iterable[str]) -> str:

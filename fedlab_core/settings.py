@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedlab_core.failures import Failures, as_failures
+
 SCHEDULES = ("constant", "exponential", "cosine")
 WEIGHTINGS = {
     "examples": "n_k / (examples of the sampled clients), the erratum's form",
@@ -61,6 +63,7 @@ class Settings:
             weights, gradients, steps and evaluation stay float32.
         device: a torch device, "cpu" or "cuda".
         engine: where clients run, see `fedlab_core.engines`.
+        failures: how clients fail, see `failures.Failures`; None: never.
     """
 
     fraction: float = 0.1
@@ -88,8 +91,10 @@ class Settings:
     device: str = "cpu"
     engine: str = "loop"
     non_finite: str = "raise"
+    failures: Failures | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "failures", as_failures(self.failures))
         for field in fields(self):
             object.__setattr__(self, field.name, plain_value(getattr(self, field.name)))
         if (self.epochs is None) == (self.steps is None):

@@ -12,7 +12,7 @@ import fedlab_core
 ROOT = Path(fedlab_core.__file__).parent
 LAYERS = (
     ("check", "files"),
-    ("randomness", "settings", "state", "costs", "drift", "sampling", "glossary"),
+    ("randomness", "settings", "failures", "state", "costs", "drift", "sampling", "glossary"),
     ("data", "partition"),
     ("models",),
     ("local",),

@@ -183,8 +183,10 @@ def read_journal(content: bytes, path: Path) -> tuple[list[Record], list[Kept], 
 
 
 def record_from_json(value: Any, where: str) -> Record:
-    """A record, strictly checked. Raises ValueError, which says where."""
-    part = _Part(value, where, [field.name for field in dataclasses.fields(Record)])
+    """A record, strictly checked; what was not recorded when it was written has its default. Raises ValueError, which
+    says where."""
+    part = _Part(value, where, *_names(Record))
+    lost = _dict(part.data.get("failed", {}), f"{where}: failed")
     return Record(
         round=part.whole("round"),
         lr=check.number(f"{where}: lr", value["lr"], 0),
@@ -192,9 +194,10 @@ def record_from_json(value: Any, where: str) -> Record:
         costs=_costs(value["costs"], f"{where}: costs"),
         total=_costs(value["total"], f"{where}: total"),
         clients=[_client(row, f"{where}: clients") for row in _list(value["clients"], f"{where}: clients")],
-        non_finite=list(_wholes(value["non_finite"], f"{where}: non_finite")),
-        seconds=check.number(f"{where}: seconds", value["seconds"], 0),
-        engine=part.text("engine"),
+        non_finite=list(_wholes(value.get("non_finite", []), f"{where}: non_finite")),
+        failed={how: list(_wholes(clients, f"{where}: failed")) for how, clients in lost.items()},
+        seconds=check.number(f"{where}: seconds", value.get("seconds", 0.0), 0),
+        engine=check.text(f"{where}: engine", value.get("engine", "")),
     )
 
 
@@ -214,9 +217,14 @@ def _client(value: Any, where: str) -> dict[str, float]:
 
 
 def _costs(value: Any, where: str) -> Costs:
-    names = [field.name for field in dataclasses.fields(Costs)]
-    part = _Part(value, where, names)
-    return Costs(**{name: part.whole(name) for name in names})
+    part = _Part(value, where, *_names(Costs))
+    return Costs(**{name: part.whole(name) for name in part.data})
+
+
+def _names(kind: type) -> tuple[list[str], list[str]]:
+    """Names of a dataclass's fields: those that must be given, and those that have a default."""
+    given = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
+    return given, [f.name for f in dataclasses.fields(kind) if f.name not in given]
 
 
 def _float(value: Any, where: str) -> float:
@@ -239,12 +247,13 @@ def _wholes(value: Any, where: str) -> tuple[int, ...]:
 
 
 class _Part:
-    """An object with exactly these names, whose values are asked for by kind."""
+    """An object with these names, perhaps some of the optional ones, and no others; values are asked for by kind."""
 
-    def __init__(self, data: Any, where: str, names: Iterable[str]) -> None:
+    def __init__(self, data: Any, where: str, names: Iterable[str], optional: Iterable[str] = ()) -> None:
         self.data, self.where = _dict(data, where), where
-        if self.data.keys() != set(names):
-            missing, extra = sorted(set(names) - self.data.keys()), sorted(self.data.keys() - set(names))
+        missing = sorted(set(names) - self.data.keys())
+        extra = sorted(self.data.keys() - set(names) - set(optional))
+        if missing or extra:
             raise ValueError(f"{where}: not complete, missing {missing}, unknown {extra}")
 
     def text(self, name: str) -> str:

@@ -197,7 +197,7 @@ def _read_1(
         _check_made_with(about, data["fingerprints"], folder)
         segments = segments_from_json(data["segments"], path, methods)
         segments = _moved(segments, data["round"], device, engine, path)
-        records = [record_from_json({"engine": "", **record}, f"{path}: record") for record in data["records"]]
+        records = [record_from_json(record, f"{path}: record") for record in data["records"]]
         for count in range(1, len(records) + 1):
             check_follows(records[:count], str(path))
         entries = sorted((int(round), entry["file"], entry["sha256"]) for round, entry in data["snapshots"].items())
