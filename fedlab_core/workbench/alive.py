@@ -13,13 +13,17 @@ GONE = (
 )
 
 
-class Panelled(Protocol):
-    """Something with a sign of life that can be closed."""
-
-    alive: widgets.HTML
+class Closable(Protocol):
+    """Something that can be closed."""
 
     def close(self) -> None:
         """Ends its work and gives its widgets back."""
+
+
+class Panelled(Closable, Protocol):
+    """Something with a sign of life that can be closed."""
+
+    alive: widgets.HTML
 
 
 _shown: "weakref.WeakSet[Any]" = weakref.WeakSet()
@@ -48,7 +52,7 @@ def hide(one: Panelled) -> None:
     _shown.discard(one)
 
 
-def replace_in_cell(one: Panelled) -> None:
+def replace_in_cell(one: Closable) -> None:
     """Closes the panels that an earlier run of the same cell made, and remembers this one."""
     cell, execution = _cell()
     if not cell:

@@ -82,10 +82,10 @@ class Workbench(Shown):
     ) -> None:
         self.catalog, first = what_there_is(experiment, models or {}, methods or {}, data, root)
         self.memory_mib, self.most_runs = memory_mib, most_runs
-        self._advice: Advice | None = None
+        self._advice: Any = None  # made of the panel, which is made of the controls, which report to it
         given = experiment if isinstance(experiment, Federation) else None
         first = first if given else first.replace(evaluate_clients=band)
-        self.controls = Controls(first, lambda: self._advice and self._advice.look(), self.catalog)
+        self.controls = Controls(first, lambda: None if self._advice is None else self._advice.look(), self.catalog)
         self.controls.reference.value = reference
         known = {view.name: view for view in (*BUILT_IN, *views)}
         self.panel = panel = Panel(self.controls.view, list(known), rounds)

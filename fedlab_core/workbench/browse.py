@@ -25,7 +25,8 @@ class Browse:
     """
 
     def __init__(self, draw: Callable[..., Figure], **choices: Any) -> None:
-        self.draw, self._known = draw, {}
+        self.draw = draw
+        self._known: dict[Any, Any] = {}
         for name, values in choices.items():
             if not len(values):
                 raise ValueError(f"{name}={values!r}: at least one value is needed")

@@ -198,5 +198,6 @@ class Display:
 
     def _on_chosen(self, change: dict[str, int | None]) -> None:
         if not self._quiet and change["new"] is not None:
-            self.choose(self.runs[change["new"]])
-            self._chosen(self.current)
+            run = self.runs[change["new"]]
+            self.choose(run)
+            self._chosen(run)

@@ -90,7 +90,8 @@ def save(kind: str, view: View, run: Run, runs: Sequence[Run], round: int, draw:
     path = _free(Path.cwd() / f"{stem}.{kind}")
     if kind in FIGURES:
         meta = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
-        draw().savefig(path, dpi=PRINT_DPI, metadata=meta)
+        figure: Any = draw()
+        figure.savefig(path, dpi=PRINT_DPI, metadata=meta)
         shown = {"view": view.name, "run": run.name, "round": round, "seed": run.experiment.settings.seed}
         data = {"shown": shown, "runs": runs_to_json(runs), "versions": versions()}
         path.with_suffix(".json").write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -57,8 +57,8 @@ class Trials:
                 self._known[key] = None
             except Exception as error:
                 self._known[key] = error
-        if error := self._known[key]:
-            raise error
+        if (known := self._known[key]) is not None:
+            raise known
 
     def ways_out(self, experiment: Experiment, chosen: str = "") -> list[WayOut]:
         """The smallest set of changes under which the experiment works, as one way out; none if there is none.
@@ -88,7 +88,7 @@ class Trials:
 
     def _try(self, experiment: Experiment, dataset: Dataset) -> None:
         n = min(EXAMPLES, len(dataset.x), len(dataset.test_x))
-        tests = {"test_x": dataset.test_x[:n], "test_y": dataset.test_y[:n]}
+        tests: dict[str, Any] = {"test_x": dataset.test_x[:n], "test_y": dataset.test_y[:n]}
         few = replace(dataset, x=dataset.x[:n], y=dataset.y[:n], groups=None, test_groups=None, group_names=(), **tests)
         start = experiment.start if experiment.start in SHIPPED else "random"  # the others fit by being learnt
         built = self.catalog.build(experiment.replace(start=start))

@@ -1,7 +1,7 @@
 """What the panel draws: a view is a name and a function from a run and a round to a figure."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
 import matplotlib
@@ -56,7 +56,7 @@ def clients_view(run: Run, round: int) -> Figure:
     sampled = {int(row["client"]) for row in record.clients} if record else set()
     draw_holdings(held, run.federation.dataset, run.federation.partition, sampled)
     held.set_title("who holds what")
-    if not sampled:
+    if record is None or not sampled:
         for ax in (score, moved):
             ax.set_axis_off()
         score.text(0, 0.5, "Round 0: before any training,\nno client has taken part yet.", fontsize=9)
@@ -112,7 +112,7 @@ def holdings_figure(dataset: Dataset, partition: Partition) -> Figure:
     return fig
 
 
-def draw_holdings(ax: Axes, dataset: Dataset, partition: Partition, sampled: set[int] = frozenset()) -> Axes:
+def draw_holdings(ax: Axes, dataset: Dataset, partition: Partition, sampled: Set[int] = frozenset()) -> Axes:
     """Bars of who holds what, without a legend; the sampled clients' numbers are bold with a mark."""
     image = dataset.kind == "image"
     counts = label_counts(partition, dataset.y, dataset.num_classes) if image else partition.sizes[:, None]

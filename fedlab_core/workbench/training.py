@@ -96,7 +96,7 @@ def train(
 def remedy(run: Run) -> str:
     """What to do about a run that diverged."""
     lr = run.experiment.settings.lr
-    return f"Choose a learning rate below {lr:g}; then Run anew, or Fork from round {max(0, run.diverged - 1)}."
+    return f"Choose a learning rate below {lr:g}; then Run anew, or Fork from round {max(0, (run.diverged or 0) - 1)}."
 
 
 def connect(run: Run, advance: Callable[..., None], count: int, worker: Worker) -> None:

@@ -157,7 +157,8 @@ class Worker:
     def _beat(self) -> None:
         began = time.perf_counter()
         while not self._ended.wait(TICK):
-            self._tick(time.perf_counter() - began)
+            if self._tick is not None:
+                self._tick(time.perf_counter() - began)
 
     def _run(self, work: Work) -> None:
         try:

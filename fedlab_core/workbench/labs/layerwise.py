@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from fedlab_core import plots
-from fedlab_core.layerwise.accounts import flops_by_round, peak_memory, training_memory
+from fedlab_core.layerwise.accounts import flops_by_round, peak_memory, staged_run, training_memory
 from fedlab_core.layerwise.evaluation import features, knn_accuracy
 from fedlab_core.layerwise.method import LayerWise
 from fedlab_core.layerwise.stages import Stage
@@ -51,15 +51,14 @@ def climb(scheme: str, blocks: int, drop: float, stage_rounds: int) -> Mapping[s
 
     def frames() -> Iterator[Climbing]:
         run, rounds = federation(setup, 0, RATES[scheme], scheme=scheme, drop=drop)
-        rule, data = run.method, run.dataset
-        assert isinstance(rule, LayerWise)
+        (model, rule), data = staged_run(run), run.dataset
         batch = torch.zeros(setup.batch_size, *data.input_shape)
-        whole = peak_memory(run.model, LayerWise(scheme="end_to_end"), batch).total
+        whole = peak_memory(model, LayerWise(scheme="end_to_end"), batch).total
         for number in range(rounds + 1):
             stage = rule.schedule.stage(max(0, number - 1), blocks)
             kept = rule.schedule.kept(stage, 0, max(1, number), 0, 0)
-            memory = training_memory(run.model, rule, stage, batch, kept).total
-            bank = features(run.model, data, run.state, stage.depth)
+            memory = training_memory(model, rule, stage, batch, kept).total
+            bank = features(model, data, run.state, stage.depth)
             knn = knn_accuracy(bank.x, data.y, bank.test_x, data.test_y)
             sent = run.history[-1].total.bytes / 1e6 if run.history else 0.0
             yield Climbing(number, blocks, stage, kept, memory, whole, knn, sum(flops_by_round(run)) / 1e9, sent)

@@ -158,7 +158,8 @@ def own(codes: int, images: int, epochs: int, decentralised: int) -> Mapping[str
     skewed = DIGITS.replace(partition="dirichlet", partition_options={"alpha": 0.05}, lr=0.3, engine="stacked")
 
     def frames(learnt: bool) -> Iterator[Step]:
-        pictures, steps = None, []
+        pictures = None
+        steps: list[Fractals | Decentralised] = []
         if learnt:
             first, _ = fractal_pairs(make_renders(codes, 8, 0), 12, generator(0, "own start"))
             pictures = first.permute(0, 2, 3, 1).clamp(0, 1).numpy()

@@ -49,7 +49,8 @@ def arrows(federation: Federation, round: int) -> Arrows:
         round: from 1.
     """
     inside, names = federation.inside(round), federation.trained_names
-    gram, m = 0.0, len(inside.updates)
+    m = len(inside.updates)
+    gram = torch.zeros((m, m), dtype=torch.float64, device=next(iter(inside.start.values())).device)
     for name in names:
         start = inside.start[name].flatten()
         moved = torch.stack([update.state[name].flatten() - start for update in inside.updates]).double()

@@ -49,7 +49,7 @@ def budgets_view(run: Run, round: int) -> Figure:
         flops = costs(one.federation)[2] / 1e3
         seen = [record for record in one.federation.history if "test_accuracy" in record.metrics]
         sent = [r.total.bytes / 1e6 or float("nan") for r in seen]  # round 0 has no place on a logarithmic axis
-        spent = ([r.round for r in seen], sent, [r.total.steps * flops for r in seen])
+        spent: tuple[list[float], ...] = ([r.round for r in seen], sent, [r.total.steps * flops for r in seen])
         for ax, x in zip(axes[0], spent, strict=True):
             ax.plot(x, [r.metrics["test_accuracy"] for r in seen], label=one.label, **one.line.style)
             for record, place in zip(seen, x, strict=True):
