@@ -27,7 +27,7 @@ test: $(INSTALLED)  ## create the environment if needed and run every test: unit
 	$(VENV_PYTHON) -m mypy
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
 
-test-lowest: .venv-lowest/installed  ## run the tests with the oldest packages that pyproject.toml allows (PYTHON=python3.12)
+test-lowest: .venv-lowest/installed  ## run every test with the oldest packages that pyproject.toml allows
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
 
 types: $(INSTALLED)  ## check the types of fedlab_core
@@ -63,6 +63,8 @@ $(INSTALLED): pyproject.toml tools/jupyterlab_overrides.json
 	cp tools/jupyterlab_overrides.json .venv/share/jupyter/lab/settings/overrides.json
 	touch $@
 
+# Old releases have wheels for old interpreters only.
+.venv-lowest/installed: CANDIDATES = python3.12 python3.13 python3.11
 .venv-lowest/installed: pyproject.toml tools/lowest.py
 	@$(FIND_PYTHON)
 	test -x .venv-lowest/bin/python || "$(PYTHON)" -m venv .venv-lowest

@@ -93,7 +93,7 @@ def local_against_global(federation: Federation, round: int, split: str = "test"
     inside = federation.inside(round)
     shares = [weight / sum(inside.weights) for weight in inside.weights]
     states = [inside.start, federation.state_at(round), *(update.state for update in inside.updates)]
-    start, after, *own = (r[f"{split}_accuracy"] for r in federation.evaluate_states(states, split))
+    start, after, *own = (r[f"{split}_accuracy"] for r in federation.evaluate_states(states, split, round))
     clients = sum(share * value for share, value in zip(shares, own, strict=True))
     return {
         "start": start,
