@@ -2,8 +2,8 @@
 
 What is saved is the same every time the outputs are: outputs without stderr, without widget models (their ids are
 random, and dead for a reader) and without tracebacks; cells with their tags only; the kernel called python3. A notebook
-that raises is not saved. `X_solutions.ipynb` is first brought in step with `X.ipynb`: its own are only the cells tagged
-`solution`.
+that raises is not saved. What is written by hand is `notebooks/solutions/X.ipynb`; `notebooks/X.ipynb` is generated from
+it: code cells tagged `solution` give way to their stub, text cells tagged `solution` are left out.
 """
 
 import argparse
@@ -36,8 +36,9 @@ METADATA = {
 
 
 def notebook_paths(folder: Path = ROOT / "notebooks") -> list[Path]:
-    """Every notebook under the folder in order of its name, JupyterLab's checkpoints left out."""
-    return sorted(p for p in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+    """Every notebook under the folder, solutions first, JupyterLab's checkpoints left out."""
+    found = (p for p in folder.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+    return sorted(found, key=lambda p: (p.parent.name != "solutions", p))
 
 
 @functools.cache
@@ -92,7 +93,7 @@ def clean(notebook: NotebookNode) -> NotebookNode:
     cleaned = copy.deepcopy(notebook)
     cleaned.metadata = nbformat.from_dict(METADATA)
     for cell in cleaned.cells:
-        cell.metadata = nbformat.from_dict({"tags": cell.metadata.tags} if cell.metadata.get("tags") else {})
+        cell.metadata = nbformat.from_dict({k: cell.metadata[k] for k in ("tags", "stub") if cell.metadata.get(k)})
         if cell.cell_type == "code":
             cell.outputs = clean_outputs(cell.outputs)
     return cleaned
@@ -145,21 +146,25 @@ def has_tag(cell: NotebookNode, tag: str) -> bool:
 
 
 def solutions_path(path: Path) -> Path:
-    """Where the twin of a notebook is: beside it, so that links and relative paths mean the same in both."""
-    return path.with_name(f"{path.stem}_solutions.ipynb")
+    """Where the solutions of a notebook are: the notebook that is written by hand."""
+    return path.parent / "solutions" / path.name
 
 
-def in_step(student: NotebookNode, twin: NotebookNode) -> NotebookNode:
-    """The twin, brought in step: the student's cells, with the twin's solution for each cell tagged `exercise`.
+def student_copy(solutions: NotebookNode) -> NotebookNode:
+    """The notebook for readers: a stub in place of each solution, without reasons, and with links from one folder up.
 
-    Solution and exercise share the cell id. An exercise without a solution keeps its stub, now tagged `solution`.
+    Raises:
+        KeyError: a code cell tagged `solution` without a stub in its metadata.
     """
-    solutions = {cell.id: cell for cell in twin.cells if has_tag(cell, "solution")}
-    result = copy.deepcopy(student)
-    for index, cell in enumerate(result.cells):
-        if has_tag(cell, "exercise"):
-            cell.metadata.tags = ["solution" if tag == "exercise" else tag for tag in cell.metadata.tags]
-            result.cells[index] = solutions.get(cell.id, cell)
+    result = copy.deepcopy(solutions)
+    result.cells = [c for c in result.cells if c.cell_type == "code" or not has_tag(c, "solution")]
+    for cell in result.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"""(\]\(|(?:src|href)=["'])\.\./""", r"\1", cell.source)
+        elif has_tag(cell, "solution"):
+            cell.source = cell.metadata.pop("stub")
+            cell.metadata.tags = ["exercise" if tag == "solution" else tag for tag in cell.metadata.tags]
+            cell.outputs, cell.execution_count = [], None
     return result
 
 
@@ -169,15 +174,13 @@ def read(path: Path) -> NotebookNode:
 
 
 def refresh(path: Path, save: bool = True) -> Timing:
-    """Execute the notebook at `path` and, if asked to, save it; a solutions twin is brought in step first.
+    """Execute the notebook at `path` and, if asked to, save it; one with solutions is first generated from them.
 
     Raises:
         as `execute`; nothing is saved then.
     """
-    notebook = read(path)
-    student = path.with_name(path.name.replace("_solutions.ipynb", ".ipynb"))
-    if student != path and student.exists():
-        notebook = in_step(read(student), notebook)
+    written = solutions_path(path)
+    notebook = student_copy(read(written)) if written.exists() else read(path)
     executed, timing = execute(notebook, path.parent)
     if save:
         nbformat.validate(executed)
@@ -194,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     failed = 0
     for path in options.notebooks or notebook_paths():
-        print(f"{path.name:40} ", end="", flush=True)
+        print(f"{path.relative_to(path.parents[1])!s:44} ", end="", flush=True)
         try:
             timing = refresh(path, save=not options.check)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:

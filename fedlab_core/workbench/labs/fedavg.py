@@ -264,7 +264,7 @@ BACKGROUND = Plan(
     placed,
     {"background": (-1.0, -0.5, -0.25, 0.0, 0.5), "lr": (0.05, 0.1, 0.215, 0.464)},
     {"background": 0.0, "lr": 0.1},
-    rounds=25,
+    rounds=40,
     draw=draw_pair,
     sentence=read_rounds,
     size=(9.0, 3.4),
