@@ -22,7 +22,7 @@ LINK = re.compile(r"""!?\[[^\]]*\]\(([^)\s]+)|(?:src|href)=["']([^"']+)""")
 
 
 def named(paths: list[Path]) -> list:
-    return [pytest.param(path, id=path.name) for path in paths]
+    return [pytest.param(path, id=str(path.relative_to(tool.ROOT / "notebooks"))) for path in paths]
 
 
 def texts(cell: nbformat.NotebookNode) -> str:
@@ -89,29 +89,39 @@ def test_notebook_is_saved_the_way_make_notebooks_saves(path):
     assert tool.clean(notebook).cells == notebook.cells, f"save it with: make notebooks ARGS=notebooks/{path.name}"
 
 
-def has_exercises(path: Path) -> bool:
-    return any(tool.has_tag(cell, "exercise") for cell in tool.read(path).cells)
+READERS = [path for path in NOTEBOOKS if path.parent.name != "solutions"]
 
 
-@pytest.mark.parametrize("path", named([path for path in NOTEBOOKS if has_exercises(path)]))
-def test_every_exercise_has_a_solution_in_a_twin_that_is_in_step(path):
-    assert twin_problems(tool.read(path), tool.read(tool.solutions_path(path))) == []
+@pytest.mark.parametrize("path", named(READERS))
+def test_every_notebook_is_generated_from_its_solutions(path):
+    assert tool.solutions_path(path).exists()
+    assert copy_problems(tool.read(path), tool.read(tool.solutions_path(path))) == []
 
 
-@pytest.mark.parametrize("path", named([p for p in NOTEBOOKS if p.stem.endswith("_solutions")]))
-def test_every_twin_has_its_notebook(path):
-    assert path.with_name(path.name.replace("_solutions", "")).exists()
+def test_every_solution_has_its_notebook_and_the_list_holds_the_book_alone():
+    solutions = {path.name for path in NOTEBOOKS if path.parent.name == "solutions"}
+    assert solutions == {path.name for path in READERS} and len(READERS) == 8
 
 
-def twin_problems(student: nbformat.NotebookNode, twin: nbformat.NotebookNode) -> list[str]:
-    """Where twin and student differ beyond the solutions, and the exercises that the twin does not solve."""
+@pytest.mark.parametrize("path", named(READERS))
+def test_every_exercise_has_a_hint_that_unfolds(path):
+    cells = tool.read(path).cells
+    exercises = [i for i, cell in enumerate(cells) if tool.has_tag(cell, "exercise")]
+    assert len(exercises) >= 2
+    for i in exercises:
+        above = next(cell for cell in reversed(cells[:i]) if cell.cell_type == "markdown")
+        assert "**Exercise" in above.source and "<details><summary>Hint</summary>" in above.source, i
+
+
+def copy_problems(student: nbformat.NotebookNode, solutions: nbformat.NotebookNode) -> list[str]:
+    """Where a reader's copy differs from what its solutions generate, and solutions that are none."""
 
     def content(notebook):
         return [(cell.id, cell.cell_type, cell.source, cell.metadata.get("tags", [])) for cell in notebook.cells]
 
-    found = [] if content(tool.in_step(student, twin)) == content(twin) else ["out of step: run make notebooks"]
-    stubs = {cell.id: cell.source for cell in student.cells if tool.has_tag(cell, "exercise")}
-    return found + [f"{cell.id} is not solved" for cell in twin.cells if stubs.get(cell.id) == cell.source]
+    found = [] if content(tool.student_copy(solutions)) == content(student) else ["out of step: run make notebooks"]
+    solved = [c for c in solutions.cells if c.cell_type == "code" and tool.has_tag(c, "solution")]
+    return found + [f"{cell.id} is not solved" for cell in solved if cell.source == cell.metadata.stub]
 
 
 def notebook_of(*cells: nbformat.NotebookNode) -> nbformat.NotebookNode:
@@ -168,21 +178,43 @@ def test_the_rules_find_what_they_forbid_and_nothing_else(cell, problem):
         assert len(found) == 1 and problem in found[0]
 
 
-def test_a_twin_is_brought_in_step_by_the_student_copy():
-    student = notebook_of(text("new words"), code("answer = None", "exercise"), code("check(answer)"))
-    twin = notebook_of(text("old words"), code("answer = 42", "solution"), code("print('mine')"))
-    assert twin_problems(student, twin) == ["out of step: run make notebooks"]
-    stepped = tool.in_step(student, twin)
-    assert [cell.source for cell in stepped.cells] == ["new words", "answer = 42", "check(answer)"]
-    assert twin_problems(student, stepped) == []
-    assert student.cells[1].metadata.tags == ["exercise"]
+def solution(source: str, stub: str) -> nbformat.NotebookNode:
+    """An executed solution with the stub that readers get."""
+    cell = code(source, "solution")
+    cell.metadata["stub"] = stub
+    return cell
+
+
+def test_a_readers_copy_has_stubs_no_reasons_and_links_from_one_folder_up():
+    reason = text("**Why.** Because.")
+    reason.metadata["tags"] = ["solution"]
+    words = text(
+        "[next](../01.ipynb), ![p](../../figures/p.png), <img src='../../figures/q.png'>, [site](https://a.b/../c)"
+    )
+    written = notebook_of(words, solution("answer = 42", "answer = ..."), reason, code("check(answer)"))
+    student = tool.student_copy(written)
+    expected = "[next](01.ipynb), ![p](../figures/p.png), <img src='../figures/q.png'>, [site](https://a.b/../c)"
+    assert [cell.source for cell in student.cells] == [expected, "answer = ...", "check(answer)"]
+    assert student.cells[1].metadata == {"tags": ["exercise"]} and student.cells[1].execution_count is None
+    assert copy_problems(student, written) == []
+    student.cells[0].source = "other words"
+    assert copy_problems(student, written) == ["out of step: run make notebooks"]
 
 
 def test_an_exercise_without_a_solution_is_found():
-    student = notebook_of(code("answer = None", "exercise"))
-    twin = tool.in_step(student, notebook_of())
-    assert twin.cells[0].metadata.tags == ["solution"]
-    assert twin_problems(student, twin) == ["cell-0 is not solved"]
+    written = notebook_of(solution("answer = ...", "answer = ..."))
+    assert copy_problems(tool.student_copy(written), written) == ["cell-0 is not solved"]
+
+
+def test_refresh_generates_the_readers_copy(tmp_path):
+    (tmp_path / "solutions").mkdir()
+    written = notebook_of(solution("answer = 42", "answer = ..."), code("print(answer is ...)"))
+    nbformat.write(written, tmp_path / "solutions" / "n.ipynb")
+    for path in (tmp_path / "solutions" / "n.ipynb", tmp_path / "n.ipynb"):
+        assert tool.main([str(path)]) == 0
+    kept, student = tool.read(tmp_path / "solutions" / "n.ipynb"), tool.read(tmp_path / "n.ipynb")
+    assert kept.cells[0].metadata.stub == "answer = ..."
+    assert [n.cells[1].outputs[0].text for n in (kept, student)] == ["False\n", "True\n"]
 
 
 def test_nbval_overlooks_the_state_of_every_widget_and_of_nothing_else():

@@ -14,7 +14,7 @@ from fedlab_core.federation import Federation
 from fedlab_core.workbench.bench import Workbench
 from fedlab_core.workbench.panel import SIGNS
 from fedlab_core.workbench.pictures import png
-from fedlab_core.workbench.plan import Plan, Result, say
+from fedlab_core.workbench.plan import Plan, Result, experiment_code, say
 from fedlab_core.workbench.style import CSS, status
 from fedlab_core.workbench.worker import Busy, Worker
 
@@ -29,6 +29,7 @@ LAB_CSS = """<style>
 .fedlab-lab .fedlab-bar .jupyter-button { width: auto; padding: 0 10px; border-radius: 3px; }
 .fedlab-lab img { width: 100%; height: auto; background: white; border: 1px solid var(--jp-border-color2);
   border-radius: 4px; box-sizing: border-box; margin: 0; }
+.fedlab-lab .fedlab-status { height: auto; min-height: 18px; padding: 1px 8px; }
 .fedlab-lab p, .fedlab-lab li { margin: 0; font-size: 13px; line-height: 1.4; color: var(--jp-ui-font-color1); }
 .fedlab-lab .fedlab-sentence { font-size: 14px; padding: 2px 8px; border-left: 3px solid var(--jp-brand-color1); }
 .fedlab-lab ul { margin: 2px 0 0 18px; padding: 0; }
@@ -167,9 +168,10 @@ class Lab:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
         lines = [f"lab.set({arguments}).run(block=True)"]
         if self.plan.experiment is not None:
-            experiment = self.plan.experiment(**self.settings)
-            lines += ["", "from fedlab_core.experiment import Experiment", "", f"data = {experiment.to_json()!r}"]
-            lines += [f"federation = Experiment.from_json(data).build().run({self.plan.length(self.settings)})"]
+            made = experiment_code(self.plan.experiment(**self.settings))
+            rounds = self.plan.length(self.settings)
+            lines += ["", "from fedlab_core.experiment import Experiment", "", f"experiment = {made}"]
+            lines += [f"federation = experiment.build().run({rounds})"]
         return "\n".join(lines)
 
     def open_workbench(self) -> Workbench:

@@ -1,7 +1,7 @@
 """What a lab runs, as plain data: knobs, what they make, a picture, and a sentence that reads it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,18 @@ class Result:
 def say(value: Any) -> str:
     """A knob's value as a reader sees it."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else "all" if value is None else str(value)
+
+
+def experiment_code(experiment: Experiment) -> str:
+    """Python that makes the experiment: what differs from the defaults, and nothing else."""
+    own = _changed(experiment, Experiment(), skip="settings")
+    settings = _changed(experiment.settings, Experiment().settings)
+    return f"Experiment({own})" + (f".replace({settings})" if settings else "")
+
+
+def _changed(value: Any, default: Any, skip: str = "") -> str:
+    pairs = ((f.name, getattr(value, f.name)) for f in fields(value) if f.name != skip)
+    return ", ".join(f"{name}={found!r}" for name, found in pairs if found != getattr(default, name))
 
 
 def accuracy_curves(figure: Any, result: Result) -> None:
