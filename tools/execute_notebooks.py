@@ -2,8 +2,8 @@
 
 What is saved is the same every time the outputs are: outputs without stderr, without widget models (their ids are
 random, and dead for a reader) and without tracebacks; cells with their tags only; the kernel called python3. A notebook
-that raises is not saved. What is written by hand is `notebooks/solutions/X.ipynb`; `notebooks/X.ipynb` is generated from
-it: code cells tagged `solution` give way to their stub, text cells tagged `solution` are left out.
+that raises is not saved. `notebooks/solutions/X.ipynb` is written by hand; `notebooks/X.ipynb` is generated from it:
+code cells tagged `solution` give way to their stub, text cells tagged `solution` are left out.
 """
 
 import argparse
