@@ -371,7 +371,8 @@ def test_our_lora_is_that_of_peft_in_its_outputs_and_gradients() -> None:
     assert all(torch.allclose(a, b, atol=1e-6) and bool(a.abs().max() > 0) for a, b in zip(*grads, strict=True))
 
 
-def test_trap_4_peft_with_every_bias_misses_those_of_fused_attention() -> None:
+def test_trap_4_peft_with_every_bias_misses_none_but_those_of_fused_attention() -> None:
+    """Releases differ in whether it misses them; with separate Linears it never does."""
     peft = pytest.importorskip("peft", reason="pip install peft")
     config = {"r": 2, "bias": "all"}
     fused = peft.get_peft_model(tiny_vit(), peft.LoraConfig(target_modules=["self_attention"], **config))
@@ -380,5 +381,5 @@ def test_trap_4_peft_with_every_bias_misses_those_of_fused_attention() -> None:
     for model in (fused, separate):
         biases = {n: p for n, p in model.named_parameters() if n.endswith("bias")}
         missed[model] = {n for n, p in biases.items() if not p.requires_grad}
-    assert all("in_proj_bias" in name for name in missed[fused]) and len(missed[fused]) == 3
+    assert all("in_proj_bias" in name for name in missed[fused]) and len(missed[fused]) in (0, 3)
     assert missed[separate] == set()
