@@ -52,4 +52,6 @@ class Keeper:
         home = None if self.folder is None else self.folder.parent
         folders = [folder for folder in store.earlier(home) if folder != self.folder][:LISTED]
         self._panel.earlier.options = [(store.title(folder), str(folder)) for folder in folders]
+        if folders:
+            self._panel.earlier.value = str(folders[0])
         self._panel.earlier.layout.display = self._panel.open.layout.display = "" if folders else "none"

@@ -1,0 +1,104 @@
+"""Runs are kept as they go: a dead kernel, another notebook, a full disk."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fedlab_core.federation import Federation
+from fedlab_core.workbench import store
+from fedlab_core.workbench.bench import Workbench
+from tests.workbench.panels import PATIENCE, SMALL, said
+
+LONG = """
+from fedlab_core.workbench.bench import Workbench
+from tests.workbench.panels import SMALL
+bench = Workbench(SMALL)
+print(bench.folder, flush=True)
+bench.run(200, block=True)
+"""
+
+
+def test_runs_and_forks_come_back_and_go_on_bit_for_bit(bench):
+    bench.run(3, block=True)
+    bench.fork("branch", at=2, lr=0.05, method="fedprox")
+    bench.run(2, block=True)
+    assert str(bench.folder) in bench.panel.place.value
+    again = Workbench.open(bench.folder)
+    assert [(run.name, run.round, run.start) for run in again.runs] == [("FedAvg", 3, 0), ("branch", 4, 2)]
+    assert again.runs[1].parent is again.runs[0] and "2 runs are back" in said(again)
+    assert again.experiment == bench.experiment and "Stale" not in again.panel.shown.value
+    for one in (bench, again):
+        one.run(2, block=True)
+    assert again.result.history == bench.result.history and again.folder == bench.folder
+    assert all((again.result.state[name] == tensor).all() for name, tensor in bench.result.state.items())
+
+
+def test_a_killed_kernel_loses_nothing_but_the_rounds_since_the_last_saving(tmp_path):
+    code = [sys.executable, "-c", LONG]
+    process = subprocess.Popen(code, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": os.getcwd()})
+    folder = Path(process.stdout.readline().strip())
+    for _ in range(10 * PATIENCE):
+        if process.poll() is None and (folder / store.PANEL).exists():
+            break
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    bench = Workbench.open(folder)
+    done = bench.result.round
+    assert done >= 1
+    bench.run(2, block=True)
+    assert bench.result.history == bench.runs[0].plan[0][1].build().run(done + 2).history
+
+
+def test_earlier_runs_are_a_menu_of_the_next_panel(bench):
+    bench.run(1, block=True)
+    other = Workbench(SMALL)
+    assert other.panel.earlier.layout.display == "" and "FedAvg (1)" in other.panel.earlier.label
+    other.panel.open.click()
+    other.wait(PATIENCE)
+    assert [run.name for run in other.runs] == ["FedAvg"] and other.result.history == bench.result.history
+    other.run(1, block=True)
+    assert other.folder != bench.folder and (other.folder / store.PANEL).exists()
+
+
+def test_a_folder_that_is_not_ours_is_refused_and_never_deleted(bench, tmp_path):
+    mine = store.runs_home() / "mine"
+    mine.mkdir(parents=True)
+    (mine / "panel.json").write_text("{}")
+    (mine / "thesis.txt").write_text("words")
+    with pytest.raises(FileNotFoundError, match="holds no panel's runs"):
+        Workbench.open(mine)
+    bench._keeper._store.limit_mib = 0
+    bench.run(1, block=True)
+    assert (mine / "thesis.txt").read_text() == "words"
+
+
+def test_old_panels_are_deleted_beyond_the_limit():
+    folders = []
+    for _ in range(3):
+        bench = Workbench(SMALL)
+        bench._keeper._store.limit_mib = 0.6  # each takes about half of it
+        bench.run(1, block=True)
+        folders.append(bench.folder)
+    assert folders[-1].exists() and not folders[0].exists()
+
+
+def test_what_cannot_be_kept_is_said_and_the_run_goes_on(bench, monkeypatch):
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Federation, "save", full)
+    bench.run(2, block=True)
+    assert "✓" in said(bench) and bench.result.round == 2
+    assert "not kept on disk: No space left on device" in bench.panel.place.value
+
+
+def test_nothing_is_written_if_not_wanted(tmp_path):
+    bench = Workbench(SMALL, keep=False)
+    bench.run(1, block=True)
+    assert bench.folder is None and not store.runs_home().exists()
