@@ -106,7 +106,7 @@ def test_sliders_browse_without_a_browser_and_say_what_went_wrong() -> None:
     look.set(skew=0.0)
     assert drawn == [(0.0, 0), (0.5, 0)]  # looking again draws nothing again
     look.set(round=9)
-    assert "no such round" in look.message.value
+    assert "no such round" in look.text.value
     for wrong in ({"skew": 0.3}, {"lr": 1}):
         with pytest.raises(ValueError, match="accepted"):
             look.set(**wrong)

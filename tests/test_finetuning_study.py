@@ -260,7 +260,7 @@ def test_the_workbench_shows_what_is_trained_and_accuracy_for_the_cost() -> None
     sent = [line.get_xdata()[-1] for line in fig.axes[1].get_lines() if len(line.get_xdata()) == 2]
     assert sent == [run.federation.history[-1].total.bytes / 1e6 for run in bench.runs]
     bench.set(model="small_cnn", start="random")
-    assert bench.controls.tuning.disabled and bench.experiment.tuning == "full"
+    assert bench.controls.tuning.layout.display == "none" and bench.experiment.tuning == "full"
     bench.run(1, block=True)
     assert "vision transformers" in trained_view(bench.runs[2], 1).axes[0].texts[0].get_text()
 

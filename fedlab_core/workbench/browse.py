@@ -6,10 +6,10 @@ from typing import Any
 import ipywidgets as widgets
 from matplotlib.figure import Figure
 
-from fedlab_core.workbench.pictures import png
+from fedlab_core.workbench.pictures import Look
 
 
-class Browse:
+class Browse(Look):
     """A picture that follows its sliders at once. For quick drawings of finished results; nothing here may train.
 
         look = Browse(lambda skew, round: picture(rows[skew, round]), skew=[0, 0.5, 1], round=[0, 100])
@@ -40,9 +40,7 @@ class Browse:
             )
             for name, values in choices.items()
         }
-        self.image = widgets.Image(format="png")
-        self.message = widgets.HTML()
-        self.view = widgets.VBox([*self.sliders.values(), self.image, self.message])
+        super().__init__([*self.sliders.values()], below=True)
         for slider in self.sliders.values():
             slider.observe(lambda _: self._show(), "value")
         self._show()
@@ -74,12 +72,11 @@ class Browse:
     def _show(self) -> None:
         key = tuple(self.values.values())
         try:
-            if key not in self._known:
-                self._known[key] = png(self.figure())
-            self.image.value, self.message.value = self._known[key], ""
+            if key in self._known:
+                self.image.value = self._known[key]
+            else:
+                self.show(self.figure())
+                self._known[key] = self.image.value
+            self.say("")
         except Exception as error:  # a widget's error would be shown nowhere
-            self.message.value = f"{type(error).__name__}: {error}"
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        bundle = self.view._repr_mimebundle_() or {}
-        return {**bundle, "text/plain": "[interactive: run this cell in JupyterLab to use it]"}
+            self.say(f"{type(error).__name__}: {error}")

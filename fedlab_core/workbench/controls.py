@@ -73,7 +73,7 @@ class Controls:
             options=[*((str(b), b) for b in BATCH_SIZES), ("all", 0)], continuous_update=False, description="Batch B"
         )
         fields.finish(self.batch_size, define("batch size B"))
-        self.lr = fields.log_slider("Learn. rate", -4, 1, "of the clients' SGD, log scale", experiment.settings.lr)
+        self.lr = fields.log_slider("Learning rate", -4, 1, "of the clients' SGD, log scale", experiment.settings.lr)
         engines = [name for name in ENGINES if name != "ray" or importlib.util.find_spec("ray")]
         own = [experiment.settings.engine] if experiment.settings.engine not in engines else []
         self.engine = dropdown("Engine", [*engines, *own], define("engine"))

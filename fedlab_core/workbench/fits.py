@@ -8,12 +8,15 @@ from typing import Any
 from fedlab_core.data import Dataset
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
+from fedlab_core.models.build import MODELS
 from fedlab_core.partition import pooled
 from fedlab_core.pretraining.named import SHIPPED, recipe
 from fedlab_core.workbench.catalog import GIVEN, Catalog
 
 EXAMPLES = 32  # of the trial
 MOST_CHANGES = 3  # of a way out
+MOST_TRIALS = 200  # in search of one
+USUAL = {"image": "digits", "text": "python_docs"}  # data that are always there
 FEWER = (50, 20, 10, 5, 2, 1)  # clients, where the data do not suffice for more
 
 
@@ -72,11 +75,11 @@ class Trials:
             return []
         possible = list(self._changes(experiment, dataset))
         for pool in ([c for c in possible if chosen not in c], possible):
-            for count in range(1, MOST_CHANGES + 1):
-                for parts in itertools.combinations(pool, count):
-                    changes = {name: value for part in parts for name, value in part.items()}
-                    if len(changes) == sum(map(len, parts)) and self._works(experiment.replace(**changes)):
-                        return [WayOut(changes, self._words(changes))]
+            groups = (itertools.combinations(pool, count) for count in range(1, MOST_CHANGES + 1))
+            for parts in itertools.islice(itertools.chain.from_iterable(groups), MOST_TRIALS):
+                changes = {name: value for part in parts for name, value in part.items()}
+                if len(changes) == sum(map(len, parts)) and self._works(experiment.replace(**changes)):
+                    return [WayOut(changes, self._words(changes))]
         return []
 
     def _works(self, experiment: Experiment) -> bool:
@@ -130,10 +133,14 @@ class Trials:
             yield {"momentum": 0.0, "weight_decay": 0.0}
         if e.method != "fedavg":
             yield {"method": "fedavg", "method_options": {}}
+        kind = "image" if e.model in self.catalog.models else MODELS[e.model].kind
+        if kind in USUAL and kind != data.kind:
+            yield {"dataset": USUAL[kind], "dataset_options": {}}
 
     def _models(self, data: Dataset) -> list[str]:
-        """One model of each sort that reads such data."""
-        return [*self.catalog.models, *(("lstm",) if data.kind == "text" else ("2nn", "small_cnn"))]
+        """Models that read such data, small ones first."""
+        reading = [name for name, info in MODELS.items() if info.installed and info.kind in (data.kind, "any")]
+        return [*self.catalog.models, *reading]
 
     def _words(self, changes: dict[str, Any]) -> str:
         labels = {name: label for label, name in self.catalog.method_labels}
@@ -141,6 +148,8 @@ class Trials:
         for name, value in changes.items():
             if name == "partition":
                 parts.append({"natural": "natural groups", "iid": "an IID partition"}.get(value, f"partition {value}"))
+            elif name == "dataset":
+                parts.append(f"the data {value}")
             elif name == "model":
                 parts.append(f"the model {value}")
             elif name == "method":

@@ -61,9 +61,9 @@ class Panel:
         self.shown = widgets.HTML()
         self.tabs = widgets.ToggleButtons(options=list(views), tooltips=[f"show {name}" for name in views])
         self.tabs.add_class("fedlab-tabs")
-        self.chosen = widgets.Dropdown(description="Run", disabled=True)
+        self.chosen = widgets.Dropdown(description="Shown", disabled=True)
         self.chosen.tooltip, self.chosen.layout.width = "the run that Run continues and the rounds belong to", "190px"
-        self.chosen.style.description_width = "26px"
+        self.chosen.style.description_width = "42px"
         self.against = widgets.Dropdown(description="to", layout={"width": "150px", "display": "none"})
         self.against.tooltip = "the other end of the line"
         self.against.style.description_width = "16px"

@@ -1,13 +1,17 @@
 """From a figure to the bytes that a panel shows, quickly; and how every panel shows itself."""
 
+import html
 import io
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import ipywidgets as widgets
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
+
+from fedlab_core.workbench.style import CSS
 
 DPI = 200  # sharp on dense screens
 LIVE_DPI = 130  # while rounds arrive
@@ -54,3 +58,32 @@ class Shown:
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
         return {**(self.view._repr_mimebundle_() or {}), "text/plain": INTERACTIVE}
+
+
+class Look(Shown):
+    """A panel of a few controls and a picture that follows them; nothing in it trains.
+
+    Args:
+        controls: in their order.
+        below: whether the picture stands under them, or beside them where there is room.
+    """
+
+    def __init__(self, controls: Sequence[widgets.Widget], below: bool = False) -> None:
+        self.image, self.text = widgets.Image(format="png"), widgets.HTML()
+        self.image.add_class("fedlab-picture")
+        self.text.add_class("fedlab-words")
+        style = widgets.HTML(CSS, layout={"display": "none"})
+        left = widgets.VBox([*controls, self.text])
+        left.add_class("fedlab-knobs")
+        self.view = (widgets.VBox if below else widgets.HBox)([style, left, self.image])
+        for name in ("fedlab", "fedlab-look"):
+            self.view.add_class(name)
+
+    def show(self, figure: Figure) -> None:
+        """Shows a figure in its own size, or smaller where there is less room."""
+        self.image.value = png(figure)
+        self.image.layout.width = f"{100 * figure.get_size_inches()[0]:.0f}px"
+
+    def say(self, words: str) -> None:
+        """Shows a sentence under the controls."""
+        self.text.value = html.escape(words)

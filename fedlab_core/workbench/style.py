@@ -62,6 +62,12 @@ CSS = """<style>
 .fedlab-text { width: 100%; height: 100%; overflow: auto; background: var(--jp-layout-color1); }
 .fedlab-text pre { font-size: 11px; line-height: 1.3; margin: 6px 10px; color: var(--jp-ui-font-color1);
   white-space: pre-wrap; background: none; user-select: text; }
+.fedlab-look { flex-flow: row wrap; gap: 10px; align-items: flex-start; }
+.fedlab-look.widget-vbox { flex-flow: column nowrap; }
+.fedlab-look .fedlab-knobs { flex: 0 1 310px; min-width: 0; }
+.fedlab-look.widget-vbox .fedlab-knobs { flex: 0 0 auto; }
+.fedlab-look .fedlab-words { font-size: 13px; line-height: 1.4; max-width: 60em; white-space: normal; }
+img.fedlab-picture { max-width: 100%; height: auto; background: white; }
 .fedlab-tabs { height: auto !important; }
 .fedlab-tabs .widget-toggle-button { width: auto; padding: 0 9px; margin: 0 2px 0 0; border-radius: 3px;
   height: 26px; line-height: 26px; }

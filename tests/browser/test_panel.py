@@ -2,7 +2,10 @@
 
 import re
 
+import pytest
 from playwright.sync_api import expect
+
+from tests.browser.conftest import screenshot
 
 PANEL = """
 from fedlab_core.experiment import Experiment
@@ -11,8 +14,11 @@ bench = Workbench(Experiment(partition="dirichlet", clients=20).replace(fraction
 bench
 """
 WORDS_CUT_OFF = """() => [...document.querySelectorAll(
-    '.fedlab .widget-label, .fedlab button, .fedlab .widget-readout, .fedlab-heading')]
+    '.fedlab .widget-label, .fedlab-main button, .fedlab .widget-readout, .fedlab-heading')]
     .filter(e => e.offsetParent && e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"""
+
+FOCUSABLE = """() => [...document.querySelectorAll('.fedlab button, .fedlab input, .fedlab select')]
+    .filter(e => e.offsetParent).map(e => e.textContent)"""
 
 
 def open_panel(lab, page, *cells):
@@ -65,7 +71,7 @@ def test_train_stop_rewind_fork_and_compare(lab, page):
     expect(stage.locator("img")).to_have_css("opacity", "1")
     notebook.press("Run")
     notebook.wait_text("SCAFFOLD, from 4 stands at round 10")
-    expect(notebook.control("Shown run").locator("option")).to_have_text(["FedAvg", "SCAFFOLD, from 4"])
+    expect(notebook.control("Shown").locator("option")).to_have_text(["FedAvg", "SCAFFOLD, from 4"])
 
     notebook.slide("Learning rate", 0.02)
     notebook.wait_text("lr 0.1 → 0.02")
@@ -102,6 +108,7 @@ def test_what_goes_wrong_is_said_and_the_panel_goes_on(lab, page):
     assert page.evaluate("document.activeElement.textContent").strip() == "Run"
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent").strip() == "Stop"
+    assert [e.strip() for e in page.evaluate(FOCUSABLE)[:5]][0] == "Run"
 
 
 def test_dark_theme_and_every_view(lab, page):
@@ -110,7 +117,7 @@ def test_dark_theme_and_every_view(lab, page):
     page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
     page.locator("body[data-jp-theme-light=false]").wait_for(state="attached")
     image = notebook.root.locator(".fedlab-stage img")
-    for view in ("Clients", "Drift", "Costs", "Curves"):
+    for view in ("Clients", "Drift", "Stability", "Basin", "Costs", "Curves"):
         before = image.get_attribute("src")
         notebook.press(view)
         expect(image).not_to_have_attribute("src", before, timeout=30_000)
@@ -120,6 +127,8 @@ def test_dark_theme_and_every_view(lab, page):
         for name in ("backgroundColor", "color")
     )
     assert min(map(float, re.findall(r"[\d.]+", text)[:3])) > 200, (background, text)
+    expect(image).to_have_css("filter", re.compile("invert"))  # the figure follows the theme, whoever changes it
+    expect(notebook.control("Method").locator("select")).to_have_css("color-scheme", "dark")
 
 
 def test_a_start_is_learnt_and_mixtures_are_followed(lab, page):
@@ -144,3 +153,99 @@ def test_a_start_is_learnt_and_mixtures_are_followed(lab, page):
         expect(image).not_to_have_attribute("src", before, timeout=30_000)
         notebook.screenshot(f"workbench-{view.lower()}")
     assert page.evaluate(WORDS_CUT_OFF) == []
+
+
+SEEN = (".fedlab-stage", ".fedlab-status", ".fedlab-progress", ".fedlab-times .widget-slider", ".fedlab-line.two")
+SIZES = {"laptop": (1280, 720), "desk": (1440, 900), "phone": (390, 844)}
+
+
+def inside_window(page, locator):
+    box, size = locator.bounding_box(), page.viewport_size
+    return (
+        box["x"] >= 0
+        and box["y"] >= 0
+        and box["x"] + box["width"] <= size["width"]
+        and (box["y"] + box["height"] <= size["height"])
+    )
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("theme", ["Light", "Dark"])
+def test_the_panel_fits_the_screen(lab, page, size, theme):
+    notebook = open_panel(lab, page, "bench.run(5, block=True)")
+    notebook.wait_text("FedAvg stands at round 5")
+    width, height = SIZES[size]
+    page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
+    page.locator(f"body[data-jp-theme-light={str(theme == 'Light').lower()}]").wait_for(state="attached")
+    if size == "phone":
+        page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
+    page.set_viewport_size({"width": width, "height": height})
+    notebook.root.locator(".fedlab").evaluate("e => e.scrollIntoView({block: 'start'})")
+    page.wait_for_timeout(500)
+    notebook.screenshot(f"panel-{size}-{theme.lower()}")
+    if size != "phone":
+        assert page.locator(".jp-FileBrowser").is_visible()
+        for name in SEEN:
+            assert inside_window(page, notebook.root.locator(name).first), name
+        for label in ("Run", "Stop", "Rewind", "Fork", "Reset", "Save"):
+            assert inside_window(page, notebook.button(label)), label
+    main, stage = notebook.root.locator(".fedlab-main").bounding_box(), notebook.root.locator(".fedlab-stage")
+    controls = notebook.root.locator(".fedlab-controls").bounding_box()
+    assert (controls["y"] >= main["y"] + main["height"]) == (size == "phone")
+    assert controls["x"] + controls["width"] <= width and main["x"] + main["width"] <= width
+    dense = stage.locator("img").evaluate("e => e.naturalWidth / e.clientWidth")
+    assert dense >= 1.5, "crisp on dense screens"
+    assert page.evaluate(WORDS_CUT_OFF) == []
+
+
+def test_a_choice_that_does_not_fit_offers_a_way_out(lab, page):
+    notebook = open_panel(lab, page)
+    notebook.choose("Method", "layer-wise")
+    button = notebook.root.locator(".fedlab-says button")
+    expect(button).to_be_visible()
+    notebook.screenshot("workbench-way-out")
+    button.click()
+    notebook.wait_text("Ready.")
+    expect(button).to_be_hidden()
+    notebook.choose("Method", "FedAdam")
+    assert notebook.control("server lr").locator("input").input_value() == "0.01"
+
+
+def test_figures_tables_and_reports_are_downloaded(lab, page, tmp_path):
+    notebook = open_panel(lab, page, "bench.run(3, block=True)")
+    notebook.wait_text("FedAvg stands at round 3")
+    kind = notebook.root.locator(".fedlab-bar select").first
+    for name, ending in (("SVG", "svg"), ("CSV table", "csv"), ("HTML report", "html")):
+        kind.select_option(label=name)
+        notebook.press("Save")
+        notebook.wait_text(re.compile(rf"Saved workbench-curves-.*[.]{ending} in"))
+        with page.expect_download() as download:
+            notebook.root.locator(".fedlab-status a").click()
+        assert download.value.suggested_filename.endswith(ending)
+        download.value.save_as(tmp_path / f"file.{ending}")
+        assert list(lab.folder.glob(f"workbench-curves-*.{ending}"))
+    page.goto(f"file://{tmp_path / 'file.html'}")
+    expect(page.locator("svg").first).to_be_visible()
+    screenshot(page, "workbench-report")
+
+
+def test_a_panel_whose_kernel_is_gone_says_so_and_its_runs_come_back(lab, page):
+    notebook = open_panel(lab, page, "bench.run(3, block=True)")
+    notebook.wait_text("FedAvg stands at round 3")
+    gone = notebook.root.locator(".fedlab-gone")
+    expect(gone).to_be_hidden()
+    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    expect(gone).to_be_visible(timeout=40_000)
+    notebook.screenshot("workbench-gone")
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    expect(gone).to_be_hidden(timeout=60_000)
+    notebook.wait_text("FedAvg stands at round 3")
+    notebook.press("Open earlier runs")
+    notebook.wait_text("1 runs are back: FedAvg")
+
+
+def test_a_cell_that_runs_again_has_one_panel(lab, page):
+    notebook = open_panel(lab, page)
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    notebook.wait_text("then press Run")
+    expect(notebook.root.locator(".fedlab-bench")).to_have_count(1)

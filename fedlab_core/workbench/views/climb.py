@@ -14,13 +14,13 @@ from fedlab_core.layerwise.method import LayerWise
 from fedlab_core.layerwise.network import StagedModel
 from fedlab_core.layerwise.stages import Stage
 from fedlab_core.plots import layerwise as plots_layerwise
-from fedlab_core.workbench.pictures import png
+from fedlab_core.workbench.pictures import Look
 
 SEED = 0  # of the masks shown
 
 
-class Climb:
-    """A panel: choose a network and a schedule, and move through the rounds. Show it by ending a cell with `.view`.
+class Climb(Look):
+    """A panel: choose a network and a schedule, and move through the rounds. Show it by ending a cell with it.
 
     Args:
         make: a model with that many units.
@@ -49,12 +49,9 @@ class Climb:
         )
         self.stage_rounds = slider(4, 1, most_rounds, description="rounds per stage")
         self.round = slider(1, 1, 24, description="round")
-        self.image = widgets.Image(format="png", layout=widgets.Layout(width="780px", height="420px"))
-        self.text = widgets.HTML()
         for control in (self.units, self.batch, self.drop, self.stage_rounds, self.round):
             control.observe(self._changed, "value")
-        controls = widgets.VBox([self.units, self.batch, self.drop, self.stage_rounds, self.round, self.text])
-        self.view = widgets.HBox([controls, self.image])
+        super().__init__([self.units, self.batch, self.drop, self.stage_rounds, self.round])
         self._changed(None)
 
     def set(self, **values: float) -> "Climb":
@@ -103,5 +100,5 @@ class Climb:
         last = self.units.value * self.stage_rounds.value
         if self.round.max != last:
             self.round.max = last  # moves the value along if it stood beyond, which draws
-        self.image.value = png(self.figure())
-        self.text.value = f"<div style='width:300px;line-height:1.4'>{self.describe()}</div>"
+        self.show(self.figure())
+        self.say(self.describe())

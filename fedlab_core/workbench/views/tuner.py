@@ -17,11 +17,11 @@ from fedlab_core.finetuning.tuning import FAMILIES, TUNINGS, tune
 from fedlab_core.models.clip import CLIP, Vocabulary
 from fedlab_core.plots import finetuning as plots_finetuning
 from fedlab_core.randomness import generator
-from fedlab_core.workbench.pictures import png
+from fedlab_core.workbench.pictures import Look
 
 
-class Tuner:
-    """A panel: choose a network, a family and a method. Show it by ending a cell with `.view`.
+class Tuner(Look):
+    """A panel: choose a network, a family and a method. Show it by ending a cell with it.
 
     Args:
         networks: by name: a model as `tune` takes it, and a batch of images for it. A `CLIP` is tuned by a learnt
@@ -41,13 +41,10 @@ class Tuner:
         self.network = widgets.Dropdown(options=list(networks), description="Network", **style)
         self.family = widgets.Dropdown(options=list(FAMILIES), description="Family", value="backbone", **style)
         self.method = widgets.Dropdown(options=self._methods("backbone"), description="Way", **style)
-        self.text = widgets.HTML()
-        self.image = widgets.Image(format="png", layout=widgets.Layout(width="640px", height="306px"))
         self.network.observe(self._family_changed, "value")
         self.family.observe(self._family_changed, "value")
         self.method.observe(self._changed, "value")
-        controls = widgets.VBox([self.network, self.family, self.method, self.text], layout={"min_width": "310px"})
-        self.view = widgets.HBox([controls, self.image])
+        super().__init__([self.network, self.family, self.method])
         self._changed(None)
 
     def set(self, **values: str) -> "Tuner":
@@ -117,5 +114,5 @@ class Tuner:
     def _changed(self, _: object) -> None:
         if self.method.value is None:
             return
-        self.image.value = png(self.figure())
-        self.text.value = f"<div style='width:300px;line-height:1.4'>{self.describe()}</div>"
+        self.show(self.figure())
+        self.say(self.describe())

@@ -1,0 +1,95 @@
+"""Every choice of the menus trains exactly as the experiment does, or is refused with a way out that works."""
+
+import dataclasses
+
+import pytest
+
+from fedlab_core.data import load_dataset
+from fedlab_core.experiment import Experiment
+from fedlab_core.registry import register
+from fedlab_core.settings import Settings
+from fedlab_core.workbench.catalog import Catalog
+from fedlab_core.workbench.controls import Controls
+from fedlab_core.workbench.fits import Trials
+from fedlab_core.workbench.labels import PARTITION_LABELS
+
+WHOLE = {
+    "digits": load_dataset("digits"),
+    "letters": load_dataset("letters", size=12, per_class=2, test_per_class=1),
+    "scenes": load_dataset("scenes", per_class=3, test_per_class=1),
+    "python docs": load_dataset("python_docs"),
+}
+TINY = [f"tiny {name}" for name in WHOLE]
+for name, whole in WHOLE.items():
+    register("data", f"tiny {name}", dataclasses.replace(whole.subset(32, 12), name=f"tiny {name}"))
+BASE = Experiment(
+    dataset="tiny digits",
+    clients=2,
+    settings=Settings(fraction=0.0, steps=1, epochs=None, batch_size=8),
+)
+MODELS = [name for _, name in Catalog().model_labels]
+METHODS = [name for _, name in Catalog().method_labels]
+SOME = ("fedavg", "scaffold", "layer_wise")  # of the methods, beside digits
+
+
+def choices(model: str, methods: list[str]) -> list[tuple[str, str]]:
+    return [(norm, method) for norm in Catalog().norms(model) for method in methods]
+
+
+def look(controls: Controls, trials: Trials, wanted: Experiment, chosen: str) -> None:
+    experiment = controls.experiment
+    assert experiment == wanted
+    try:
+        trials.check(experiment)
+    except Exception as error:
+        assert str(error), experiment
+        (way,) = trials.ways_out(experiment, chosen)
+        assert way.words.startswith("Use ") and len(way.words) < 90
+        controls.move(**way.changes)
+        trials.check(controls.experiment)
+        return
+    mine, plain = controls.catalog.build(experiment), wanted.build()
+    assert mine.run(1).history == plain.run(1).history, experiment
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("data", TINY)
+def test_methods_models_norms_and_data(data, model):
+    base = BASE.replace(dataset=data)
+    controls = Controls(base, lambda: None)
+    trials = Trials(controls.catalog)
+    for norm, method in choices(model, METHODS if data == "tiny digits" else SOME):
+        controls.load(base)
+        controls.model.value, controls.norm.value, controls.method.value = model, norm, method
+        wanted = base.replace(model=model, norm=norm, method=method)
+        look(controls, trials, wanted, "method")
+
+
+@pytest.mark.parametrize("policy", ["average", "local_statistics", "local", "frozen", "total_variance"])
+@pytest.mark.parametrize("method", METHODS)
+def test_batch_norm_policies(policy, method):
+    base = BASE.replace(model="mlp", norm="batch", batch_norm="average")
+    controls = Controls(base, lambda: None)
+    controls.method.value, controls.batch_norm.value = method, policy
+    look(controls, Trials(controls.catalog), base.replace(method=method, batch_norm=policy), "batch_norm")
+
+
+@pytest.mark.parametrize("partition", [name for name in PARTITION_LABELS if name != "given"])
+@pytest.mark.parametrize("data", TINY)
+def test_partitions(partition, data):
+    base = BASE.replace(dataset=data, model="lstm" if "docs" in data else "2nn")
+    controls = Controls(base, lambda: None)
+    controls.partition.value = partition
+    wanted = base.replace(partition=partition)
+    look(controls, Trials(controls.catalog), wanted, "partition")
+
+
+def test_what_the_reader_chose_last_is_left_alone_if_possible():
+    controls = Controls(BASE, lambda: None)
+    trials = Trials(controls.catalog)
+    text = BASE.replace(dataset="tiny python docs", partition="dirichlet")
+    (way,) = trials.ways_out(text, "dataset")
+    assert way.changes["model"] == "lstm" and way.changes["partition"] == "natural" and "dataset" not in way.changes
+    assert way.words == "Use natural groups and the model lstm"
+    (way,) = trials.ways_out(BASE.replace(model="lstm"), "model")
+    assert way.words == "Use the data python_docs"
