@@ -1,6 +1,6 @@
 # make lab and make test are the two commands; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-lowest types check notebooks bench claims record records clean
+.PHONY: help lab test faults test-lowest types check notebooks bench claims record records clean
 
 # The interpreter that creates .venv: the first one found that is new enough, or `make lab PYTHON=/path/to/python`.
 NEW_ENOUGH = import sys, venv; sys.exit(sys.version_info < (3, 11))
@@ -38,6 +38,9 @@ check:  ## say OK or FAIL for each package, device and data set, and what to do 
 
 notebooks: $(INSTALLED)  ## execute every notebook and save it the way it is committed (ARGS="--check" saves nothing)
 	$(VENV_PYTHON) tools/execute_notebooks.py $(ARGS)
+
+faults: $(INSTALLED)  ## kill, interrupt, damage, fill the disk and call with nonsense, and count what comes of it
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(VENV_PYTHON) -m tools.faults $(ARGS)
 
 bench: $(INSTALLED)  ## time rounds against a plain PyTorch loop and write figures/bench.json (QUICK=1: minutes, no file)
 	$(VENV_PYTHON) -m benchmarks $(if $(QUICK),--quick )$(ARGS)

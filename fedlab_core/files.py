@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 import sys
 import time
@@ -123,7 +124,8 @@ def parse_any(content: bytes, path: Path) -> Any:
         data = json.loads(content, object_pairs_hook=_object, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: damaged, not readable as JSON ({error})") from None
-    return unseal(content, path) if isinstance(data, dict) and "sha256" in data else data
+    sealed = isinstance(data, dict) and ("sha256" in data or re.search(rb'"[0-9a-f]{64}"\}\s*$', content))
+    return unseal(content, path) if sealed else data
 
 
 def parse(content: bytes, path: Path) -> dict[str, Any]:

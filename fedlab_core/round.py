@@ -53,6 +53,11 @@ class Rules:
     traits: Traits
     origin: State
 
+    @property
+    def failures(self) -> Failures:
+        """How clients fail; by default never."""
+        return self.segment.settings.failures or Failures()
+
     def seen(self, state: State) -> State:
         """What methods and servers see of a model: the trained parameters that travel."""
         return {name: state[name] for name in self.roles.travelling}
@@ -113,7 +118,7 @@ class Rules:
             raise ValueError("model: none of its parameters asks for a gradient, so there is no round to run")
         number, settings, method = past.round + 1, self.segment.settings, self.segment.method
         clients, sizes = len(self.partition), self.partition.sizes
-        failures = settings.failures or Failures()
+        failures = self.failures
         sampled = method.sample(clients, settings.clients_per_round(clients), settings.seed, number)
         failed = {"unavailable": failures.strikes("unavailable", sampled, settings.seed, number)}
         sampled = [client for client in sampled if client not in failed["unavailable"]]
@@ -161,7 +166,7 @@ class Rules:
         settings, method = work.settings, self.segment.method
         for task in tasks:
             steps = settings.local_steps(len(self.partition[task.client])) if task.client in late else 0
-            short = settings.failures.steps(task.client, steps, settings.seed, work.round) if steps > 1 else None
+            short = self.failures.steps(task.client, steps, settings.seed, work.round) if steps > 1 else None
             groups.setdefault(short, []).append(task)
         updates: dict[int, Update] = {}
         for short, group in groups.items():
@@ -180,7 +185,7 @@ class Rules:
         if update.client in failed["lied"]:
             own = self.seen(update.state), self.seen(task.state)
             update = replace(
-                update, state=update.state | settings.failures.garbage(*own, settings.seed, round, update.client)
+                update, state=update.state | self.failures.garbage(*own, settings.seed, round, update.client)
             )
         return replace(update, sent=frozenset(), extra={}, bytes_up=0) if update.client in failed["lost"] else update
 

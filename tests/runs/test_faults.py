@@ -1,0 +1,40 @@
+"""A short slice of `make faults`: what can go wrong is tried, and nothing of it is silent."""
+
+import os
+import signal
+
+import pytest
+
+from tools.faults.corruptions import corruptions
+from tools.faults.disk import disk
+from tools.faults.kills import interrupts, kills
+from tools.faults.table import Table
+
+
+def check(table: Table) -> None:
+    assert table.bad == 0, f"\n{table}\n" + "\n".join(table.examples)
+
+
+def test_damaged_files_are_never_read_silently() -> None:
+    table = corruptions(120, seed=1)
+    check(table)
+    assert sum(counts.total() for counts in table.counts.values()) == 120
+    assert table.counts["saved run"]["clear"] > 30 and table.counts["kept result"]["clear"] > 20
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+def test_killed_runs_stand_at_a_whole_round() -> None:
+    table = kills(4, seed=1)
+    check(table)
+    assert table.counts["kill"]["sound"] == 4
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
+def test_interrupted_runs_stand_at_a_whole_round() -> None:
+    check(interrupts(8, seed=1))
+
+
+def test_a_full_disk_loses_nothing() -> None:
+    table = disk(6, seed=1)
+    check(table)
+    assert table.counts["save on a full disk"]["clear"] >= 1

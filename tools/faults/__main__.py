@@ -1,0 +1,47 @@
+"""`make faults`: try what can go wrong, and count how the project takes it. Seeded and bounded.
+
+python -m tools.faults --kills 200 --interrupts 88 --corruptions 1000 --saves 100 --calls 10000
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from tools.faults.calls import calls
+from tools.faults.corruptions import corruptions
+from tools.faults.disk import disk
+from tools.faults.kills import interrupts, kills
+from tools.faults.table import OUTCOMES, Table
+
+PARTS: dict[str, tuple[Callable[[int, int], Table], int]] = {
+    "kills": (kills, 100),
+    "interrupts": (interrupts, 44),
+    "corruptions": (corruptions, 1000),
+    "saves": (disk, 50),
+    "calls": (calls, 3000),
+}
+
+
+def main() -> int:
+    """Run the parts that are asked for (all of them by default) and print their tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--examples", type=int, default=20, help="how many bad outcomes to print of each part")
+    for name in PARTS:
+        parser.add_argument(f"--{name}", type=int, default=None, help="how many; with any given, the others are 0")
+    options = parser.parse_args()
+    asked = {name: getattr(options, name) for name in PARTS}
+    default = all(count is None for count in asked.values())
+    bad = 0
+    for name, (part, usual) in PARTS.items():
+        count = usual if default else asked[name] or 0
+        if count:
+            table = part(count, options.seed)
+            bad += table.bad
+            print(f"{name}\n{table}", *table.examples[: options.examples], "", sep="\n", flush=True)
+    print("; ".join(f"{outcome}: {meaning}" for outcome, meaning in OUTCOMES.items()))
+    return bool(bad)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
