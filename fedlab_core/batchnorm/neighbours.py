@@ -6,10 +6,11 @@ standardisation are norms of the models. Left out: BN-SCAFFOLD (arXiv 2410.03281
 abstract only, not exactly enough to build.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedlab_core.batchnorm.measures import fixed_batches, in_training
 from fedlab_core.federation import Federation
@@ -96,16 +97,31 @@ def reestimate(
         per_client: at most so many examples of each client; None takes all.
     """
     model = in_training(federation, federation.state if state is None else state)
-    for layer in batch_norms(model).values():
-        layer.reset_running_stats()
-        layer.momentum = None  # the mean over all batches
     x = torch.cat([x for x, _ in fixed_batches(federation, per_client)])
     order = torch.randperm(len(x), generator=generator(federation.settings.seed, "re-estimation"))
-    with torch.no_grad(), single_threaded():
-        for batch in order.split(batch_size or len(x)):
-            if len(batch) > 1:  # a last batch of a single image may have no variance
-                model(x[batch])
+    # a last batch of a single image may have no variance
+    estimate_anew(model, [x[batch] for batch in order.split(batch_size or len(x)) if len(batch) > 1])
     return get_state(model)
+
+
+def estimate_anew(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Give the batch norms of a model the means over some batches of their means and (unbiased) variances, in place.
+
+    The model is left in training mode.
+
+    Args:
+        batches: inputs as the model reads them.
+    """
+    layers = list(batch_norms(model.train()).values())
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the mean over all batches
+    with torch.no_grad(), single_threaded():
+        for batch in batches:
+            model(batch)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
 
 
 def fixbn(federation: Federation, rounds: int, switch: int, lr: float) -> Federation:
