@@ -150,10 +150,15 @@ def run_cell(
     for _ in run.rounds(rounds):
         if stop():
             raise InterruptedError(f"stopped in round {run.round} of {rounds}")
+    return curves(run)
+
+
+def curves(run: Federation) -> dict[str, list[float]]:
+    """What a run has measured so far: "round", and by measure one number per evaluated round."""
     evaluated = [record for record in run.history if "test_loss" in record.metrics]
     names = [name for name in evaluated[-1].metrics if name.startswith("test_")]
-    curves = {name: [record.metrics[name] for record in evaluated] for name in names}
-    return {"round": [record.round for record in evaluated], **curves}
+    measured = {name: [record.metrics[name] for record in evaluated] for name in names}
+    return {"round": [record.round for record in evaluated], **measured}
 
 
 def cell_of(federation: Federation, on: Sequence[str], *, lr: float | None = None) -> Federation:
