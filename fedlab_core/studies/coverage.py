@@ -166,7 +166,7 @@ def chosen(statement: Statement, rows: Mapping[str, Mapping[str, Any]]) -> list[
     Raises:
         ValueError: a claim of the statement is not there.
     """
-    found = {}
+    found: dict[str, Mapping[str, Any]] = {}
     for name in statement.claims:
         ids = [key for key in rows if key.startswith(name[:-1])] if name.endswith("*") else [name]
         if not ids or any(key not in rows for key in ids):
