@@ -31,7 +31,7 @@ def row(start: str, skew: str, seed: int, lr: float, test: float, held_out: floa
 
 def test_held_out_examples_are_stratified_and_gone_from_the_training_data() -> None:
     data = runs.DIGITS.load_data()
-    rest, chooser = runs.hold_out(data)
+    rest, chooser = runs.hold_out(data, runs.HELD_OUT)
     assert len(rest.x) + len(chooser.test_x) == len(data.x) and torch.equal(rest.test_x, data.test_x)
     assert torch.equal(rest.x, chooser.x) and chooser.test_y.bincount().min() >= 13
     again = torch.cat((rest.x, chooser.test_x)).flatten(1).double() @ torch.rand(64, dtype=torch.float64)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from fedlab_core.data import load_dataset
+from fedlab_core.studies import batchnorm_distributions
 from fedlab_core.studies.batchnorm_exact import count_exchanges, full_batch, identity
 from fedlab_core.studies.batchnorm_runs import VARIANTS, Setup, compare
 from fedlab_core.studies.claim import Claim, Measured, Range
@@ -319,4 +320,5 @@ CLAIMS: dict[str, Callable[[], Claim]] = {
     "batchnorm.gradients_cnn": gradients_cnn_claim,
     "batchnorm.silobn": silobn_claim,
     "batchnorm.cifar": cifar_claim,
+    **batchnorm_distributions.CLAIMS,
 }

@@ -70,7 +70,7 @@ BATCHNORM = (
     ),
     Statement(
         "In experiments it trains markedly better on non-IID data.",
-        ("batchnorm.mnist", "batchnorm.cifar"),
+        ("batchnorm.mnist", "batchnorm.cifar", "batchnorm.cifar_*"),
         ("batchnorm_mnist", "batchnorm_cifar"),
     ),
 )

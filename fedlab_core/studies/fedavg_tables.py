@@ -17,6 +17,7 @@ from fedlab_core import plots
 from fedlab_core.experiment import Experiment
 from fedlab_core.settings import Settings
 from fedlab_core.studies import tuning
+from fedlab_core.studies.arms import SEARCHED, climb
 from fedlab_core.studies.claim import Claim, Measured, Range
 from fedlab_core.studies.queue import Record, Results, Stop, Unit, full, sparse
 from fedlab_core.studies.record import recorded
@@ -28,7 +29,7 @@ MNIST = Experiment(
     clients=100,
     settings=Settings(fraction=0.1, epochs=1, batch_size=10, engine="auto"),
 )
-TARGET, SEEDS, SEARCHED = 0.97, (0, 1, 2, 3, 4), 100
+TARGET, SEEDS = 0.97, (0, 1, 2, 3, 4)
 TOLERANCE = 0.25
 
 
@@ -132,29 +133,12 @@ def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
 
 
 def searched(row: Row, done: Results) -> tuple[list[Unit], int | None]:
-    """The search of a row's learning rate as far as it has come: from its start to a rate that neither neighbour
-    beats, a rate being given up once it needs more rounds than the best.
+    """The search of a row's learning rate; a rate is given up once it needs more rounds than the best."""
 
-    Returns:
-        The units of the search, and the exponent of the best rate once it is found.
-    """
-    units, at = [unit(row, row.start, SEARCHED, row.most)], row.start
-    if units[0].key not in done:
-        return units, None
-    best = _reached(done[units[0].key])
-    for step in (-1, 1):
-        while True:
-            most = row.most if math.isinf(best) else math.ceil(best)
-            units.append(unit(row, at + step, SEARCHED, most))
-            if units[-1].key not in done:
-                return units, None
-            found = _reached(done[units[-1].key])
-            if found >= best:
-                break
-            best, at = found, at + step
-        if at < row.start:  # it got better that way, so the other neighbour of the best is the one it came from
-            break
-    return units, at
+    def one(exponent: int, best: float) -> Unit:
+        return unit(row, exponent, SEARCHED, row.most if math.isinf(best) else math.ceil(-best))
+
+    return climb(row.start, one, lambda result: -_reached(result), done)
 
 
 def plan(done: Results, rows: Sequence[Row] = ROWS, seeds: Sequence[int] = SEEDS) -> list[Unit]:

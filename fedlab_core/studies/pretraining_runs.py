@@ -2,26 +2,23 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedlab_core import probes
 from fedlab_core.data import Dataset
-from fedlab_core.data.statistics import stratified_split
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.pretraining.named import READ, recipe
 from fedlab_core.pretraining.named import STARTS as NAMES
 from fedlab_core.pretraining.starts import Start
-from fedlab_core.randomness import generator
 from fedlab_core.references import centralised
 from fedlab_core.round import while_finite
 from fedlab_core.settings import Settings
+from fedlab_core.studies.arms import hold_out
 from fedlab_core.studies.pretraining_rows import chosen_lr, tuned
 from fedlab_core.studies.record import once
 
@@ -34,7 +31,7 @@ SKEWS: dict[str, dict[str, Any]] = {
 DIGITS = Experiment(
     "digits", clients=10, model="mlp", settings=Settings(1.0, epochs=2, batch_size=32, lr=0.3, evaluate_every=1)
 )
-ROUNDS, HELD_OUT = 15, 0.1
+ROUNDS, HELD_OUT = 15, 0.1  # the paper holds out 2 %, which would be 29 of the digits
 GRID = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 SERVER_GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Learning rates of the clients and, where a method has one, of the server; the search begins in their middle."""
@@ -55,18 +52,6 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """By name: options; a tuple is a grid that is searched together with that of the clients' learning rate."""
 MEASURES = ("test_accuracy", "test_loss", "drift", "relative_drift", "cosine", "diversity")
-
-
-def hold_out(data: Dataset, share: float = HELD_OUT, seed: int = 0) -> tuple[Dataset, Dataset]:
-    """The data without a stratified share of the training examples, and the same with that share as its test set.
-
-    The second one chooses learning rates; the test set is looked at afterwards. (2 % in the paper; 2 % of digits would
-    be 29 images.)
-    """
-    counts = torch.bincount(data.y, minlength=data.num_classes)
-    kept, held = stratified_split(data.y, (counts * share).round().long(), generator(seed, "held out"))
-    rest = replace(data, x=data.x[kept], y=data.y[kept], groups=None)
-    return rest, replace(rest, test_x=data.x[held], test_y=data.y[held], test_groups=None)
 
 
 def run_one(
@@ -129,7 +114,7 @@ def table(
         A row per run: start, skew, method, seed, the rates, and what `run_one` returns.
     """
     rows = []
-    data = hold_out(experiment.load_data())
+    data = hold_out(experiment.load_data(), HELD_OUT)
     every = (methods or {"fedavg": {}}).items()
     for (name, steps), skew, (method, options) in product(starts.items(), [*skews, *(["pooled"] * pooled)], every):
         ladders = {"lr": grid} | {key: value for key, value in options.items() if isinstance(value, tuple)}
@@ -177,7 +162,7 @@ def trained(
         weights: seed of the initial weights, where they are to differ from the run's own.
         order: other values give another order of the batches and nothing else.
     """
-    data = hold_out(DIGITS.load_data())[0]
+    data = hold_out(DIGITS.load_data(), HELD_OUT)[0]
     one = DIGITS.replace(seed=seed, lr=lr, engine=engine, **SKEWS[skew])
     start = one.make_start(STARTS[name], name=name, data=data)
     federation = one.begin(start, data=data)

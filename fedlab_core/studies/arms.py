@@ -1,0 +1,214 @@
+"""A comparison as data: arms are changes of one experiment, each with its own learning rate, made unit by unit.
+
+    arms = {"FedAvg": Arm(), "FedProx": Arm({"method": "fedprox"})}
+    RECORD = Comparison("name", "title", experiment, 100, arms).record
+
+is a whole record for the queue. A share of the training images is held out from every run. With one seed of its own the
+rate of each arm is searched on them, on a grid with steps of 10^(1/2) that has no edge; the test set is looked at
+afterwards, at that rate, with the seeds of the record.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from statistics import fmean
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from fedlab_core import plots
+from fedlab_core.batchnorm.neighbours import reestimate
+from fedlab_core.data import Dataset
+from fedlab_core.data.statistics import stratified_split
+from fedlab_core.experiment import Experiment
+from fedlab_core.federation import Federation
+from fedlab_core.randomness import generator
+from fedlab_core.round import while_finite
+from fedlab_core.studies.queue import Record, Results, Stop, Unit, full, sparse
+from fedlab_core.studies.record import Stopped
+from fedlab_core.studies.statistics import interval
+
+SEARCHED = 100  # the seed of searches
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared.
+
+    Attributes:
+        changes: of the experiment, see `Experiment.replace`.
+        start: exponent i of the rate 10^(i/2) at which the search begins.
+        seeds: of the record; None for the comparison's own.
+        then: changes of settings for a second half of the run, "lr" among them as a factor of the rate.
+    """
+
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    start: int = -2
+    seeds: tuple[int, ...] | None = None
+    then: Mapping[str, Any] = field(default_factory=dict)
+
+
+def climb(
+    start: int, unit: Callable[[int, float], Unit], score: Callable[[Mapping[str, Any]], float], done: Results
+) -> tuple[list[Unit], int | None]:
+    """A search for the best learning rate on an endless grid, as far as it has come: from its start to a rate that
+    neither neighbour beats.
+
+    Args:
+        start: exponent of the first rate.
+        unit: the run at an exponent; it is told the best score so far.
+        score: of a result, larger is better.
+
+    Returns:
+        The units of the search, and the exponent of the best rate once it is found.
+    """
+    units, at = [unit(start, -math.inf)], start
+    if units[0].key not in done:
+        return units, None
+    best = score(done[units[0].key])
+    for step in (-1, 1):
+        while True:
+            units.append(unit(at + step, best))
+            if units[-1].key not in done:
+                return units, None
+            found = score(done[units[-1].key])
+            if found <= best:
+                break
+            best, at = found, at + step
+        if at < start:  # it got better that way, and the other neighbour of the best is the one before it
+            break
+    return units, at
+
+
+def hold_out(data: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Dataset]:
+    """The data without a stratified share of the training examples, and the same with that share as its test set."""
+    counts = data.y.bincount(minlength=data.num_classes)
+    kept, held = stratified_split(data.y, (counts * share).round().long(), generator(seed, "held out"))
+    rest = replace(data, x=data.x[kept], y=data.y[kept], groups=None)
+    return rest, replace(rest, test_x=data.x[held], test_y=data.y[held], test_groups=None)
+
+
+def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
+    """A unit: the curve, the final accuracy on the test set and on the held-out images, and for running statistics also
+    with statistics estimated again.
+
+    Raises:
+        Stopped: it was asked to stop.
+    """
+    one, rounds = full(settings["experiment"]).replace(device=device), settings["rounds"]
+    data = one.load_data()
+    if settings.get("tests") is not None:
+        data = data.subset(len(data.x), settings["tests"])
+    data, chooser = hold_out(data, settings["held_out"])
+    federation = one.begin(one.make_start(data=data), data=data)
+    then = dict(settings.get("then", {}))
+    federation = _trained(federation, rounds // 2 if then else rounds, stop)
+    if then and federation.round == rounds // 2:
+        then["lr"] = then.get("lr", 1.0) * one.settings.lr
+        federation = _trained(federation.fork("second half", **then), rounds, stop)
+    held = Federation(chooser, federation.partition, federation.model, federation.settings, federation.method)
+    seen = [record for record in federation.history if "test_accuracy" in record.metrics]
+    found = {
+        "round": [record.round for record in seen],
+        "test_accuracy": [round(record.metrics["test_accuracy"], 4) for record in seen],
+        "test": round(federation.evaluate()["test_accuracy"], 4),
+        "held_out": round(held.evaluate(federation.state)["test_accuracy"], 4),
+        "done": federation.round,
+        "bytes": federation.history[-1].total.bytes,
+    }
+    if federation.settings.batch_norm in ("average", "total_variance"):
+        again = federation.evaluate(reestimate(federation))["test_accuracy"]
+        found["reestimated"] = round(again, 4)
+    return found
+
+
+def _trained(federation: Federation, rounds: int, stop: Stop) -> Federation:
+    for record in islice(while_finite(federation.rounds(rounds - federation.round)), rounds):
+        if stop():
+            raise Stopped(f"after round {record.round}")
+    return federation
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A record that compares arms, see the module's text.
+
+    Attributes:
+        name, title, seeds: see `queue.Record`.
+        experiment: without seed and learning rate.
+        rounds: of every run.
+        arms: by name, in the order in which they are made. "group: name" draws an arm as a point of line `name` over
+            `group`.
+        held_out: share of the training examples that rates are chosen on.
+        tests: examples of the test set that are looked at, drawn at random; None for all.
+    """
+
+    name: str
+    title: str
+    experiment: Experiment
+    rounds: int
+    arms: Mapping[str, Arm]
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    held_out: float = 0.1
+    tests: int | None = None
+
+    @property
+    def record(self) -> Record:
+        """For the queue."""
+        return Record(self.name, self.title, self.plan, run, self.draw, self.seeds)
+
+    def unit(self, name: str, exponent: int, seed: int) -> Unit:
+        """One run at the rate 10^(exponent / 2)."""
+        arm = self.arms[name]
+        one = self.experiment.replace(**arm.changes).replace(lr=float(f"{10 ** (exponent / 2):.3g}"), seed=seed)
+        settings = {"experiment": sparse(one), "rounds": self.rounds, "held_out": self.held_out}
+        more: dict[str, Any] = {"then": dict(arm.then)} if arm.then else {}
+        return Unit(name, seed, settings | more | ({} if self.tests is None else {"tests": self.tests}))
+
+    def plan(self, done: Results) -> list[Unit]:
+        """The search of each arm, then its seeds at the best rate."""
+        units = []
+        for name, arm in self.arms.items():
+
+            def searching(exponent: int, _: float, name: str = name) -> Unit:
+                return self.unit(name, exponent, SEARCHED)
+
+            found, best = climb(arm.start, searching, lambda result: float(result["held_out"]), done)
+            units += found
+            if best is not None:
+                units += [self.unit(name, best, seed) for seed in arm.seeds or self.seeds]
+        return units
+
+    def finals(self, data: Mapping[str, Any] | None, name: str, measure: str = "test") -> list[float]:
+        """A measure of an arm's runs that are there, in the order of their seeds."""
+        units = [one for one in (data or {}).get("units", []) if one["arm"] == name and one["seed"] != SEARCHED]
+        return [one["result"][measure] for one in sorted(units, key=lambda one: one["seed"])]
+
+    def paired(self, data: Mapping[str, Any] | None, a: str, b: str, measure: str = "test") -> list[float] | None:
+        """a minus b over the seeds that both have; None if there are none."""
+        first, second = ({o["seed"]: o["result"][measure] for o in (data or {}).get("units", []) if o["arm"] == arm}
+                         for arm in (a, b))  # fmt: skip
+        seeds = sorted((first.keys() & second.keys()) - {SEARCHED})
+        return [first[seed] - second[seed] for seed in seeds] or None
+
+    def draw(self, data: Mapping[str, Any]) -> Figure:
+        """Final accuracy of every arm, mean and 95 % interval, over the groups."""
+        groups = list(dict.fromkeys(arm.rpartition(": ")[0] for arm in self.arms))
+        lines = list(dict.fromkeys(arm.rpartition(": ")[2] for arm in self.arms))
+        fig, axes = plots.figure(1, 1, (1.5 + 1.3 * max(len(groups), 3), 3.6))
+        ax = axes[0, 0]
+        for index, line in enumerate(lines):
+            style = {"fmt": "os^Dvp*h"[index % 8], "color": plots.OKABE_ITO[index % len(plots.OKABE_ITO)]}
+            ax.errorbar([], [], **style, markersize=5, elinewidth=1, label=line)
+            for at, group in enumerate(groups):
+                values = self.finals(data, f"{group}: {line}" if group else line)
+                if values:
+                    mean = fmean(values)
+                    low, high = interval(values) or (mean, mean)
+                    x, ends = at + 0.12 * index - 0.06 * (len(lines) - 1), [[mean - low], [high - mean]]
+                    ax.errorbar(x, mean, ends, **style, markersize=5, elinewidth=1)
+        ax.set(xticks=range(len(groups)), xticklabels=groups, ylabel="test accuracy (mean, 95 % interval)")
+        fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+        ax.set_title(f"{data['title']}\n{data['note']}")
+        return fig
