@@ -71,10 +71,11 @@ def style() -> None:
 class Picture(Figure):
     """A figure that a notebook shows as PNG although pyplot does not know of it."""
 
-    def _repr_png_(self) -> bytes:
+    def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
+        """The figure with twice its pixels, sharp on a dense screen, and the width to show it at."""
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png", metadata={"Software": None})
-        return buffer.getvalue()
+        self.savefig(buffer, format="png", dpi=2 * self.dpi, metadata={"Software": None})
+        return buffer.getvalue(), {"width": round(self.get_figwidth() * self.dpi)}
 
 
 def figure(rows: int = 1, columns: int = 1, size: tuple[float, float] | None = None) -> tuple[Picture, NDArray]:

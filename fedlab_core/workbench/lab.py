@@ -152,7 +152,7 @@ class Lab:
         self._end_trial()
         self._worker.start(lambda: self._advance(None), block)
         if block and self._shown_as is not None:  # so that the saved notebook shows the finished picture
-            update_display(self._bundle(), raw=True, display_id=self._shown_as)
+            update_display(self._bundle(), metadata=self._width(), raw=True, display_id=self._shown_as)
         return self
 
     def stop(self) -> None:
@@ -194,11 +194,15 @@ class Lab:
         if self._result is None and not self._worker.busy:
             self._worker.start(lambda: self._advance(TRIAL))
         self._shown_as = f"lab-{id(self)}"
-        display(self._bundle(), raw=True, display_id=self._shown_as)
+        display(self._bundle(), metadata=self._width(), raw=True, display_id=self._shown_as)
 
     def _bundle(self) -> dict[str, Any]:
         bundle = {**(self.view._repr_mimebundle_() or {}), "text/plain": f"[lab: {self.plan.title}]"}
         return bundle | ({"image/png": base64.b64encode(self._image.value).decode()} if self._image.value else {})
+
+    def _width(self) -> dict[str, Any]:
+        """How wide the picture is where no widget can be shown."""
+        return {"image/png": {"width": round(100 * self.plan.size[0])}}
 
     def _on_knob(self, _: object) -> None:
         if self._quiet:
