@@ -2,6 +2,7 @@
 
 from fedlab_core.glossary import GLOSSARY, define
 from fedlab_core.registry import METHODS
+from tools import glossary_page
 
 
 def test_every_definition_is_one_sentence():
@@ -13,3 +14,7 @@ def test_every_definition_is_one_sentence():
 def test_every_built_in_method_is_defined():
     shown = {kind.name for name, kind in METHODS.items() if name != "union_sgd"}
     assert {name for name in shown if not define(name)} == set()
+
+
+def test_the_page_is_what_the_one_source_says():
+    assert glossary_page.PAGE.read_text(encoding="utf-8") == glossary_page.page(), "run tools/glossary_page.py"
