@@ -1,5 +1,6 @@
 """What a run remembers: one record per round, as plain data, and everything that has happened as one value."""
 
+import functools
 import math
 import uuid
 from collections.abc import Callable, Iterable, Sequence
@@ -178,20 +179,25 @@ class Round:
         ]
         return metrics, rows
 
-    @property
+    @functools.cached_property
     def costs(self) -> Costs:
         """What it cost, counted from what was sent."""
-        names, updates = self.start.keys() - self.local_names, self.updates
-        up = [{n: u.state[n] for n in (names if u.sent is None else names & u.sent)} for u in updates]
-        skipped = [set() if u.fetched is None else names - u.fetched for u in updates]
-        down = [{n: t for n, t in self.sent.items() if n not in skip} for skip in skipped]
+        names, updates, sizes = self.start.keys() - self.local_names, self.updates, self._sizes
+        up = [sum(sizes[n] for n in (names if u.sent is None else names & u.sent)) for u in updates]
+        skipped = [frozenset() if u.fetched is None else names - u.fetched for u in updates]
+        down = [sum(sizes[n] for n in self.sent if n not in skip) for skip in skipped]
         return Costs(
-            bytes_down=sum(state_bytes(t) + u.bytes_down for t, u in zip(down, updates, strict=True)),
-            bytes_up=sum(state_bytes(t) + state_bytes(u.extra) + u.bytes_up for t, u in zip(up, updates, strict=True)),
+            bytes_down=sum(size + u.bytes_down for size, u in zip(down, updates, strict=True)),
+            bytes_up=sum(size + state_bytes(u.extra) + u.bytes_up for size, u in zip(up, updates, strict=True)),
             steps=sum(u.steps for u in updates),
             examples=sum(u.seen for u in updates),
             exchanges=bool(self.sent) + max((u.exchanges for u in updates), default=0),
         )
+
+    @property
+    def _sizes(self) -> dict[str, int]:
+        """Bytes of each tensor that may be sent; a client's has the size of the global model's."""
+        return {name: tensor.numel() * tensor.element_size() for name, tensor in (self.start | self.sent).items()}
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ class Rules:
             settings=method.local_settings(settings),
             received=method.broadcast(server),
             round=round,
-            travelling=self.roles.travelling,
+            roles=self.roles,
             traits=self.traits,
             stop=stop,
         )
@@ -192,7 +192,9 @@ class Rules:
     def _screened(self, round: int, updates: Sequence[Update]) -> tuple[Sequence[Update], list[int]]:
         """The updates that count, and the clients whose values are not finite."""
         settings, names = self.segment.settings, self.roles.trained
-        lost = [u.client for u in updates if not (math.isfinite(u.loss) and is_finite(u.state, names))]
+        if all(math.isfinite(u.loss) for u in updates) and is_finite([u.state for u in updates], names):
+            return updates, []
+        lost = [u.client for u in updates if not (math.isfinite(u.loss) and is_finite([u.state], names))]
         if lost and settings.non_finite == "raise":
             raise NonFiniteError(round, next(u for u in updates if u.client == lost[0]), settings)
         skip = set(lost) if settings.non_finite == "skip_client" else set()

@@ -1,5 +1,6 @@
 """Model states: parameters and buffers by name, and the vector arithmetic that federated learning does with them."""
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -118,13 +119,13 @@ class Roles:
         local: trained parameters and statistics that never leave a client.
     """
 
-    trained: tuple[str, ...]
-    frozen: frozenset[str]
-    statistics: frozenset[str]
-    buffers: frozenset[str]
-    local: frozenset[str]
+    trained: tuple[str, ...] = ()
+    frozen: frozenset[str] = frozenset()
+    statistics: frozenset[str] = frozenset()
+    buffers: frozenset[str] = frozenset()
+    local: frozenset[str] = frozenset()
 
-    @property
+    @functools.cached_property
     def travelling(self) -> tuple[str, ...]:
         """Trained parameters that are sent: what a method sees."""
         return tuple(name for name in self.trained if name not in self.local)
@@ -209,13 +210,13 @@ def _weighted_sum(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return total
 
 
-def is_finite(state: State, names: Iterable[str] | None = None) -> bool:
-    """Whether every value of the named tensors (of all by default) is finite."""
-    chosen = [state[name] for name in (state if names is None else names) if state[name].is_floating_point()]
+def is_finite(states: Sequence[State], names: Iterable[str]) -> bool:
+    """Whether every value of the named tensors of all states is finite."""
+    chosen = [state[name] for name in names for state in states if state[name].is_floating_point()]
     if not chosen:
         return True
-    total = torch.stack([tensor.sum().double() for tensor in chosen]).sum()  # one pass over the memory, one transfer
-    return bool(total.isfinite()) or all(bool(tensor.isfinite().all()) for tensor in chosen)
+    norms = torch.stack([norm.double() for norm in torch._foreach_norm(chosen)])  # one pass, one transfer
+    return bool(norms.isfinite().all()) or all(bool(tensor.isfinite().all()) for tensor in chosen)
 
 
 def flatten(state: State, names: Iterable[str] | None = None) -> Tensor:

@@ -11,12 +11,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from small import equal, small_federation, split
+import torch
+from small import equal, small_data, small_federation, split
+from torch import nn
 
 from fedlab_core.engines import get_engine
 from fedlab_core.federation import Federation
 from fedlab_core.local.work import Context
 from fedlab_core.methods import FedAvg, Scaffold
+from fedlab_core.settings import Settings
 from fedlab_core.state import State
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedlab_core[ray]'")
@@ -160,3 +163,28 @@ def test_an_engine_that_was_not_asked_to_start_a_cluster_does_not_end_it(cluster
     assert ray.is_initialized()
     with pytest.raises(ValueError, match="engine='loop:x' is unknown"):
         get_engine("loop:x")
+
+
+@pytest.mark.parametrize("name", ["dropout", "tied", "counting", "bfloat16", "frozen"])
+def test_anyones_model_gives_the_bits_of_loop(cluster: Cluster, name: str) -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.calls = nn.Linear(16, 3), 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += self.training
+            return self.head(x.flatten(1)) * (1 + 0.01 * self.calls)
+
+    torch.manual_seed(0)
+    first, second = nn.Linear(16, 16), nn.Linear(16, 16)
+    if name == "tied":
+        second.weight = first.weight
+    first.requires_grad_(name != "frozen")
+    drop = nn.Dropout(0.5 if name == "dropout" else 0.0)
+    model = Counting() if name == "counting" else nn.Sequential(nn.Flatten(), first, drop, second, nn.Linear(16, 3))
+    model = model.bfloat16() if name == "bfloat16" else model
+    parts = small_data(sum(SIZES)), split(*SIZES)
+    loop, run = (Federation(*parts, model, Settings(1.0, batch_size=4, lr=0.1)) for _ in range(2))
+    run.engine = RayEngine(cluster.address)
+    assert equal(run.run(2).state, loop.run(2).state)

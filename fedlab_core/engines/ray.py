@@ -17,7 +17,7 @@ import torch
 from fedlab_core.engines.threads import ThreadsEngine
 from fedlab_core.local.training import train_client, worker_copy
 from fedlab_core.local.work import LocalMethod, Task, Update, Work
-from fedlab_core.state import State, frozen_names
+from fedlab_core.state import State, tensors
 
 RETRIES = 8  # of one client, when the process that trains it dies
 PATIENCE = 0.1  # seconds between two looks at `stop`
@@ -59,9 +59,10 @@ class RayEngine:
         connect(self.address)
         ray = self._ray
         common = {n: t for n, t in tasks[0].state.items() if all(task.state[n] is t for task in tasks)}
-        frozen = {n: common.pop(n) for n in frozen_names(work.model)}
+        frozen = {n: common.pop(n) for n in work.roles.frozen}
         place = self._place(work, frozen)
-        sent = ray.put((work.settings, method, work.round, _arrays(work.received), _arrays(common)))
+        about = work.settings, method, work.round, work.roles, work.traits
+        sent = ray.put((about, _arrays(work.received), _arrays(common)))
         options = {"num_cpus": 1, "max_retries": RETRIES, "num_gpus": int(work.settings.device != "cpu")}
         train = ray.remote(_train).options(**options)
         waiting = []
@@ -95,12 +96,12 @@ class RayEngine:
         parts = (work.model, work.dataset, work.partition, *frozen.values())
         if self._placed is None or self._placed[:2] != (job, tuple(map(id, parts))):
             data, partition = work.dataset, work.partition
-            tensors = {"x": data.x, "y": data.y, "indices": partition.indices, "offsets": partition.offsets}
-            slim = replace(
-                data, x=data.x[:1], y=data.y[:1], test_x=data.x[:1], test_y=data.y[:1], groups=None, test_groups=None
-            )
+            large = {"x": data.x, "y": data.y, "indices": partition.indices, "offsets": partition.offsets}
+            one = {"x": data.x[:1], "y": data.y[:1], "test_x": data.x[:1], "test_y": data.y[:1]}
+            none = dict.fromkeys(("groups", "test_groups", "validation_x", "validation_y"))
+            slim = replace(data, **one, **none)
             rest = (work.model, slim, replace(partition, indices=partition.indices[:0], offsets=torch.zeros(2).long()))
-            placed = self._ray.put((_arrays(tensors), _arrays(frozen), rest))
+            placed = self._ray.put((_arrays(large), _arrays(frozen), rest))
             self._placed = job, tuple(map(id, parts)), placed, parts
         return self._placed[2]
 
@@ -142,20 +143,21 @@ def _train(place: list[Any], sent: list[Any], client: int, own: dict[str, Any], 
     import ray
 
     torch.set_num_threads(1)
-    settings, method, number, received, common = ray.get(sent[0])
-    key = f"{place[0].hex()} {settings.device} {settings.double} {settings.memory_format}"
+    (settings, method, number, roles, traits), received, common = ray.get(sent[0])
+    key = f"{place[0].hex()} {settings.device} {settings.double} {settings.memory_format} {traits}"
     if key not in _cache:
         arrays, frozen, (model, dataset, partition) = ray.get(place[0])
         x, y, indices, offsets = _tensors(arrays).values()
         dataset, partition = replace(dataset, x=x, y=y), replace(partition, indices=indices, offsets=offsets)
-        work = Work(model, dataset, partition, settings, {}, 0)
+        work = Work(model, dataset, partition, settings, {}, 0, roles, traits)
         _cache.clear()
         _cache[key] = work, worker_copy(work), _tensors(frozen, settings.device)
     work, model, frozen = _cache[key]
-    tensors = [_tensors(arrays, settings.device) for arrays in (common | own, memory, received)]
-    state, kept, sent_down = tensors
-    work = replace(work, settings=settings, received=sent_down, round=number)
-    ordered = {name: frozen[name] if name in frozen else state[name] for name in model.state_dict()}
+    if traits.fresh:
+        model = worker_copy(work)
+    state, kept, sent_down = (_tensors(arrays, settings.device) for arrays in (common | own, memory, received))
+    work = replace(work, settings=settings, received=sent_down, round=number, roles=roles)
+    ordered = {name: frozen[name] if name in frozen else state[name] for name in tensors(model)}
     update = train_client(model, work, Task(client, ordered, kept), method)
     assert update is not None, "nothing stops a client in another process"
     return _mapped(replace(update, state={n: t for n, t in update.state.items() if n not in frozen}), _arrays)
@@ -167,12 +169,22 @@ def _mapped(update: Update, change: Callable[[Any], Any]) -> Update:
 
 
 def _arrays(state: State) -> dict[str, Any]:
-    """Arrays lie in the object store as they are; every process of a machine reads the same memory."""
-    return {name: tensor.detach().numpy(force=True) for name, tensor in state.items()}
+    """Arrays lie in the object store as they are; every process of a machine reads the same memory. NumPy has no
+    bfloat16: such tensors are stored as they are."""
+    return {
+        name: tensor.detach().cpu() if tensor.dtype == torch.bfloat16 else tensor.detach().numpy(force=True)
+        for name, tensor in state.items()
+    }
 
 
 def _tensors(arrays: dict[str, Any], device: str = "cpu", copy: bool = False) -> State:
     """Tensors over the memory of the object store, never to be written to; or copies, which do not keep it occupied."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*not writable.*")
-        return {n: torch.from_numpy(a.copy() if copy else a).to(device) for n, a in arrays.items()}
+        return {name: _tensor(array, copy).to(device) for name, array in arrays.items()}
+
+
+def _tensor(array: Any, copy: bool) -> torch.Tensor:
+    if isinstance(array, torch.Tensor):
+        return array.clone()
+    return torch.from_numpy(array.copy() if copy else array)

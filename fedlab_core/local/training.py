@@ -19,7 +19,7 @@ from fedlab_core.local.optimisers import moments, recall
 from fedlab_core.local.work import Context, LocalMethod, Stopped, Task, Update, Work, task_loss
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
-from fedlab_core.state import State, frozen_names, set_state, tensors
+from fedlab_core.state import State, set_state, tensors
 
 EVALUATION_BATCH = 512
 
@@ -69,7 +69,7 @@ def train_client(
                 layer.descend(context.lr, settings.weight_decay)
             total, seen = total + loss.detach(), seen + len(batch)
             context.step += 1
-    frozen = frozen_names(model)
+    frozen = work.roles.frozen
     end = {name: tensor.detach().clone() for name, tensor in tensors(model).items() if name not in frozen}
     update = handed_back(context, task, method, len(x), seen, end, total.item() / context.step)
     if settings.keep_optimiser:
@@ -106,8 +106,7 @@ def local_context(model: nn.Module, work: Work, task: Task) -> Context:
         start=task.state,
         received=work.received,
         memory=task.memory,
-        draws=generator(settings.seed, "loss", work.round, task.client),
-        travelling=work.travelling,
+        travelling=work.roles.travelling,
         lr=settings.lr_at(work.round),
     )
 

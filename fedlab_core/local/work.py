@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -13,8 +14,9 @@ from torch import Tensor, nn
 from fedlab_core.data import Dataset
 from fedlab_core.local.fitness import Traits
 from fedlab_core.partition import Partition
+from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
-from fedlab_core.state import State
+from fedlab_core.state import Roles, State
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Work:
         settings: local work as the method wants it.
         received: what travels to each client besides the model.
         round: number of the round, from 1.
-        travelling: names of the trained parameters that are sent.
+        roles: what happens to each tensor of the model.
         traits: what engines have to know about the model.
         stop: asked before every batch of an evaluation; once it is true, `Stopped` is raised.
     """
@@ -47,7 +49,7 @@ class Work:
     settings: Settings
     received: State
     round: int
-    travelling: tuple[str, ...] = ()
+    roles: Roles = Roles()
     traits: Traits = Traits()
     stop: Callable[[], bool] = field(default=lambda: False, compare=False, repr=False)
 
@@ -113,7 +115,6 @@ class Context:
         start: the model that the client received.
         received: what the method's `broadcast` sent besides.
         memory: what the client kept from its last round; empty before its first.
-        draws: the client's generator for this round, for augmentations and the like.
         lr: learning rate of the round.
         travelling: names of the trained parameters that are sent; the others stay with the client.
         step: local gradient steps taken so far.
@@ -128,11 +129,15 @@ class Context:
     start: State
     received: State
     memory: State
-    draws: torch.Generator
     lr: float
     travelling: tuple[str, ...] = ()
     step: int = 0
     scratch: Any = None
+
+    @functools.cached_property
+    def draws(self) -> torch.Generator:
+        """The client's generator for this round, for augmentations and the like."""
+        return generator(self.settings.seed, "loss", self.round, self.client)
 
 
 class LocalMethod(Protocol):

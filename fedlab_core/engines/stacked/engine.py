@@ -85,7 +85,8 @@ class StackedEngine:
         Raises:
             ValueError: see `check`.
         """
-        self.check(work, method)
+        if reason := work_obstacle(work, method):
+            raise ValueError(f"engine='stacked': {reason}, accepted: 'threads', 'loop' or 'auto'")
         work = _contiguous(work)
         workers, largest = self._limits(work)
         stacks = plan(work, tasks, workers, largest)

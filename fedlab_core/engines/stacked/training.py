@@ -27,7 +27,7 @@ from fedlab_core.local.training import (
 )
 from fedlab_core.local.work import LocalMethod, Task, Update, Work
 from fedlab_core.randomness import generator
-from fedlab_core.state import State, frozen_names
+from fedlab_core.state import State
 
 IGNORED = -100
 
@@ -63,7 +63,7 @@ def train_together(
     simple = y.ndim == 1 and work.dataset.kind == "image"  # every example has one target
 
     start, memory = stack_states([task.state for task in tasks]), stack_states([task.memory for task in tasks])
-    frozen = frozen_names(work.model)
+    frozen = work.roles.frozen
     end = {n: t if n in frozen else t.clone(memory_format=torch.contiguous_format) for n, t in start.items()}
     lr = settings.lr_at(work.round)
     together = local_context(network, work, Task(-1, start, memory))
