@@ -10,6 +10,7 @@ import ipywidgets as widgets
 from fedlab_core.workbench.options import Option
 
 LABEL_WIDTH = "86px"
+OPTION_WIDTH = "132px"  # their names are long and their values short
 
 
 class Literal(widgets.Text):
@@ -81,7 +82,14 @@ def checkbox(label: str, tooltip: str, value: bool = False) -> widgets.Checkbox:
 
 
 def option(given: Option) -> widgets.ValueWidget:
-    """A field for an option, of the kind that its default asks for."""
+    """A field for an option, of the kind that its default asks for, with room for the option's name."""
+    field = _option(given)
+    if not isinstance(field, widgets.Checkbox):
+        field.style.description_width = OPTION_WIDTH
+    return field
+
+
+def _option(given: Option) -> widgets.ValueWidget:
     words, value = given.words or f"{given.label}, {given.default!r} by default", given.default
     if isinstance(value, bool):
         return checkbox(given.label, words, value)

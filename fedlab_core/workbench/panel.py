@@ -11,7 +11,7 @@ from fedlab_core.workbench.text import timing
 
 SIGNS = {"": "", "busy": "▶", "done": "✓", "warning": "⚠", "error": "✗"}
 OUT = {
-    "PNG, 300 dpi": "png",
+    "PNG 300 dpi": "png",
     "SVG": "svg",
     "PDF": "pdf",
     "CSV table": "csv",
@@ -42,7 +42,7 @@ class Panel:
         self.rewind = _button("Rewind", "step-backward", define("rewind"))
         self.fork = _button("Fork", "code-fork", "branch off at the round chosen below, with the controls' settings")
         self.reset = _button("Reset", "trash", "forget all runs; the settings stay")
-        self.kind = widgets.Dropdown(options=list(OUT.items()), layout={"width": "106px", "margin": "0"})
+        self.kind = widgets.Dropdown(options=list(OUT.items()), layout={"width": "116px", "margin": "0"})
         self.kind.tooltip = "what Save writes, where the notebook is"
         self.save = _button("Save", "download", "write it where the notebook is, and offer it as a download")
         self.name = widgets.Text(description="Run name", continuous_update=False, placeholder="automatic")

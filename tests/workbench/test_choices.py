@@ -58,7 +58,7 @@ def test_methods_models_norms_and_data(data, model):
     base = BASE.replace(dataset=data)
     controls = Controls(base, lambda: None)
     trials = Trials(controls.catalog)
-    for norm, method in choices(model, METHODS if data == "tiny digits" else SOME):
+    for norm, method in choices(model, METHODS if data == "tiny digits" and model != "resnet20" else SOME):
         controls.load(base)
         controls.model.value, controls.norm.value, controls.method.value = model, norm, method
         wanted = base.replace(model=model, norm=norm, method=method)

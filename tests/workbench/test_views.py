@@ -1,0 +1,84 @@
+"""What the views compute: arrows, lines, and code that rebuilds a run."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedlab_core import plots
+from fedlab_core.state import flatten
+from fedlab_core.workbench import export
+from fedlab_core.workbench.bench import Workbench
+from fedlab_core.workbench.pictures import DPI, LIVE_DPI, Layouts
+from fedlab_core.workbench.views.drift import arrows, draw_arrows
+from tests.workbench.panels import PATIENCE, SMALL
+
+
+@settings(max_examples=8, deadline=None)
+@given(clients=st.integers(1, 6), seed=st.integers(0, 99), round=st.integers(1, 2))
+def test_arrows_are_the_updates_seen_in_their_plane(clients, seed, round):
+    federation = SMALL.replace(clients=clients, fraction=1.0, seed=seed, model="mlp", partition="iid").build().run(2)
+    found, inside = arrows(federation, round), federation.inside(round)
+    names = federation.trained_names
+    moved = [flatten(u.state, names) - flatten(inside.start, names) for u in inside.updates]
+    sizes = np.array([m.norm().item() for m in moved])
+    lengths = np.linalg.norm(found.tips, axis=1)
+    assert found.clients == tuple(range(clients)) and (lengths <= sizes * (1 + 1e-4)).all()
+    assert found.share == pytest.approx((lengths**2).sum() / (sizes**2).sum(), rel=1e-3)
+    assert found.mean == pytest.approx(np.array(inside.shares) @ found.tips) and found.mean[0] >= 0
+    if clients <= 2:  # two arrows lie in a plane: nothing of them is lost
+        assert found.share == pytest.approx(1, abs=1e-4) and lengths == pytest.approx(sizes, rel=1e-3)
+        angles = torch.stack(moved) @ torch.stack(moved).T
+        assert found.tips @ found.tips.T == pytest.approx(angles.numpy(), rel=1e-2, abs=1e-5)
+
+
+def test_arrows_are_drawn_from_the_received_model_with_the_mean_on_top():
+    found = arrows(SMALL.build().run(1), 1)
+    fig, ((ax,),) = plots.figure()
+    draw_arrows(ax, found, "C0")
+    (low, high), (bottom, top) = ax.get_xlim(), ax.get_ylim()
+    for x, y in [(0, 0), *found.tips, found.mean]:
+        assert low < x < high and bottom < y < top
+    assert high - low == pytest.approx(top - bottom)
+
+
+def test_the_line_between_two_runs_ends_at_their_models(bench):
+    bench.run(2, block=True)
+    bench.fork("other", at=1, lr=0.02)
+    bench.run(1, block=True)
+    bench.panel.tabs.value = "Basin"
+    bench.wait(PATIENCE)
+    assert bench.panel.against.label == "FedAvg"  # a fork is compared with its parent
+    loss = bench._display.figure().axes[0].lines[0].get_ydata()
+    ends = [run.federation.history[2].metrics["test_loss"] for run in bench.runs]
+    assert (loss[0], loss[-1]) == pytest.approx(tuple(ends), rel=1e-5)
+    bench.panel.against.value = -1
+    bench.wait(PATIENCE)
+    start = bench.result.history[0].metrics["test_loss"]
+    assert bench._display.figure().axes[0].lines[0].get_ydata()[0] == pytest.approx(start, rel=1e-5)
+
+
+def test_code_rebuilds_the_run_forks_and_all(bench):
+    bench.run(2, block=True)
+    bench.fork("branch", at=1, method="fedadam", method_options={"server_lr": 0.02}, lr=0.05)
+    bench.run(2, block=True)
+    bench.fork(at=2, steps=3)
+    bench.run(1, block=True)
+    for run in bench.runs:
+        names: dict = {}
+        exec(export.code(run), names)
+        assert names["federation"].history == run.federation.history
+
+
+def test_live_pictures_keep_the_places_of_the_last_careful_one(pictures):
+    layouts = Layouts()
+    bench = Workbench(SMALL)
+    bench.run(2, block=True)
+    sizes, places = [], []
+    for live in (False, True):
+        figure = bench._display.figure()
+        content = layouts.png("Curves", figure, live=live)
+        sizes.append(int.from_bytes(content[16:20], "big"))
+        places.append([tuple(ax.get_position().bounds) for ax in figure.axes])
+    assert sizes == [int(7.4 * DPI), int(7.4 * LIVE_DPI)] and places[0] == places[1]
