@@ -16,8 +16,12 @@ A run as data
 Faces: nothing above imports them
     plots/, studies/, claims                                figures; the experiments of each notebook; their verdicts
     workbench/                                              panels
+    cli                                                     the command `fedlab-core`
 """
 
+from fedlab_core.about import version
 from fedlab_core.registry import register
 
-__all__ = ["register"]
+__version__ = version()
+
+__all__ = ["__version__", "register"]

@@ -145,9 +145,7 @@ class Experiment:
         """
         data = self.load_data(root) if data is None else data
         method = build_method(self.method, **self.method_options)
-        model = transfer(start.state, self.make_model(data))
-        if self.tuning != "full":
-            model = tune(model, self.tuning, generator(self.settings.seed, "tuning"))
+        model = self._tuned(transfer(start.state, self.make_model(data)))
         return Federation(data, self.make_partition(data), model, self.settings, method, name=name or start.name)
 
     def build(self, root: str | Path | None = None, *, name: str | None = None) -> Federation:
@@ -159,6 +157,21 @@ class Experiment:
         data = self.load_data(root)
         method = build_method(self.method, **self.method_options)  # says what is wrong before anything long begins
         return self.begin(self.make_start(data=data, root=root), data=data, name=name or method.name)
+
+    def load(self, folder: str | Path, root: str | Path | None = None, **options: Any) -> Federation:
+        """Read a saved run of this experiment back, ready to go on.
+
+        Args:
+            folder: where `Federation.save` wrote it; its weights are there, so the start is not made again.
+            root: the data root, see `data.data_root`.
+            options: methods, device, engine, memory_mib: see `checkpoint.read.read_run`, also for what is raised.
+        """
+        data = self.load_data(root)
+        return Federation.load(folder, data, self.make_partition(data), self._tuned(self.make_model(data)), **options)
+
+    def _tuned(self, model: nn.Module) -> nn.Module:
+        draws = generator(self.settings.seed, "tuning")
+        return model if self.tuning == "full" else tune(model, self.tuning, draws)
 
     def replace(self, **changes: Any) -> "Experiment":
         """A copy with other values; names of settings are passed on to the settings."""

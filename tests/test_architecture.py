@@ -11,7 +11,7 @@ import fedlab_core
 
 ROOT = Path(fedlab_core.__file__).parent
 LAYERS = (
-    ("check", "files"),
+    ("about", "check", "files"),
     ("randomness", "settings", "failures", "state", "costs", "drift", "sampling", "glossary"),
     ("data", "partition"),
     ("models",),
@@ -28,6 +28,7 @@ LAYERS = (
     ("studies",),
     ("claims",),
     ("workbench",),
+    ("cli",),
 )
 """From the ground up; a file may import from its own layer and from those below."""
 

@@ -17,7 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-INSTALL = "make lab (or, in an environment of your own: python -m pip install -e '.[test]')"
+CLONE = (ROOT / "Makefile").exists()
+INSTALL = (
+    "make lab (or, in an environment of your own: python -m pip install -e '.[test]')"
+    if CLONE
+    else "install the package again, with its dependencies: python -m pip install --upgrade fedlab_core-*.whl"
+)
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MAC_BROWSERS = ("Google Chrome.app/Contents/MacOS/Google Chrome", "Chromium.app/Contents/MacOS/Chromium")
 BROWSER_REMEDY = "install Chromium (Debian: apt-get install chromium) or run: python -m playwright install chromium"
@@ -73,9 +78,9 @@ def check_python() -> Check:
     return Check("FAIL", "python", f"{version}, needed: {bounds}", "make clean lab PYTHON=/path/to/another/python")
 
 
-def check_packages() -> Iterator[Check]:
-    """Every direct dependency and test tool against its bounds in pyproject.toml."""
-    for requirement in project()["dependencies"] + project()["optional-dependencies"]["test"]:
+def check_packages(tests: bool = True) -> Iterator[Check]:
+    """Every direct dependency, and test tool unless told otherwise, against its bounds in pyproject.toml."""
+    for requirement in project()["dependencies"] + project()["optional-dependencies"]["test"] * tests:
         name, bounds = split_requirement(requirement)
         try:
             version = importlib.metadata.version(name)
@@ -148,10 +153,10 @@ def check_browser() -> Check:
     return Check("OK", "browser", found) if found else Check("-", "browser", "none: its tests skip", BROWSER_REMEDY)
 
 
-def main() -> int:
-    """Print every check; 1 if one of them failed, else 0."""
+def main(tests: bool = True) -> int:
+    """Print every check, those of what only the tests need on request; 1 if one of them failed, else 0."""
     failed = 0
-    checks = [check_python(), *check_packages(), *check_device(), *check_data(), check_browser()]
+    checks = [check_python(), *check_packages(tests), *check_device(), *check_data(), *[check_browser()] * tests]
     for check in checks:
         print(check)
         failed += check.status == "FAIL"

@@ -55,6 +55,7 @@ class Head:
         fingerprints: of data, partition and architecture.
         tensors: name, dtype and shape of the model's tensors, in their order.
         journal: its file and how much of it counts; what a killed process wrote after that does not.
+        torch, fedlab_core: the versions that wrote it last; "" of the latter in the first runs, which did not say.
     """
 
     id: str
@@ -66,6 +67,7 @@ class Head:
     tensors: Mapping[str, tuple[str, tuple[int, ...]]]
     journal: Stored
     torch: str
+    fedlab_core: str
 
     def to_json(self) -> dict[str, Any]:
         """Plain data."""
@@ -84,7 +86,8 @@ class Head:
 
 def head_from_json(data: Mapping[str, Any], path: Path, methods: Methods = ()) -> Head:
     """The inverse of `Head.to_json`. Raises ValueError, which names the file, where anything is not as it must be."""
-    part = _Part(data, str(path), ["format", *(field.name for field in dataclasses.fields(Head))])
+    names = ["format", *(field.name for field in dataclasses.fields(Head))]
+    part = _Part({"fedlab_core": "", **data}, str(path), names)
     tensors = part.mapping("tensors", lambda value, where: _list(value, where, 2))
     return Head(
         id=part.match("id", r"[0-9a-f]{32}"),
@@ -96,6 +99,7 @@ def head_from_json(data: Mapping[str, Any], path: Path, methods: Methods = ()) -
         tensors={n: (check.text(f"{path}: dtype", d), _wholes(s, f"{path}: shape")) for n, (d, s) in tensors.items()},
         journal=stored_from_json(data["journal"], f"{path}: journal"),
         torch=part.text("torch"),
+        fedlab_core=part.text("fedlab_core"),
     )
 
 

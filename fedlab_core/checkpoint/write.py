@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from fedlab_core import files
+from fedlab_core.about import version
 from fedlab_core.checkpoint.manifest import OURS, Head, Kept, Stored, kept_to_json, read_journal, stored_from_json
 from fedlab_core.checkpoint.place import (
     HEAD,
@@ -148,8 +149,9 @@ def _store(past: Past, about: Mapping[str, str], folder: Path, old: Place) -> Pl
     content = b"".join(json.dumps(line, allow_nan=False).encode() + b"\n" for line in lines)
     start = old.journal or Stored(f"journal-{uuid.uuid4().hex[:8]}.jsonl", 0, "")
     journal = Stored(start.file, start.bytes + len(content), chain(start.sha256, content))
+    made_with = torch.__version__, version()
     about_run = Head(
-        past.id, past.name, past.parent, past.now.round, dict(about), past.segments, tensors, journal, torch.__version__
+        past.id, past.name, past.parent, past.now.round, dict(about), past.segments, tensors, journal, *made_with
     )
     head = files.seal(about_run.to_json())
     if content:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlab_core import check
+from fedlab_core.about import INSTALLED, ROOT
 from fedlab_core.data import builtin, text, vision
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.folder import image_folder
@@ -29,9 +30,12 @@ LOADERS = {
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """Where data sets are looked for: the argument, else $FEDLAB_DATA, else `data/` of the repository; absolute."""
+    """Where data sets are looked for: the argument, else $FEDLAB_DATA, else `data/` of the clone; absolute.
+
+    Without a clone, where the package was installed from a wheel, it is `~/.cache/fedlab_core`.
+    """
     if root is None:
-        root = os.environ.get("FEDLAB_DATA") or Path(__file__).resolve().parents[2] / "data"
+        root = os.environ.get("FEDLAB_DATA") or ("~/.cache/fedlab_core" if INSTALLED else ROOT / "data")
     return Path(root).expanduser().absolute()
 
 

@@ -1,10 +1,8 @@
 """Figures: every function draws into the Axes it is given and returns it; only `save` writes, nothing is shown here."""
 
 import io
-import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from fedlab_core import files
+from fedlab_core.about import versions
 from fedlab_core.history import Record
 
 # Okabe and Ito's palette, for every common colour vision; neighbours in this order differ in lightness.
@@ -292,9 +291,7 @@ def save(fig: Figure, path: str | Path, data: dict[str, Any]) -> Path:
         The path of the PNG.
     """
     path = Path(path).with_suffix(".png")
-    packages = ("fedlab_core", "torch", "numpy", "matplotlib")
-    versions = {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
-    content = files.seal({**data, "versions": versions}, indent=1)
+    content = files.seal({**data, "versions": versions()}, indent=1)
     path.parent.mkdir(parents=True, exist_ok=True)
     with files.published(path) as part:
         fig.savefig(part, format="png", metadata={"Software": None})

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from fedlab_core import files
+from fedlab_core.about import INSTALLED, ROOT
 
-FIGURES = Path(__file__).resolve().parents[2] / "figures"
-RUNS = FIGURES.parent / "runs"
+FIGURES = ROOT / "figures"
+RUNS = Path("runs").absolute() if INSTALLED else ROOT / "runs"
 
 
 class Stopped(Exception):

@@ -5,15 +5,14 @@ import html
 import io
 import json
 import math
-import platform
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from IPython.display import display
 from matplotlib.figure import Figure
 
+from fedlab_core.about import versions
 from fedlab_core.experiment import Experiment
 from fedlab_core.glossary import GLOSSARY
 from fedlab_core.settings import Settings
@@ -152,12 +151,6 @@ def page(run: Run, runs: Sequence[Run], figure: Figure | None) -> str:
     parts.append(f"<h2>Terms</h2><dl>{terms}</dl><p>{html.escape(json.dumps(versions()))}</p>")
     data = json.dumps(runs_to_json(runs), allow_nan=False).replace("</", "<\\/")
     return PAGE.format(title=html.escape(run.name), body="".join(parts), data=data)
-
-
-def versions() -> dict[str, str]:
-    """What a result was made with."""
-    packages = ("fedlab_core", "torch", "numpy", "matplotlib")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in packages}
 
 
 def _call(experiment: Experiment) -> str:
