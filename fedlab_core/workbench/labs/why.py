@@ -54,9 +54,8 @@ def read_causes(result: Result) -> str:
     parts = ", ".join(
         f"{c} {100 * p:+.1f}" for c, p in zip(found.causes, found.parts()[0, :, -1].tolist(), strict=True)
     )
-    said = ", ".join(f"{cause} {100 * part:+.1f}" for cause, part in parts)
     gap = 100 * found.gap()[0, -1].item()
-    return f"Round {found.rounds[-1]}, one seed: {gap:+.1f} points of accuracy = {said}."
+    return f"Round {found.rounds[-1]}, one seed: {gap:+.1f} points of accuracy = {parts}."
 
 
 WHY = Plan(
