@@ -68,7 +68,7 @@ STUDY = Comparison(
     tests=2000,
 )
 RECORD = STUDY.record
-REGISTERED = "in this commit, before the record"
+REGISTERED = "a1f69cd, before the record"
 _CLAIMS: dict[str, tuple[str, str, str, Range]] = {
     "damage": (
         "2 classes per client: FedAvg with batch normalisation ends below centralised training",
