@@ -317,7 +317,7 @@ def dirichlet_rows(alpha: float, rows: int, columns: int, generator: torch.Gener
 
 
 def _raise_to(sizes: Tensor, least: int) -> Tensor:
-    """The same total with no size below `least`: what is missing is taken from the top, levelling the largest down."""
+    """Raise every size to `least` and keep the total: the largest are levelled down."""
     missing = int((least - sizes).clamp(min=0).sum())
     low, high = least, int(sizes.max())  # the lowest level that the top must give down to, by bisection
     while low < high:

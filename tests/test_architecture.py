@@ -1,6 +1,7 @@
 """Imports point down only, and in no circle: every import of every file counts, wherever and however it is written."""
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -144,3 +145,11 @@ def test_a_circle_within_a_layer_is_found(tmp_path: Path, text: str) -> None:
 def test_files_of_the_core_stay_small() -> None:
     long = {str(f.relative_to(ROOT)): n for f in ROOT.rglob("*.py") if (n := len(f.read_text().splitlines())) > 330}
     assert long == {}
+
+
+def test_docstrings_say_what_a_thing_is_or_does() -> None:
+    vague = re.compile(r'"""(The same|Of)\b')
+    found = [
+        f"{file.name}: {line.strip()}" for file in ROOT.rglob("*.py") for line in file.open() if vague.search(line)
+    ]
+    assert found == [] and vague.search('    """Of all LayerNorms."""')

@@ -75,7 +75,7 @@ class Deviation:
 
 
 def fixed_batches(federation: Federation, size: int | None = 64, clients: Sequence[int] | None = None) -> Batches:
-    """The same batch of every client's training data at each call, prepared as for training.
+    """One fixed batch of every client's training data, prepared as for training.
 
     Args:
         size: examples per client (all it has if it has fewer); None takes all.

@@ -157,7 +157,7 @@ class CLIP(nn.Module):
         return self.text(self.text.embed(ids), ids.argmax(1) + 1)
 
     def encode_embeddings(self, embeddings: Tensor, lengths: Tensor) -> Tensor:
-        """The same from token embeddings (B, T, dim), positions not added, and lengths (B,), see `TextTower`."""
+        """Features of token embeddings (B, T, dim), positions not added, and lengths (B,), see `TextTower`."""
         return self.text(embeddings, lengths)
 
     def forward(self, images: Tensor, ids: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Of the arm."""
+        """What the arm is called."""
         label = "IID" if self.partition == "iid" else "2 shards"
         batch = "all" if self.batch is None else self.batch
         sgd = " (FedSGD)" if self.epochs == 1 and self.batch is None else ""

@@ -39,7 +39,7 @@ GRIDS = {
 }
 """Learning rates tried, equally many for every method: by the classifier, since scaled cosines need smaller steps."""
 OPTIONS: dict[str, dict[str, Any]] = {"vpt_deep": {"tokens": 4}, "vpt_shallow": {"tokens": 4}, "lora": {"rank": 4}}
-"""Of `tune`, for networks of width 64."""
+"""Options of `tune` for networks of width 64."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def parameters(fed: Federation) -> bool:
 def kept_run(
     folder: Path | None, setup: Setup, way: Way, seed: int, lr: float, root: str | Path | None = None
 ) -> dict[str, Any]:
-    """The same as `run`, computed once per folder."""
+    """Call `run` once per folder, and read its result afterwards."""
     plain = json.dumps([asdict(setup), asdict(way)], sort_keys=True)
     short = hashlib.sha256(plain.encode()).hexdigest()[:8]
     key = f"finetuning-{way.start}-{way.method}-{way.head}-lr{lr:g}-seed{seed}-{short}"
@@ -282,7 +282,7 @@ def compared(
 
 
 def shots_of(setup: Setup, shots: int) -> Setup:
-    """The same with another number of examples per class and client."""
+    """The setup with another number of examples per class and client."""
     return replace(setup, shots=shots)
 
 

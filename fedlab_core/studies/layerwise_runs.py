@@ -186,7 +186,7 @@ def supervised(setup: Setup, seed: int, lr: float, root: str | Path | None = Non
 
 
 def kept_run(folder: Path | None, setup: Setup, seed: int, lr: float, **options: Any) -> dict[str, Any]:
-    """The same as `run`, computed once per folder."""
+    """Call `run` once per folder, and read its result afterwards."""
     named = "-".join(f"{k}={v}" for k, v in sorted(options.items()) if k != "root")
     changed = {k: v for k, v in asdict(setup).items() if v != asdict(Setup())[k]}
     key = f"layerwise-{setup.dataset}-{named}-lr{lr:g}-seed{seed}-{_key(changed)}"

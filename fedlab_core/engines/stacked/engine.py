@@ -134,7 +134,7 @@ class StackedEngine:
 
 
 def _contiguous(work: Work) -> Work:
-    """The same work in the layout of stacks: channel after channel, those of a client side by side."""
+    """The work in the layout of stacks: channel after channel, those of a client side by side."""
     return replace(work, traits=replace(work.traits, channels_last=False))
 
 

@@ -127,7 +127,7 @@ class StackedBatchNorm(_Stacked, nn.modules.batchnorm._BatchNorm):
         return _unfold(y, clients)
 
     def _filled_up(self, x: Tensor, real: Tensor) -> Tensor:
-        """The same over the real rows of each client only."""
+        """Normalise over the real rows of each client only."""
         clients, size = real.shape
         y = x.view(clients, size, x.shape[1], -1)
         weight = real[:, :, None, None].to(x.dtype)

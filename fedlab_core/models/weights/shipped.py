@@ -243,7 +243,7 @@ def _captions(data: Dataset, recipe: Recipe) -> Tensor:
 
 @torch.no_grad()
 def _accuracy(model: ViT | CLIP, data: Dataset) -> float:
-    """Of the classifier, or of the zero-shot classifier of a CLIP, on test pictures of the classes learnt from."""
+    """Accuracy of the classifier, or of a CLIP's zero-shot classifier, on test pictures of the classes learnt from."""
     images = [data.prepare(part) for part in data.test_x.split(512)]
     if isinstance(model, CLIP):
         weights = zero_shot_weights(model, VOCABULARY, class_names("pretraining"), CAPTIONS)

@@ -118,7 +118,7 @@ def block_tensors(name: str, tensor: Tensor, table: dict[str, str]) -> Iterator[
 
 
 def set_eps(tower: nn.Module, eps: float) -> None:
-    """Of all LayerNorms."""
+    """Set the epsilon of all LayerNorms."""
     for module in tower.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = eps

@@ -44,7 +44,7 @@ def race(partition: str, E: int, B: int | None, C: float, FedSGD: bool) -> Mappi
 
 
 def draw_race(figure: Any, result: Result) -> None:
-    """The same curves per round, per gradient step and per megabyte; vertical lines where the target is crossed."""
+    """Curves per round, per gradient step and per megabyte; vertical lines where the target is crossed."""
     axes = figure.subplots(1, 3, sharey=True)
     for ax, x in zip(axes, ("round", "steps", "megabytes"), strict=True):
         for old in result.earlier:

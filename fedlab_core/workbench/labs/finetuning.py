@@ -48,7 +48,7 @@ def tune(start: str, method: str, shots: int) -> Iterator[Spent]:
 
 
 def draw_travel(figure: Any, result: Result) -> None:
-    """The same curves over rounds, megabytes and GFLOP."""
+    """Curves over rounds, over megabytes and over GFLOP."""
     axes = figure.subplots(1, 3, sharey=True)
     for i, band in enumerate(result.behind):
         band.draw(axes[0], i)
