@@ -41,7 +41,7 @@ class WSConv2d(nn.Conv2d):
         nn.init.ones_(self.gain)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, standardise(self.weight, self.gain), self.bias, self.stride, self.padding)
+        return self._conv_forward(x, standardise(self.weight, self.gain), self.bias)
 
 
 class WSLinear(nn.Linear):

@@ -43,7 +43,7 @@ def waterfall(ax: Axes, found: Attribution, measure: str = "test_accuracy", roun
         ax.annotate(text, (place, max(top, base, base + high if np.isfinite(high) else top)), (0, 3),
                     textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
         level = top
-    ax.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names])
+    ax.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], fontsize=8)
     seeds = len(found.seeds)
     ax.set(ylabel=LABELS.get(measure, measure), xlim=(-0.6, len(names) - 0.4))
     ax.set_title(f"round {found.rounds[round]}, {seeds} seed{'s, 95 % intervals' if seeds > 1 else ''}", fontsize=9)

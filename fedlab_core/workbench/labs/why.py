@@ -17,7 +17,14 @@ DIGITS = Experiment(
     model="mlp",
     norm="batch",
     settings=Settings(
-        fraction=0.5, epochs=None, steps=10, batch_size=16, lr=0.1, batch_norm="average", weighting="uniform"
+        fraction=0.5,
+        epochs=None,
+        steps=10,
+        batch_size=16,
+        lr=0.1,
+        batch_norm="average",
+        weighting="uniform",
+        drop_last=True,
     ),
 )
 """Ten clients with two runs of labels each, five of them per round; every setting that a cell can express."""
@@ -51,11 +58,10 @@ def read_causes(result: Result) -> str:
     """The gap and its parts in points."""
     if (found := result.last()) is None:
         return "No round yet."
-    parts = ", ".join(
-        f"{c} {100 * p:+.1f}" for c, p in zip(found.causes, found.parts()[0, :, -1].tolist(), strict=True)
-    )
+    parts = zip(found.causes, found.parts()[0, :, -1].tolist(), strict=True)
+    said = ", ".join(f"{cause} {100 * part:+.1f}" for cause, part in parts)
     gap = 100 * found.gap()[0, -1].item()
-    return f"Round {found.rounds[-1]}, one seed: {gap:+.1f} points of accuracy = {parts}."
+    return f"Round {found.rounds[-1]}, one seed: {gap:+.1f} points of accuracy = {said}."
 
 
 WHY = Plan(

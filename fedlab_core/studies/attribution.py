@@ -1,0 +1,84 @@
+"""Why is there a gap on MNIST and on CIFAR-10? The cells of two attributions, each a unit of the queue of records."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from fedlab_core import plots
+from fedlab_core.experiment import Experiment
+from fedlab_core.plots import attribution as plots_attribution
+from fedlab_core.probes.attribution import Attribution, gathered, run_cell, said
+from fedlab_core.probes.cells import CAUSES, subsets
+from fedlab_core.settings import Settings
+from fedlab_core.studies.queue import Record, Results, Stop, Unit, full, sparse
+from fedlab_core.studies.record import Stopped
+
+SEEDS = (0, 1, 2, 3, 4)
+SETTINGS = Settings(
+    fraction=0.5, epochs=None, steps=10, batch_size=16, lr=0.1, batch_norm="average", drop_last=True, evaluate_every=5
+)
+SKEWED: dict[str, Any] = {"partition": "shards", "partition_options": {"per_client": 2}, "clients": 10, "norm": "batch"}
+MNIST = Experiment("mnist", {"download": False, "examples": 10_000}, model="small_cnn", settings=SETTINGS, **SKEWED)
+CIFAR10 = Experiment(
+    "cifar10", {"download": False, "examples": 10_000}, model="resnet8", settings=SETTINGS.replace(evaluate_every=20),
+    **SKEWED,
+)  # fmt: skip
+
+
+def plan(done: Results, experiment: Experiment, rounds: int) -> list[Unit]:
+    """All cells of a seed before the next seed, so that each finished seed is a whole attribution."""
+    return [unit(experiment, rounds, seed, on) for seed in SEEDS for on in subsets(CAUSES)]
+
+
+def unit(experiment: Experiment, rounds: int, seed: int, on: Sequence[str]) -> Unit:
+    """One cell of one seed."""
+    settings = {"experiment": sparse(experiment.replace(seed=seed)), "on": list(on), "rounds": rounds}
+    return Unit(said(on), seed, settings)
+
+
+def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
+    """A unit: what its cell measured."""
+    federation = full(settings["experiment"]).replace(device=device).build()
+    try:
+        return run_cell(federation, settings["on"], settings["rounds"], stop=stop)
+    except InterruptedError as error:
+        raise Stopped from error
+
+
+def attribution(data: Mapping[str, Any] | None, seeds: Sequence[int] = SEEDS) -> Attribution | None:
+    """The attribution of a record's seeds of which every cell is there; None if there is none."""
+    units = {(one["seed"], one["arm"]): one for one in (data or {}).get("units", [])}
+    cells = subsets(CAUSES)
+    whole = [seed for seed in seeds if all((seed, said(on)) in units for on in cells)]
+    if not whole:
+        return None
+    lr = full(units[whole[0], said(())]["settings"]["experiment"]).settings.lr
+    found = [[units[seed, said(on)]["result"] for on in cells] for seed in whole]
+    return gathered(CAUSES, whole, found, [lr] * len(cells))
+
+
+def draw(data: Mapping[str, Any]) -> Figure:
+    """Waterfalls of accuracy and loss, the cells, and the parts over rounds; empty before a seed is complete."""
+    fig, axes = plots.figure(1, 4, (16, 4.2))
+    found = attribution(data)
+    if found is not None:
+        plots_attribution.waterfall(axes[0, 0], found)
+        plots_attribution.waterfall(axes[0, 1], found, "test_loss")
+        plots_attribution.cells(axes[0, 2], found)
+        plots_attribution.over_rounds(axes[0, 3], found)
+    fig.suptitle(f"{data['title']} ({len(found.seeds) if found else 0} of {len(SEEDS)} seeds)")
+    return fig
+
+
+def _record(name: str, title: str, experiment: Experiment, rounds: int) -> Record:
+    return Record(name, title, partial(plan, experiment=experiment, rounds=rounds), run, draw, SEEDS)
+
+
+RECORDS = (
+    _record("attribution_mnist", "Why is there a gap? MNIST, CNN, two shards a client, 5 of 10 clients", MNIST, 30),
+    _record(
+        "attribution_cifar10", "Why is there a gap? CIFAR-10, ResNet-8, two shards a client, 5 of 10", CIFAR10, 100
+    ),
+)

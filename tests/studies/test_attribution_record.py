@@ -1,0 +1,32 @@
+"""The records of the gap: their units make whole attributions, seed by seed."""
+
+from functools import partial
+
+from fedlab_core.probes.attribution import attribute
+from fedlab_core.probes.cells import CAUSES, subsets
+from fedlab_core.studies import attribution
+from fedlab_core.studies.queue import full, gathered, missing
+from fedlab_core.workbench.labs.why import DIGITS
+
+
+def test_units_name_each_cell_once_and_restore_their_experiment() -> None:
+    for record, experiment in zip(attribution.RECORDS, (attribution.MNIST, attribution.CIFAR10), strict=True):
+        units = record.plan({})
+        assert len({unit.key for unit in units}) == len(units) == 16 * 5
+        assert full(units[17].settings["experiment"]) == experiment.replace(seed=1)
+        assert [unit.seed for unit in units[:16]] == [0] * 16
+
+
+def test_finished_units_are_the_attribution_that_one_call_makes() -> None:
+    plan = partial(attribution.plan, experiment=DIGITS.replace(evaluate_every=1), rounds=1)
+    record = attribution.Record("small", "small", plan, attribution.run, attribution.draw)
+    found = {}
+    for unit in missing(record, found)[:20]:  # one seed whole, and some of the next
+        result = record.run(unit.settings, lambda: False, "cpu")
+        found[unit.key] = {"arm": unit.arm, "seed": unit.seed, "settings": unit.settings, "result": result}
+    whole = attribution.attribution(gathered(record, found))
+    assert whole is not None and whole.seeds == (0,)
+    direct = attribute(DIGITS.replace(evaluate_every=1), 1, seeds=(0,))
+    assert all(whole.values[measure].equal(direct.values[measure]) for measure in direct.values)
+    assert whole.cells == subsets(CAUSES) and len(attribution.draw(gathered(record, found)).axes) == 4
+    assert attribution.attribution({"units": []}) is None
