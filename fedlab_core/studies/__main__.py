@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from fedlab_core.studies import (
+    attribution,
     batchnorm_distributions,
     batchnorm_record,
     fedavg,
@@ -25,7 +26,7 @@ from fedlab_core.studies import (
     queue,
 )
 
-QUEUE = (fedavg_tables.RECORD, batchnorm_distributions.RECORD)
+QUEUE = (fedavg_tables.RECORD, batchnorm_distributions.RECORD, *attribution.RECORDS)
 """Records that are made of units, in the order in which `make records` works them off."""
 RECORDS: dict[str, Callable[[], Any]] = {
     **{f"fedavg_{name}": partial(fedavg.record, name) for name in fedavg.RECORDS},
