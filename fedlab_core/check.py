@@ -1,11 +1,18 @@
 """Arguments, checked once and said in one grammar: the argument, its value, what is accepted."""
 
+import functools
+import inspect
+import itertools
 import math
 import numbers
-from collections.abc import Iterable
+import types
+import typing
+from collections import abc
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+C = TypeVar("C", bound=Callable[..., Any])
 
 
 def refuse(name: str, value: Any, accepted: str) -> ValueError:
@@ -77,3 +84,108 @@ def instance(name: str, value: Any, kind: type[T], accepted: str | None = None) 
 def _range(what: str, least: float | None, most: float | None, above: float | None = None) -> str:
     bounds = [f"{sign} {bound}" for sign, bound in ((">=", least), (">", above), ("<=", most)) if bound is not None]
     return " and ".join([f"{what} {bounds[0]}", *bounds[1:]]) if bounds else what
+
+
+def checked(thing: C) -> C:
+    """Check what a function, or the constructor of a class, is called with against the types that it names.
+
+    Each argument is refused by the rules of this module: a whole number where `int` is named, a number where `float`
+    is, an object of the class otherwise; of a list, tuple or mapping the members too. What `Any`, a type variable or a
+    protocol stands for is not checked. The annotations are read at the first call.
+    """
+    function: Callable[..., Any] = thing.__init__ if isinstance(thing, type) else thing  # type: ignore[misc]
+    signature, rules = inspect.signature(function), dict[str, Callable[[str, Any], None] | None]()
+    order = list(signature.parameters)
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not rules:
+            hints = typing.get_type_hints(function)
+            rules.update({name: _rule(hints.get(name, Any)) for name in order})
+        for name, value in (*zip(order, args, strict=False), *kwargs.items()):
+            rule = rules.get(name)
+            if rule is not None and signature.parameters[name].kind not in _OPEN:
+                rule(name, value)
+        return function(*args, **kwargs)
+
+    if isinstance(thing, type):
+        thing.__init__ = call  # type: ignore[misc]
+        return thing
+    return typing.cast(C, call)
+
+
+_OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_MANY = 100  # members of a list or mapping that are looked at
+
+
+def _rule(hint: Any) -> Callable[[str, Any], None] | None:
+    """How a value of an annotation is checked; None for what is not checked."""
+    accepts = _accepts(hint)
+    if accepts is None:
+        return None
+    wanted = _said(hint)
+
+    def rule(name: str, value: Any) -> None:
+        if not accepts(value):
+            raise refuse(name, value, wanted)
+
+    return rule
+
+
+def _accepts(hint: Any) -> Callable[[Any], bool] | None:
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _accepts(parts[0])
+    if origin in (typing.Union, types.UnionType):
+        several = [_accepts(part) for part in parts]
+        if None in several:
+            return None
+        return lambda value: any(accepts(value) for accepts in several if accepts)
+    if origin is typing.Literal:
+        return lambda value: any(type(value) is type(part) and value == part for part in parts)
+    if hint is None or hint is type(None):
+        return lambda value: value is None
+    if hint is int:
+        return lambda value: isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if hint is float:
+        return lambda value: isinstance(value, numbers.Real) and not isinstance(value, bool) and value == value
+    kind = origin or hint
+    if kind is abc.Callable:
+        return callable
+    if kind is Any or not isinstance(kind, type) or kind is object or getattr(kind, "_is_protocol", False):
+        return None
+    if issubclass(kind, abc.Mapping):
+        return _members(abc.Mapping, parts[-1:], lambda value: value.values())
+    if issubclass(kind, abc.Iterable) and parts and kind.__module__ in ("builtins", "collections.abc"):
+        outer = abc.Iterable if kind in (abc.Iterable, abc.Iterator) else abc.Collection
+        inner = parts[:1] if len(parts) == 1 or parts[1:] == (...,) else ()
+        return _members(outer, inner, lambda value: value)
+    return lambda value: isinstance(value, kind)
+
+
+def _members(outer: type, parts: Sequence[Any], values: Callable[[Any], Iterable[Any]]) -> Callable[[Any], bool]:
+    inner = _accepts(parts[0]) if parts else None
+
+    def accepts(value: Any) -> bool:
+        if isinstance(value, str | bytes) or not isinstance(value, outer):
+            return False
+        if inner is None or not isinstance(value, list | tuple | abc.Mapping):
+            return True
+        return all(inner(one) for one in itertools.islice(values(value), _MANY))
+
+    return accepts
+
+
+def _said(hint: Any) -> str:
+    """An annotation in words."""
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_said(part) for part in parts)
+    if origin is typing.Literal:
+        return ", ".join(map(repr, parts))
+    words = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
+    if hint in words:
+        return words[hint]
+    if isinstance(hint, type) and not parts:
+        return f"a {hint.__name__}"
+    return str(hint).replace("collections.abc.", "").replace("fedlab_core.", "")
