@@ -115,7 +115,7 @@ def checked(thing: C) -> C:
 
 
 _OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_MANY = 100  # members of a list or mapping that are looked at
+_MANY = 16  # members of a list or mapping that are looked at
 
 
 def _rule(hint: Any) -> Callable[[str, Any], None] | None:

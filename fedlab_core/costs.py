@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from fedlab_core.check import checked
 from fedlab_core.state import State, parameter_names, state_bytes
 
 MIB = 2**20
 
 
+@checked
 @dataclass(frozen=True)
 class Costs:
     """Costs of one round, or of several added up.
@@ -56,6 +58,7 @@ def serialise(payload: State) -> bytes:
     return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in payload.items()})
 
 
+@checked
 def serialised_tensor_bytes(message: bytes) -> int:
     """Bytes of a serialised payload that hold tensors: its length less the 8 length bytes and the header they
     announce."""
@@ -88,6 +91,7 @@ class Memory:
         return asdict(self) | {"total": self.total}
 
 
+@checked
 def step_memory(
     model: nn.Module,
     loss: Callable[[nn.Module], Tensor],
@@ -115,6 +119,7 @@ def step_memory(
     return Memory(kept_for_backward(model, loss), weights, gradients, moments * gradients)
 
 
+@checked
 def kept_for_backward(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> int:
     """Bytes that autograd keeps between forward and backward: each storage once, parameters and buffers excluded.
 
@@ -133,6 +138,7 @@ def kept_for_backward(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> 
     return sum(size for size, _ in kept.values())
 
 
+@checked
 def count_flops(model: nn.Module, loss: Callable[[nn.Module], Tensor]) -> int:
     """Floating-point operations of one forward and backward pass (one multiply-add = 2), in products and convolutions.
 

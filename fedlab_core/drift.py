@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedlab_core.check import checked
 from fedlab_core.state import State, flatten
 
 _PIECE = 2**16  # numbers of each client looked at together
@@ -33,6 +34,7 @@ class Drift:
     diversity: float
 
 
+@checked
 def drift(start: State, states: Sequence[State], weights: Sequence[float], names: Iterable[str]) -> Drift:
     """Measures the updates from `start` to each of `states`.
 

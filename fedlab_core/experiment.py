@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fedlab_core.check import checked
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.prepared import load_prepared
 from fedlab_core.federation import Federation
@@ -27,6 +28,7 @@ from fedlab_core.registry import PARTITIONS
 from fedlab_core.settings import Settings, plain_value
 
 
+@checked
 @dataclass(frozen=True)
 class Experiment:
     """Everything that defines a run, JSON-able, so that panels, studies and saved files speak of the same thing.

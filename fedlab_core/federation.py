@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fedlab_core.check import checked
 from fedlab_core.checkpoint.read import fingerprints, read_run
 from fedlab_core.checkpoint.write import write_run
 from fedlab_core.costs import Costs
@@ -28,6 +29,7 @@ from fedlab_core.state import Roles, State, get_state, roles, set_state, tensors
 from fedlab_core.timeline import Snapshot, Timeline
 
 
+@checked
 class Federation:
     """A federated run: data, who holds it, a model, settings and a method, and everything that has happened so far.
 

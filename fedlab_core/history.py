@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from fedlab_core.check import checked
 from fedlab_core.costs import Costs
 from fedlab_core.drift import drift
 from fedlab_core.local.cores import single_threaded
@@ -73,16 +74,19 @@ def _plain(value: Any) -> Any:
     return value
 
 
+@checked
 def to_frame(history: Iterable[Record]) -> pd.DataFrame:
     """A table with one row per round."""
     return pd.DataFrame([record.row() for record in history])
 
 
+@checked
 def clients_to_frame(history: Iterable[Record]) -> pd.DataFrame:
     """A table with one row per round and sampled client."""
     return pd.DataFrame([{"round": record.round, **row} for record in history for row in record.clients])
 
 
+@checked
 def rounds_to_target(history: Sequence[Record], target: float, metric: str = "test_accuracy") -> float:
     """Rounds until a metric first reaches a target, as McMahan et al. (2017, section 3) count them.
 
@@ -106,6 +110,7 @@ def rounds_to_target(history: Sequence[Record], target: float, metric: str = "te
     return math.inf
 
 
+@checked
 @dataclass(frozen=True)
 class Segment:
     """From the round after `start` on, a run follows these settings and this method; a fork begins a new segment."""

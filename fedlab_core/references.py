@@ -2,11 +2,13 @@
 
 from torch import Tensor
 
+from fedlab_core.check import checked
 from fedlab_core.federation import Federation
 from fedlab_core.methods import FedAvg, LocalOnly
 from fedlab_core.partition import pooled
 
 
+@checked
 def local_only(federation: Federation) -> Federation:
     """Every client trains its own model: the same clients, the same local work, no communication."""
     first = federation.segments[0]
@@ -15,6 +17,7 @@ def local_only(federation: Federation) -> Federation:
     )
 
 
+@checked
 def centralised(federation: Federation) -> Federation:
     """One client holds all the data and takes, per round, as many steps as all sampled clients take together on
     average.

@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fedlab_core.check import checked
 from fedlab_core.randomness import generator
 
 
+@checked
 def sample_clients(clients: int, count: int, seed: int, round: int) -> list[int]:
     """A uniform random subset of `count` of the clients 0 .. clients - 1, ascending.
 
@@ -25,6 +27,7 @@ def sample_clients(clients: int, count: int, seed: int, round: int) -> list[int]
     return sorted(chosen)
 
 
+@checked
 def aggregation_weights(sizes: Tensor, sampled: Sequence[int], weighting: str) -> list[float]:
     """Weight of each sampled client in the average, see `settings.WEIGHTINGS`.
 
@@ -39,6 +42,7 @@ def aggregation_weights(sizes: Tensor, sampled: Sequence[int], weighting: str) -
     return [size / total for size in own]
 
 
+@checked
 def objective_shares(sizes: Tensor, sampled: Sequence[int], weighting: str) -> list[float]:
     """Part p_k of each sampled client in the global objective sum_k p_k F_k over all clients that exist."""
     if weighting == "uniform":

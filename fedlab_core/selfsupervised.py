@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab_core.check import checked
 from fedlab_core.models.layers import initialise, norm1d
 from fedlab_core.state import State
 
 
+@checked
 @dataclass(frozen=True)
 class Augmentation:
     """How far a view may be from the image; the defaults are MoCo v2's (Chen et al. 2020, arXiv 2003.04297).
@@ -56,6 +58,7 @@ CHARACTERS = Augmentation(scale=0.6, flip=0.0, rotate=10.0, kernel=3)
 """For small grey pictures of characters, which a flip or a small crop would turn into others."""
 
 
+@checked
 def augment(
     x: Tensor,
     draws: torch.Generator,
@@ -110,6 +113,7 @@ def augment(
     return (image - shift) / scale
 
 
+@checked
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
     """SimCLR's loss: find the other view of the same image among the 2n - 1 other views (Chen et al. 2020, equation 1).
 
@@ -122,6 +126,7 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float = 0.5) -> Tensor:
     return F.cross_entropy(similarity, (torch.arange(2 * n, device=z.device) + n) % (2 * n))
 
 
+@checked
 def info_nce(queries: Tensor, keys: Tensor, temperature: float = 0.2) -> Tensor:
     """MoCo v3's loss of one direction, 2 tau * cross-entropy (Chen, Xie and He 2021, algorithm 1); no gradient through
     the keys.
@@ -134,6 +139,7 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float = 0.2) -> Tensor:
     return 2 * temperature * F.cross_entropy(logits, torch.arange(len(queries), device=queries.device))
 
 
+@checked
 def simsiam_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
     """-1/2 [cos(p1, sg z2) + cos(p2, sg z1)] (Chen and He 2021, algorithm 1): -1 at best.
 
@@ -145,6 +151,7 @@ def simsiam_loss(p1: Tensor, p2: Tensor, z1: Tensor, z2: Tensor) -> Tensor:
     return -0.5 * cosines
 
 
+@checked
 def byol_loss(p1: Tensor, p2: Tensor, target1: Tensor, target2: Tensor) -> Tensor:
     """||p - t||^2 of unit vectors, both directions added (Grill et al. 2020, equation 2): 4 + 4 * SimSiam's value.
 
@@ -155,6 +162,7 @@ def byol_loss(p1: Tensor, p2: Tensor, target1: Tensor, target2: Tensor) -> Tenso
     return 4 + 4 * simsiam_loss(p1, p2, target1, target2)
 
 
+@checked
 def move_target(target: State, online: State, momentum: float = 0.99) -> State:
     """The target network of BYOL and MoCo after a step: momentum * target + (1 - momentum) * online.
 
@@ -171,6 +179,7 @@ def move_target(target: State, online: State, momentum: float = 0.99) -> State:
     }
 
 
+@checked
 def projector(
     width: int,
     draws: torch.Generator,
@@ -210,11 +219,13 @@ def projector(
     return head
 
 
+@checked
 def predictor(width: int, draws: torch.Generator, *, hidden: int = 128, norm: str = "batch") -> nn.Sequential:
     """SimSiam's and BYOL's predictor, width -> hidden -> width: two dense layers, normalisation after the first."""
     return projector(width, draws, hidden=hidden, out=width, layers=2, norm=norm, last_norm=False)
 
 
+@checked
 def spread(z: Tensor) -> float:
     """Mean standard deviation of unit vectors (n, width) times sqrt(width): 1 where they fill the sphere, 0 where they
     have collapsed to a point (Chen and He 2021)."""

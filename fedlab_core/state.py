@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedlab_core.check import checked
+
 State = dict[str, Tensor]
 """Parameters AND buffers by name. A tensor with several names (tied weights, a layer kept under a second attribute) has
 the first of them only. Tensors in a State are never modified in place."""
@@ -32,6 +34,7 @@ def tensors(model: nn.Module) -> State:
     return found
 
 
+@checked
 def get_state(model: nn.Module) -> State:
     """A copy of the model's parameters and buffers."""
     return {name: tensor.detach().clone() for name, tensor in tensors(model).items()}
@@ -64,16 +67,19 @@ def frozen_names(model: nn.Module) -> frozenset[str]:
     return frozenset(n for n, t in tensors(model).items() if isinstance(t, nn.Parameter) and not t.requires_grad)
 
 
+@checked
 def batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
     """The batch-norm layers by name, in the order of the module tree; found by type, whatever they are called."""
     return {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
 
 
+@checked
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether any module is a batch normalisation (by type, whatever it is called)."""
     return bool(batch_norms(model))
 
 
+@checked
 def local_names(model: nn.Module, batch_norm: str | None) -> frozenset[str]:
     """Names that never leave a client under a batch-norm policy, selected by module type, not by name.
 
@@ -97,6 +103,7 @@ def local_names(model: nn.Module, batch_norm: str | None) -> frozenset[str]:
     return statistics_names(model) if batch_norm == "local_statistics" else frozenset()
 
 
+@checked
 def statistics_names(model: nn.Module) -> frozenset[str]:
     """Names of the running statistics of the batch-norm layers."""
     return _names_in(model, batch_norms(model).values(), buffers_only=True)
@@ -131,6 +138,7 @@ class Roles:
         return tuple(name for name in self.trained if name not in self.local)
 
 
+@checked
 def roles(model: nn.Module, batch_norm: str | None, kept: frozenset[str] = frozenset()) -> Roles:
     """Sort the tensors of a model.
 
@@ -144,6 +152,7 @@ def roles(model: nn.Module, batch_norm: str | None, kept: frozenset[str] = froze
     return Roles(trained, frozen, statistics, frozenset(names) - {*trained} - frozen - statistics, local)
 
 
+@checked
 def mean_state(states: Sequence[State], weights: Sequence[float]) -> State:
     """Weighted sum of states, tensor by tensor.
 
@@ -175,6 +184,7 @@ def _mean(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return total.to(first.dtype)
 
 
+@checked
 def agreed_or_mean(states: Sequence[State], weights: Sequence[float], names: Iterable[str]) -> State:
     """The named tensors as they are where all states agree bit for bit, else their weighted mean."""
     result = {}
@@ -185,6 +195,7 @@ def agreed_or_mean(states: Sequence[State], weights: Sequence[float], names: Ite
     return result
 
 
+@checked
 def total_variance(model: nn.Module, states: Sequence[State], weights: Sequence[float], merged: State) -> State:
     """`merged` with each running variance replaced by sum_k p_k (v_k + (mu_k - mu)^2), the law of total variance.
 
@@ -219,12 +230,14 @@ def is_finite(states: Sequence[State], names: Iterable[str]) -> bool:
     return bool(norms.isfinite().all()) or all(bool(tensor.isfinite().all()) for tensor in chosen)
 
 
+@checked
 def flatten(state: State, names: Iterable[str] | None = None) -> Tensor:
     """The named tensors (all floating-point ones by default) as one vector (P,)."""
     chosen = [name for name, t in state.items() if t.is_floating_point()] if names is None else list(names)
     return torch.cat([state[name].reshape(-1) for name in chosen])
 
 
+@checked
 def unflatten(vector: Tensor, like: State, names: Iterable[str] | None = None) -> State:
     """The inverse of `flatten`: a state like `like` with the named tensors taken from `vector` (P,), the others
     shared."""
@@ -236,6 +249,7 @@ def unflatten(vector: Tensor, like: State, names: Iterable[str] | None = None) -
     return {name: parts[name].reshape(t.shape).to(t.dtype) if name in parts else t for name, t in like.items()}
 
 
+@checked
 def distance(a: State, b: State, names: Iterable[str] | None = None) -> float:
     """Euclidean distance between two states over the named tensors."""
     return (flatten(a, names) - flatten(b, names)).norm().item()

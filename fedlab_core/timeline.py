@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from fedlab_core.check import checked
 from fedlab_core.settings import Settings
 from fedlab_core.state import State
 
@@ -46,6 +47,7 @@ class Snapshot:
             yield from state.values()
 
 
+@checked
 @dataclass(frozen=True)
 class Timeline:
     """Snapshots by round, as a value: whatever adds to it or cuts it returns a new one that shares the snapshots.

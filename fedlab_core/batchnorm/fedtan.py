@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from fedlab_core.batchnorm.lockstep import Ledger, Sharing, synchronised_gradients
+from fedlab_core.check import checked
 from fedlab_core.data import Dataset
 from fedlab_core.local.fitness import check_single_examples
 from fedlab_core.local.optimisers import make_optimiser
@@ -37,6 +38,7 @@ from fedlab_core.settings import Settings
 from fedlab_core.state import State, batch_norms, get_state, set_state
 
 
+@checked
 @dataclass(frozen=True)
 class FedTAN(Sharing, FedAvg):
     """Layer-wise synchronised batch normalisation in local step 1, ordinary local steps afterwards (arXiv 2301.02982).

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedlab_core.check import checked
 from fedlab_core.local.work import task_loss
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 """One (inputs, targets) per client."""
 
 
+@checked
 @dataclass(frozen=True)
 class Sharing:
     """What clients share at every batch-norm layer of a synchronised step.
@@ -64,6 +66,7 @@ class Ledger:
         return functools.reduce(torch.add, [value * weight for value, weight in zip(values, weights, strict=True)])
 
 
+@checked
 def synchronised_gradients(
     models: Sequence[nn.Module],
     batches: Batches,
@@ -105,6 +108,7 @@ def synchronised_gradients(
     return [loss.detach() for loss in losses]
 
 
+@checked
 def lock_step(
     models: Sequence[nn.Module],
     inputs: Sequence[Tensor],

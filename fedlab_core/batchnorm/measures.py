@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlab_core.batchnorm.lockstep import NOTHING, Batches, Sharing, synchronised_gradients
+from fedlab_core.check import checked
 from fedlab_core.federation import Federation
 from fedlab_core.local.training import client_data
 from fedlab_core.local.work import task_loss
@@ -74,6 +75,7 @@ class Deviation:
     total_cosine: float
 
 
+@checked
 def fixed_batches(federation: Federation, size: int | None = 64, clients: Sequence[int] | None = None) -> Batches:
     """One fixed batch of every client's training data, prepared as for training.
 
@@ -90,6 +92,7 @@ def fixed_batches(federation: Federation, size: int | None = 64, clients: Sequen
     return batches
 
 
+@checked
 def in_training(federation: Federation, state: State) -> nn.Module:
     """A new module with that state, in train mode, in the run's precision and on its device."""
     model = copy.deepcopy(federation.model)
@@ -98,6 +101,7 @@ def in_training(federation: Federation, state: State) -> nn.Module:
     return model.train()
 
 
+@checked
 def mismatch(model: nn.Module, batches: Batches, clients: Sequence[int] | None = None) -> Mismatch:
     """Compares each client's batch statistics with the union's, layer by layer, in one forward pass of the union.
 
@@ -141,6 +145,7 @@ def mismatch(model: nn.Module, batches: Batches, clients: Sequence[int] | None =
     )
 
 
+@checked
 def union_gradient(model: nn.Module, batches: Batches) -> State:
     """Gradients of the union batch's mean loss by parameter name: plain PyTorch on one big batch. The model is kept."""
     model = copy.deepcopy(model).train()
@@ -149,6 +154,7 @@ def union_gradient(model: nn.Module, batches: Batches) -> State:
     return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
 
 
+@checked
 def mean_gradient(
     model: nn.Module, batches: Batches, rule: Sharing = NOTHING, weights: Sequence[float] | None = None
 ) -> State:
@@ -167,6 +173,7 @@ def mean_gradient(
     return {name: functools.reduce(torch.add, [part[name] for part in parts]) for name in parts[0]}
 
 
+@checked
 def deviation(mean: State, union: State) -> Deviation:
     """Compares `mean_gradient` with `union_gradient`, tensor by tensor and over all."""
     a = [mean[name].double().flatten() for name in union]
@@ -176,6 +183,7 @@ def deviation(mean: State, union: State) -> Deviation:
     return Deviation(tuple(union), torch.tensor(size), torch.tensor(cosine), *total)
 
 
+@checked
 def deviation_by_source(model: nn.Module, batches: Batches) -> dict[str, Deviation]:
     """The gradient deviation of local batch normalisation, and of its two sources alone.
 
@@ -193,6 +201,7 @@ def deviation_by_source(model: nn.Module, batches: Batches) -> dict[str, Deviati
     return {source: deviation(mean_gradient(model, batches, rule), union) for source, rule in rules.items()}
 
 
+@checked
 def running_gap(model: nn.Module, state: State, reference: State) -> dict[str, tuple[float, float]]:
     """How far a state's running statistics are from another's: by layer, (mean, variance) measured as in `Mismatch`.
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlab_core.batchnorm.measures import fixed_batches, in_training
+from fedlab_core.check import checked
 from fedlab_core.federation import Federation
 from fedlab_core.local.cores import single_threaded
 from fedlab_core.partition import label_counts
@@ -44,6 +45,7 @@ class FourWays:
         return asdict(self)
 
 
+@checked
 def four_ways(federation: Federation) -> FourWays:
     """Evaluates the current round of a run in the four ways; clients count by their examples.
 
@@ -65,6 +67,7 @@ def four_ways(federation: Federation) -> FourWays:
     )
 
 
+@checked
 def class_accuracy(federation: Federation, state: State, client: int | None = None) -> Tensor:
     """(classes,) test accuracy of a state by true class, float64; 0 where the test set has no example of a class.
 
@@ -83,6 +86,7 @@ def class_accuracy(federation: Federation, state: State, client: int | None = No
     return hits / torch.bincount(data.test_y, minlength=data.num_classes).clamp_min(1)
 
 
+@checked
 def reestimate(
     federation: Federation, state: State | None = None, batch_size: int | None = 512, per_client: int | None = None
 ) -> State:
@@ -104,6 +108,7 @@ def reestimate(
     return get_state(model)
 
 
+@checked
 def estimate_anew(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Give the batch norms of a model the means over some batches of their means and (unbiased) variances, in place.
 
@@ -124,6 +129,7 @@ def estimate_anew(model: nn.Module, batches: Iterable[Tensor]) -> None:
         layer.momentum = momentum
 
 
+@checked
 def fixbn(federation: Federation, rounds: int, switch: int, lr: float) -> Federation:
     """FixBN (Zhong, Chen and Chao, arXiv 2303.06530): `switch` rounds of FedAvg with BN, then frozen running
     statistics.

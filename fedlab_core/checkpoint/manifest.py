@@ -53,7 +53,7 @@ class Head:
     Attributes:
         id: of the run, the same in all its life.
         fingerprints: of data, partition and architecture.
-        tensors: name, dtype and shape of the model's tensors, in their order.
+        tensors: name, dtype and shape of the model's tensors after the last round, in their order.
         journal: its file and how much of it counts; what a killed process wrote after that does not.
         torch, fedlab_core: the versions that wrote it last; "" of the latter in the first runs, which did not say.
     """

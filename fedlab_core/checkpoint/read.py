@@ -256,8 +256,8 @@ def _state(folder: Path, stored: Stored, first: State, head: Head, device: str) 
             server[place] = name, tensor
         else:
             raise ValueError(f"{path}: {key!r} is neither of the state nor of the server")
-    found = {name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in state.items()}
-    if found != head.tensors:
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}  # a fork may compute in another precision
+    if found != {name: shape for name, (_, shape) in head.tensors.items()}:
         raise ValueError(f"{path}: its tensors are not those that {HEAD} lists")
     return {name: state[name] for name in head.tensors}, dict(server[place] for place in sorted(server))
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedlab_core.check import checked
 from fedlab_core.costs import count_flops, step_memory
 from fedlab_core.finetuning.classifiers import cosine_classifier
 from fedlab_core.finetuning.tuning import tune
@@ -85,6 +86,7 @@ class Payload:
         return asdict(self) | {"trained": self.trained, "bytes": self.bytes}
 
 
+@checked
 def payload(model: nn.Module) -> Payload:
     """What of a tuned model travels; the classifier is what is called `head`."""
     sizes, trained = {n: p.numel() for n, p in model.named_parameters()}, parameter_names(model)
@@ -94,6 +96,7 @@ def payload(model: nn.Module) -> Payload:
     return Payload(total - head, head, sum(sizes.values()) - total, element)
 
 
+@checked
 def anatomy(model: nn.Module) -> list[dict[str, Any]]:
     """What a network is made of and what of it is trained, from the input up: the numbers behind a drawing of it.
 
@@ -116,18 +119,21 @@ def anatomy(model: nn.Module) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
+@checked
 def meta_vit_b_16(num_classes: int = 100) -> ViT:
     """ViT-B/16 (Dosovitskiy et al. 2021, table 1; torchvision's `vit_b_16`) without values."""
     with torch.device("meta"):
         return ViT((3, 224, 224), num_classes, patch=16, dim=768, depth=12, heads=12)
 
 
+@checked
 def meta_clip(patch: int = 16) -> CLIP:
     """CLIP B/16 or B/32 without values."""
     with torch.device("meta"):
         return openai_clip(patch)
 
 
+@checked
 def payload_table(num_classes: int = 100) -> list[dict[str, Any]]:
     """Numbers and bytes of every method for ViT-B/16, and for CLIP B/16 where a method needs its text tower.
 
@@ -160,6 +166,7 @@ def payload_table(num_classes: int = 100) -> list[dict[str, Any]]:
     return rows
 
 
+@checked
 def classification_loss(images: Tensor) -> Callable[[nn.Module], Tensor]:
     """The loss of one local step on images (B, C, H, W) of class 0 as a function of the model, for
     `costs.count_flops` and `costs.step_memory`."""
@@ -167,6 +174,7 @@ def classification_loss(images: Tensor) -> Callable[[nn.Module], Tensor]:
     return lambda model: task_loss(model(images), targets)
 
 
+@checked
 def cost_table(model: nn.Module, images: Tensor, methods: Sequence[str], moments: int = 0) -> list[dict[str, Any]]:
     """What each method costs a client with this model.
 

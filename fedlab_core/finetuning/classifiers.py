@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab_core.check import checked
 from fedlab_core.finetuning.modules import linear_like, uniform
 from fedlab_core.models.clip import CLIP, HIGHEST_SCALE, Tokenizer
 from fedlab_core.models.vit import ViT
@@ -43,6 +44,7 @@ class CosineClassifier(nn.Module):
         return self.head(self.features(x))
 
 
+@checked
 def with_head(vit: ViT, num_classes: int, generator: torch.Generator) -> ViT:
     """A copy of a ViT with a freshly drawn classifier (dim -> num_classes)."""
     vit = copy.deepcopy(vit)
@@ -50,6 +52,7 @@ def with_head(vit: ViT, num_classes: int, generator: torch.Generator) -> ViT:
     return vit
 
 
+@checked
 def class_means(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """W_c = normalise(mean of the normalised embeddings of class c): a head made of images, as the zero-shot head is
     made of texts.
@@ -65,6 +68,7 @@ def class_means(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     return F.normalize(one_hot.T @ F.normalize(embeddings, dim=-1), dim=-1)
 
 
+@checked
 def cosine_classifier(
     image: ViT, scale: Tensor, weights: Tensor, head: str, generator: torch.Generator
 ) -> CosineClassifier:

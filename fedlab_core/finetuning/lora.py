@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from fedlab_core.check import checked
 from fedlab_core.data import Dataset
 from fedlab_core.finetuning.modules import LoRA
 from fedlab_core.local.work import Context, Engine, Task, Update, Work
@@ -35,11 +36,13 @@ A, B, DELTA = ".a.weight", ".b.weight", ".delta"  # of a LoRA layer
 ADDED_A, ADDED_B = ".added.a", ".added.b"  # thin factors of what the last round adds to D
 
 
+@checked
 def lora_layers(names: Mapping[str, Tensor] | Sequence[str]) -> list[str]:
     """Names of the LoRA layers whose two factors are among the names of a state."""
     return [name.removesuffix(A) for name in names if name.endswith(A) and name.removesuffix(A) + B in names]
 
 
+@checked
 def factor_error(states: Sequence[State], weights: Sequence[float]) -> dict[str, float]:
     """By layer, how far the product of the mean factors is from the mean of the products, relative to the latter.
 
@@ -60,6 +63,7 @@ def factor_error(states: Sequence[State], weights: Sequence[float]) -> dict[str,
     return errors
 
 
+@checked
 def effective_update(state: State, layer: str) -> Tensor:
     """D + B A of a layer, (m, n); D is 0 where it has none."""
     product = state[layer + B] @ state[layer + A]

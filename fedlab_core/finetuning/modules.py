@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab_core.check import checked
+
 
 class Prompted(nn.Module):
     """A block with k learnt tokens after the class token of what it reads (Jia et al. 2022, visual prompt tuning).
@@ -112,6 +114,7 @@ class Gated(nn.Module):
         return f * self.second(self.first(f).tanh()).softmax(-1)
 
 
+@checked
 def uniform(layer: nn.Linear, generator: torch.Generator) -> nn.Linear:
     """Draws weight and bias from U(-1/sqrt(in), 1/sqrt(in)), PyTorch's default, in place."""
     bound = 1 / math.sqrt(layer.in_features)
@@ -120,6 +123,7 @@ def uniform(layer: nn.Linear, generator: torch.Generator) -> nn.Linear:
     return layer
 
 
+@checked
 def linear_like(inputs: int, outputs: int, like: Tensor, bias: bool = True) -> nn.Linear:
     """A Linear on the device and in the precision of a tensor, not yet drawn: no global random state is used."""
     layer = nn.Linear(inputs, outputs, bias, device="meta")

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fedlab_core.check import checked
 from fedlab_core.finetuning.classifiers import CosineClassifier, TextPrompted
 from fedlab_core.finetuning.modules import Adapted, Bottleneck, Gated, LoRA, Prompted
 from fedlab_core.models.clip import CLIP
@@ -59,6 +60,7 @@ TUNINGS: dict[str, Tuning] = {
 """Every way to fine-tune, by name."""
 
 
+@checked
 def tune(model: nn.Module, method: str, generator: torch.Generator, **options: Any) -> nn.Module:
     """A copy of a model in which exactly what a method trains asks for gradients.
 

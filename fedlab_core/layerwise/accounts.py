@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedlab_core.check import checked
 from fedlab_core.costs import Memory, count_flops, step_memory
 from fedlab_core.federation import Federation
 from fedlab_core.layerwise.method import OPTIMISERS, LayerWise, staged_loss
@@ -16,6 +17,7 @@ from fedlab_core.layerwise.stages import Stage, payload
 from fedlab_core.state import State, state_bytes
 
 
+@checked
 def stage_loss(
     model: StagedModel, rule: LayerWise, stage: Stage, batch: Tensor, kept: Sequence[bool] | None = None
 ) -> Callable[[Any], Tensor]:
@@ -30,6 +32,7 @@ def stage_loss(
     return lambda model: staged_loss(model, views, rule, stage, kept, target)
 
 
+@checked
 def training_memory(
     model: StagedModel, rule: LayerWise, stage: Stage, batch: Tensor, kept: Sequence[bool] | None = None
 ) -> Memory:
@@ -50,6 +53,7 @@ def training_memory(
     return replace(memory, weights=memory.weights + state_bytes(own))  # their target; it shares the frozen units
 
 
+@checked
 def peak_memory(model: StagedModel, rule: LayerWise, batch: Tensor) -> Memory:
     """The largest `training_memory` over a run. Of the stages the first, the second and the last are measured: between
     them only the frozen weights grow if all units are equal."""
@@ -59,6 +63,7 @@ def peak_memory(model: StagedModel, rule: LayerWise, batch: Tensor) -> Memory:
     return max((training_memory(model, rule, stage, batch) for stage in stages), key=lambda memory: memory.total)
 
 
+@checked
 def deepest(budget: int, make: Callable[[int], StagedModel], rule: LayerWise, batch: Tensor, most: int = 256) -> int:
     """The largest number of units whose `peak_memory` fits into a budget, by doubling and bisection.
 
@@ -84,6 +89,7 @@ def deepest(budget: int, make: Callable[[int], StagedModel], rule: LayerWise, ba
     return low
 
 
+@checked
 def relative_flops(rule: LayerWise, units: int) -> float:
     """Expected FLOPs of a run with equal stages, relative to end-to-end training of as many rounds, in closed form.
 
@@ -98,6 +104,7 @@ def relative_flops(rule: LayerWise, units: int) -> float:
     return sum(per_stage) / len(per_stage) / (3 * units)
 
 
+@checked
 def flops_by_round(federation: Federation) -> list[int]:
     """FLOPs of all clients in each round of a run, from the masks that they drew; index = round, 0 before training."""
     model, rule = staged_run(federation)
@@ -120,6 +127,7 @@ def flops_by_round(federation: Federation) -> list[int]:
     return totals
 
 
+@checked
 def traffic(federation: Federation, stateful: bool) -> Iterator[tuple[int, int]]:
     """(bytes down, bytes up) of each round of a run, had its clients kept frozen units (stateful) or not.
 
@@ -141,6 +149,7 @@ def traffic(federation: Federation, stateful: bool) -> Iterator[tuple[int, int]]
         yield down, up
 
 
+@checked
 def peak_allocated(model: StagedModel, rule: LayerWise, stage: Stage, batch: Tensor) -> int:
     """Peak bytes of the CUDA allocator during one forward and backward pass, less what was allocated before.
 
@@ -157,6 +166,7 @@ def peak_allocated(model: StagedModel, rule: LayerWise, stage: Stage, batch: Ten
     return peak
 
 
+@checked
 def staged_run(federation: Federation) -> tuple[StagedModel, LayerWise]:
     """Model and method of a layer-wise run.
 

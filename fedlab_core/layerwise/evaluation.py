@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedlab_core.check import checked
 from fedlab_core.data import Dataset
 from fedlab_core.layerwise.network import StagedModel
 from fedlab_core.local.cores import single_threaded
@@ -28,6 +29,7 @@ class Features:
     test_x: Tensor
 
 
+@checked
 def features(model: StagedModel, dataset: Dataset, state: State | None = None, depth: int | None = None) -> Features:
     """Features of all images, without augmentation, in evaluation mode, with every unit present.
 
@@ -50,6 +52,7 @@ def features(model: StagedModel, dataset: Dataset, state: State | None = None, d
     return Features(*parts)
 
 
+@checked
 def knn_accuracy(
     bank: Tensor,
     labels: Tensor,
@@ -77,6 +80,7 @@ def knn_accuracy(
     return (votes.sum(1).argmax(1) == y).double().mean().item()
 
 
+@checked
 def linear_probe(
     bank: Features,
     labels: Tensor,
@@ -107,6 +111,7 @@ def linear_probe(
         return float(classifier.score(((bank.test_x.double() - mean) / std).numpy(), test_labels.numpy()))
 
 
+@checked
 def few_labels(labels: Tensor, per_class: int, seed: int) -> Tensor:
     """Positions of `per_class` random examples of every class, sorted."""
     least = int(torch.bincount(labels).min())

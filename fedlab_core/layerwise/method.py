@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from fedlab_core.check import checked
 from fedlab_core.data import Dataset
 from fedlab_core.layerwise.network import StagedModel
 from fedlab_core.layerwise.stages import Schedule, Stage, payload
@@ -38,6 +39,7 @@ AUGMENTATIONS = {"characters": CHARACTERS, "photographs": Augmentation()}
 HELD = "layerwise.held"
 
 
+@checked
 @dataclass(frozen=True)
 class LayerWise(FedAvg):
     """Federated self-supervised learning of a `StagedModel`, stage by stage or end to end.
@@ -207,6 +209,7 @@ class LocalStage(FedAvg):
         return staged_loss(_staged(model), views, self.rule, self.stage, kept, target)
 
 
+@checked
 def staged_loss(
     model: StagedModel,
     views: Tensor,
@@ -243,6 +246,7 @@ def staged_loss(
     return info_nce(p1, t2, rule.temperature) + info_nce(p2, t1, rule.temperature)
 
 
+@checked
 def freeze_statistics(model: StagedModel, stage: Stage) -> None:
     """Puts what is frozen in evaluation mode, so that batch norms there keep their running statistics."""
     if stage.frozen:
@@ -250,6 +254,7 @@ def freeze_statistics(model: StagedModel, stage: Stage) -> None:
             module.eval()
 
 
+@checked
 def unit_names(state: State) -> list[list[str]]:
     """Names of each unit's tensors, from a `StagedModel`'s state."""
     found: dict[int, list[str]] = {}

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab_core.check import checked
 from fedlab_core.models import build_model, initialise
 from fedlab_core.models.resnet import ResNet
 from fedlab_core.models.vit import ViT
@@ -113,6 +114,7 @@ class StagedModel(nn.Module):
         return [stage[-1].conv2.out_channels for stage in stages]
 
 
+@checked
 def build_staged(
     input_shape: tuple[int, ...],
     draws: torch.Generator,

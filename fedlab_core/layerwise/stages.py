@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from fedlab_core.check import checked
 from fedlab_core.layerwise.network import StagedModel
 from fedlab_core.randomness import generator
 from fedlab_core.state import State
@@ -37,6 +38,7 @@ class Stage:
     frozen: int
 
 
+@checked
 @dataclass(frozen=True)
 class Schedule:
     """Which stage a round belongs to, and what may be dropped in it.
@@ -121,6 +123,7 @@ class Payload:
     held: frozenset[int]
 
 
+@checked
 def payload(
     model: StagedModel,
     stage: Stage,
@@ -153,6 +156,7 @@ def payload(
     return Payload(trained, fetched, trained, held | needed)
 
 
+@checked
 def same(state: State, unit: frozenset[str], other: frozenset[str]) -> bool:
     """Whether two units hold the same numbers."""
     pairs = list(zip(sorted(unit), sorted(other), strict=False))

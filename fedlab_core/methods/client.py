@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fedlab_core.check import checked
 from fedlab_core.local.work import Context, Update, batch_loss
 from fedlab_core.methods.fedavg import FedAvg, stackable
 from fedlab_core.methods.server import uniform_mean
@@ -16,6 +17,7 @@ from fedlab_core.settings import Settings
 from fedlab_core.state import State, mean_state, set_state
 
 
+@checked
 @dataclass(frozen=True)
 class FedProx(FedAvg):
     """FedAvg with a proximal term mu/2 ||w - w_t||^2 in the local objective (Li et al. 2020, MLSys, equation 2).
@@ -39,6 +41,7 @@ class FedProx(FedAvg):
                 grad.add_(weights[name].detach() - start[name], alpha=self.mu)
 
 
+@checked
 @dataclass(frozen=True)
 class Scaffold(FedAvg):
     """SCAFFOLD: control variates take the expected drift out of every local step (Karimireddy et al. 2020, option II).
@@ -97,6 +100,7 @@ class Scaffold(FedAvg):
         return state, {key: server[key] + change[key] for key in server}
 
 
+@checked
 @dataclass(frozen=True)
 class FedDyn(FedAvg):
     """Dynamic regularisation: the clients' objectives are bent until they share the global minimiser (Acar et al. 2021,
@@ -146,6 +150,7 @@ class FedDyn(FedAvg):
         return state, memory
 
 
+@checked
 @dataclass(frozen=True)
 class Moon(FedAvg):
     """MOON: features are pulled to the received model's and pushed from the client's own last ones (Li, He and Song

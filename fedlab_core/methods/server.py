@@ -6,12 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedlab_core.check import checked
 from fedlab_core.local.work import Update
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.settings import Settings
 from fedlab_core.state import State, mean_state
 
 
+@checked
 @dataclass(frozen=True)
 class FedNova(FedAvg):
     """FedAvg with each update divided by its number of local steps, so that clients with more steps do not count more
@@ -44,6 +46,7 @@ class FedNova(FedAvg):
         return state, server
 
 
+@checked
 @dataclass(frozen=True)
 class FedAvgM(FedAvg):
     """FedAvg with momentum at the server (Hsu et al. 2019, arXiv 1909.06335): m+ = beta m + D, w+ = w + server_lr m+,
@@ -76,6 +79,7 @@ class FedAvgM(FedAvg):
         return state, memory
 
 
+@checked
 @dataclass(frozen=True)
 class FedAdam(FedAvg):
     """Adam at the server (Reddi et al. 2021, algorithm 2), without bias correction, as there.
@@ -120,6 +124,7 @@ class FedAdam(FedAvg):
         return state, memory
 
 
+@checked
 @dataclass(frozen=True)
 class FedYogi(FedAdam):
     """FedAdam with Yogi's second moment, v+ = v - (1 - beta2) D^2 sign(v - D^2), which changes by no more than D^2
@@ -131,6 +136,7 @@ class FedYogi(FedAdam):
         return old - (1 - self.beta2) * square * torch.sign(old - square)
 
 
+@checked
 def uniform_mean(updates: Sequence[Update]) -> State:
     """The plain mean of the clients' models, whatever their numbers of examples."""
     return mean_state([update.state for update in updates], [1 / len(updates)] * len(updates))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fedlab_core.check import checked
 from fedlab_core.models.convnets import CNN, MLP, SmallCNN
 from fedlab_core.models.layers import NORMS, initialise
 from fedlab_core.models.lstm import CharLSTM
@@ -64,6 +65,7 @@ def _parameters(make: Callable[..., nn.Module]) -> Mapping[str, inspect.Paramete
     return inspect.signature(make).parameters
 
 
+@checked
 def own_model(make: Callable[..., nn.Module]) -> ModelInfo:
     """A class or function of one's own as an entry of `MODELS`.
 
@@ -101,6 +103,7 @@ MODELS: dict[str, ModelInfo] = {
 }
 
 
+@checked
 def build_model(
     name: str,
     input_shape: tuple[int, ...],
@@ -172,6 +175,7 @@ def _built_by_own_code(
     return model.train()
 
 
+@checked
 @dataclass(frozen=True)
 class Architecture:
     """A network without its weights: everything `build_model` needs besides the shapes and the draws.
@@ -189,6 +193,7 @@ class Architecture:
         return build_model(self.name, input_shape, num_classes, draws, norm=self.norm, **self.options)
 
 
+@checked
 def parameter_count(model: nn.Module) -> int:
     """Number of parameters (learnt numbers; running statistics are buffers and do not count)."""
     return sum(p.numel() for p in model.parameters())

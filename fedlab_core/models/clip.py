@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab_core.check import checked
 from fedlab_core.models.layers import initialise
 from fedlab_core.models.vit import TransformerBlock, ViT
 
@@ -166,6 +167,7 @@ class CLIP(nn.Module):
         return self.scale * image @ text.T
 
 
+@checked
 @torch.no_grad()
 def zero_shot_weights(
     clip: CLIP, tokenizer: Tokenizer, classes: Sequence[str], templates: Sequence[str] = TEMPLATES
@@ -191,6 +193,7 @@ def zero_shot_weights(
     return F.normalize(torch.stack(rows), dim=-1)
 
 
+@checked
 def clip_loss(logits: Tensor, ids: Tensor) -> Tensor:
     """The symmetric contrastive loss (Radford et al. 2021, figure 3) of a batch of pairs.
 
@@ -206,11 +209,13 @@ def clip_loss(logits: Tensor, ids: Tensor) -> Tensor:
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
+@checked
 def quick_gelu(x: Tensor) -> Tensor:
     """x * sigmoid(1.702 x), which OpenAI's CLIP has for a GELU."""
     return x * torch.sigmoid(1.702 * x)
 
 
+@checked
 def openai_clip(
     patch: int = 16,
     image_size: int = 224,
@@ -237,6 +242,7 @@ def openai_clip(
     return CLIP(image, text)
 
 
+@checked
 def small_clip(
     input_shape: tuple[int, ...],
     vocabulary: Vocabulary,

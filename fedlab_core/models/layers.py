@@ -7,12 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab_core.check import checked
 from fedlab_core.randomness import torch_draws_from
 
 NORMS = ("none", "batch", "group", "layer", "weight")
 RELU_GAIN = math.sqrt(2 / (1 - 1 / math.pi))  # 1.713, of a ReLU of N(0, 1); Brock et al. 2021 use 1.714, measured
 
 
+@checked
 def standardise(weight: Tensor, gain: Tensor) -> Tensor:
     """Standardised weights of one Conv2d or Linear (Brock et al. 2021; used by FedWon, Zhuang and Lyu 2024).
 
@@ -59,6 +61,7 @@ class WSLinear(nn.Linear):
         return F.linear(x, standardise(self.weight, self.gain), self.bias)
 
 
+@checked
 def conv(channels: int, units: int, norm: str, stride: int = 1) -> nn.Conv2d:
     """A 3x3 convolution with padding 1; it has a bias unless a normalisation layer with its own bias follows."""
     if norm == "weight":
@@ -66,11 +69,13 @@ def conv(channels: int, units: int, norm: str, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(channels, units, 3, stride, 1, bias=norm == "none")
 
 
+@checked
 def linear(width: int, units: int, norm: str) -> nn.Linear:
     """A dense layer; it has a bias unless a normalisation layer with its own bias follows."""
     return WSLinear(width, units) if norm == "weight" else nn.Linear(width, units, bias=norm == "none")
 
 
+@checked
 def norm2d(units: int, norm: str, groups: int = 2) -> nn.Module:
     """What follows a convolution: BatchNorm2d, GroupNorm(groups), GroupNorm(1) for "layer", else nothing (Identity).
 
@@ -86,6 +91,7 @@ def norm2d(units: int, norm: str, groups: int = 2) -> nn.Module:
     return nn.BatchNorm2d(units) if norm == "batch" else nn.Identity()
 
 
+@checked
 def norm1d(units: int, norm: str, groups: int = 2) -> nn.Module:
     """What follows a dense layer: BatchNorm1d, GroupNorm(groups), LayerNorm, else nothing (Identity)."""
     if norm == "layer":
@@ -93,12 +99,14 @@ def norm1d(units: int, norm: str, groups: int = 2) -> nn.Module:
     return nn.BatchNorm1d(units) if norm == "batch" else norm2d(units, norm, groups)
 
 
+@checked
 def check_size(input_shape: tuple[int, ...], least: int, reason: str) -> None:
     """Raise ValueError unless height and width of (channels, height, width) are at least `least`."""
     if min(input_shape[1:]) < least:
         raise ValueError(f"input_shape={input_shape}: expected height and width of at least {least}, {reason}")
 
 
+@checked
 def initialise(
     model: nn.Module,
     generator: torch.Generator,

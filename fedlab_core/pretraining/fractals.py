@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedlab_core.check import checked
+
 MOST_MAPS = 4  # a code has 2, 3 or 4 maps
 _TOGETHER = 1024  # codes rendered at once
 
@@ -33,6 +35,7 @@ class Codes:
         return Codes(self.a[chosen], self.b[chosen], self.maps[chosen])
 
 
+@checked
 def sample_codes(count: int, draws: torch.Generator) -> Codes:
     """Random codes: N uniform in {2, 3, 4}, b uniform in [-1, 1]^2, A_i = U_i diag(s_i1, s_i2) V_i.
 
@@ -59,6 +62,7 @@ def sample_codes(count: int, draws: torch.Generator) -> Codes:
     return Codes(a * has[..., None, None], b * has[..., None], maps)
 
 
+@checked
 def singular_values(n: int, count: int, draws: torch.Generator) -> Tensor:
     """(count, n, 2) singular values s_i1 >= s_i2 of the n maps of each code, by the released code's sequential draw."""
 
@@ -80,6 +84,7 @@ def singular_values(n: int, count: int, draws: torch.Generator) -> Tensor:
     return torch.stack(pairs, 1)
 
 
+@checked
 def jittered(codes: Codes, draws: torch.Generator, tries: int = 4) -> Codes:
     """Each code with one random map (A and b) times U(0.8, 1.1): the first of some tries that leaves all singular
     values at most 1, the code itself if none does."""
@@ -95,6 +100,7 @@ def jittered(codes: Codes, draws: torch.Generator, tries: int = 4) -> Codes:
     return Codes(codes.a * scale[..., None, None], codes.b * scale[..., None], codes.maps)
 
 
+@checked
 def chaos_game(codes: Codes, points: int, draws: torch.Generator) -> Tensor:
     """(points, codes, 2) float32 orbit: from the fixed point of the first map, at every step a map drawn with
     probability |det A_i| / sum |det A_j| is applied; the fixed point itself is left out."""
@@ -118,6 +124,7 @@ def chaos_game(codes: Codes, points: int, draws: torch.Generator) -> Tensor:
     return orbit
 
 
+@checked
 def render(codes: Codes, draws: torch.Generator, *, size: int = 32, points: int = 1000) -> Tensor:
     """Grey pictures, uint8 (codes, size, size): 255 * hits / most hits of a pixel.
 
@@ -148,6 +155,7 @@ def render(codes: Codes, draws: torch.Generator, *, size: int = 32, points: int 
     return images
 
 
+@checked
 def coloured(grey: Tensor, draws: torch.Generator) -> Tensor:
     """(n, 3, h, w) float in [0, 1]: hue = grey + shift (of 256), one shift in [0, 255), saturation in [0.3, 1] and
     value in [0.5, 1] per picture, all uniform; empty pixels are black.

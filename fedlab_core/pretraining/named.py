@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fedlab_core.check import checked
 from fedlab_core.models.weights.efficientnet_lite import PACKAGE, fit_lite0, lite0_weights
 from fedlab_core.models.weights.torchvision_resnet import fit_imagenet, imagenet_weights
 from fedlab_core.pretraining.starts import (
@@ -46,11 +47,13 @@ OWN: dict[str, State | Callable[..., State]] = {}
 GIVEN = ("model", "data", "partition", "seed")  # what a registered start may ask for
 
 
+@checked
 def installed(name: str) -> bool:
     """Whether the optional package that a start is read from is there, so that a menu may offer it."""
     return name != "imagenet" or importlib.util.find_spec(PACKAGE) is not None
 
 
+@checked
 def recipe(name: str, input_shape: tuple[int, ...]) -> tuple[Step, ...]:
     """The steps of a start for models that read inputs of that shape; none for a random one, shipped weights and
     registered starts.
@@ -87,6 +90,7 @@ def recipe(name: str, input_shape: tuple[int, ...]) -> tuple[Step, ...]:
     return recipes[name]
 
 
+@checked
 def named_start(
     name: str,
     beginning: Beginning,
@@ -133,6 +137,7 @@ def _own_state(name: str, beginning: Beginning) -> State:
     return {key: tensor.detach().to("cpu", copy=True) for key, tensor in made.items()}
 
 
+@checked
 def imagenet_start(model: nn.Module, name: str = "resnet18", *, file: str | Path | None = None) -> Start:
     """The start from torchvision's ImageNet weights for a `torchvision_resnet` of that architecture; `transfer` its
     state into the model. See `imagenet_weights` and `fit_imagenet` for the arguments and for what is raised."""

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedlab_core.check import checked
 from fedlab_core.data import Dataset
 from fedlab_core.local.training import EVALUATION_BATCH, worker_copy
 from fedlab_core.local.work import Context, Engine, Work
@@ -57,6 +58,7 @@ class Siamese(nn.Module):
         return z, self.predictor(z)
 
 
+@checked
 @dataclass(frozen=True)
 class SelfSupervised(FedAvg):
     """Two views of every image have to be found alike by a `Siamese` model; labels are not looked at.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedlab_core.check import checked
 from fedlab_core.pretraining.fractals import coloured, jittered, render, sample_codes
 from fedlab_core.randomness import generator
 
@@ -31,6 +32,7 @@ class Renders:
         return len(self.grey)
 
 
+@checked
 def make_renders(codes: int, each: int = 32, seed: int = 0, *, size: int = 32, points: int = 1000) -> Renders:
     """Samples codes and renders each `each` times (32 in the released code's cache) with a jitter of its own."""
     chosen = sample_codes(codes, generator(seed, "fractal codes"))
@@ -39,6 +41,7 @@ def make_renders(codes: int, each: int = 32, seed: int = 0, *, size: int = 32, p
     return Renders(render(jittered(every, draws), draws, size=size, points=points).view(codes, each, size, size))
 
 
+@checked
 def compose(renders: Renders, sets: Tensor, draws: torch.Generator, *, blur: bool = True) -> Tensor:
     """One image per set of codes: every code a random render, transposed and flipped at random (p = 1/2 each), in a
     fresh colour, 0.45 to 0.75 of the canvas wide, at a random place, later ones over earlier ones.
@@ -83,6 +86,7 @@ def compose(renders: Renders, sets: Tensor, draws: torch.Generator, *, blur: boo
     return canvas
 
 
+@checked
 def random_sets(codes: int, images: int, each: int, draws: torch.Generator) -> Tensor:
     """int64 (images, each) distinct codes per image.
 
@@ -94,6 +98,7 @@ def random_sets(codes: int, images: int, each: int, draws: torch.Generator) -> T
     return torch.rand(images, codes, generator=draws).argsort(1)[:, :each]
 
 
+@checked
 def fractal_pairs(renders: Renders, pairs: int, draws: torch.Generator, each: int = 2) -> tuple[Tensor, Tensor]:
     """Two images of the same codes per pair: fractal pair similarity ("gen_num_augs = 2" of the released code).
 
@@ -107,12 +112,14 @@ def fractal_pairs(renders: Renders, pairs: int, draws: torch.Generator, each: in
     return compose(renders, sets, draws), compose(renders, sets, draws)
 
 
+@checked
 def fractal_twins(renders: Renders, pairs: int, draws: torch.Generator, each: int = 2) -> tuple[Tensor, Tensor]:
     """The control: the same image twice, so that only the augmentation tells the views apart ("gen_num_augs = 1")."""
     image = compose(renders, random_sets(renders.codes, pairs, each, draws), draws)
     return image, image
 
 
+@checked
 def multi_label(renders: Renders, images: int, draws: torch.Generator, most: int = 5) -> tuple[Tensor, Tensor]:
     """Images of 1 to `most` codes and which codes they hold (multi-instance prediction, Anderson and Farrell 2022).
 
@@ -130,11 +137,13 @@ def multi_label(renders: Renders, images: int, draws: torch.Generator, most: int
     return canvas, labels
 
 
+@checked
 def noise_images(images: int, size: int, draws: torch.Generator) -> Tensor:
     """The control without any structure: (images, 3, size, size) of independent uniform pixels."""
     return torch.rand(images, 3, size, size, generator=draws)
 
 
+@checked
 def fitted(images: Tensor, input_shape: Sequence[int]) -> Tensor:
     """Images (n, 3, size, size) in [0, 1] made to fit a model: area-averaged or enlarged to its height and width, and
     grey where it reads one channel.

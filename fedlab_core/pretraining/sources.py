@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedlab_core.check import checked
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.measures import Measure
 from fedlab_core.data.statistics import channel_statistics
@@ -29,6 +30,7 @@ def _renders(codes: int, seed: int) -> Renders:
     return make_renders(codes, _EACH, seed)
 
 
+@checked
 def fractal_views(task: str, input_shape: tuple[int, ...], codes: int, images: int, seed: int) -> Dataset:
     """Pairs of images as one data set with twice the channels: the first view's, then the second's.
 
@@ -57,6 +59,7 @@ def fractal_views(task: str, input_shape: tuple[int, ...], codes: int, images: i
     return _dataset(f"fractal {task}" if task != "noise" else "noise", x, torch.zeros(images, dtype=torch.int64), 1)
 
 
+@checked
 def fractal_labels(input_shape: tuple[int, ...], codes: int, images: int, seed: int) -> Dataset:
     """Images of 1 to 5 codes; a target (codes,) is 1 where the image holds the code and 0 elsewhere.
 
@@ -74,6 +77,7 @@ def fractal_labels(input_shape: tuple[int, ...], codes: int, images: int, seed: 
     return _dataset("fractal labels", torch.cat(parts), torch.cat(labels), codes, logistic_loss)
 
 
+@checked
 def logistic_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean over the codes of one logistic loss each (Anderson and Farrell 2022): (n, codes) twice to (n,)."""
     return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none").mean(1)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from fedlab_core import files
+from fedlab_core.check import checked
 from fedlab_core.data import Dataset, data_root
 from fedlab_core.data.cache import cache_folders
 from fedlab_core.data.prepared import load_prepared
@@ -30,6 +31,7 @@ from fedlab_core.state import State
 VERSION = 1  # of the recipes: a start made by other code is made anew
 
 
+@checked
 @dataclass(frozen=True)
 class Supervised:
     """Training on labelled data of another kind; in every kind of step, the learning rate falls along a cosine."""
@@ -42,6 +44,7 @@ class Supervised:
     momentum: float = 0.9
 
 
+@checked
 @dataclass(frozen=True)
 class Fractals:
     """Training on composed fractals, or on a control.
@@ -64,6 +67,7 @@ class Fractals:
     views: str = "characters"
 
 
+@checked
 @dataclass(frozen=True)
 class Decentralised:
     """Self-supervised federated averaging on the clients' own images, without their labels; its rounds and bytes count.
@@ -111,6 +115,7 @@ class Start:
         return digest.hexdigest()[:16]
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Beginning:
     """What a start is made from.
@@ -130,6 +135,7 @@ class Beginning:
     engine: str = "loop"
 
 
+@checked
 def make_start(
     beginning: Beginning,
     steps: Sequence[Step] = (),
@@ -191,6 +197,7 @@ def make_start(
     return start
 
 
+@checked
 def body(state: State) -> State:
     """The tensors below the classifier: those of `encoder.` of a siamese model, else all but `head.`."""
     if any(name.startswith("encoder.") for name in state):
@@ -198,6 +205,7 @@ def body(state: State) -> State:
     return {name: t for name, t in state.items() if not name.startswith(("head.", "fc."))}
 
 
+@checked
 def transfer(state: State, model: nn.Module) -> nn.Module:
     """Copies the tensors of a start into a model, in place, and returns it; what the start lacks stays as it is.
 

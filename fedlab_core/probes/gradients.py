@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from fedlab_core.check import checked
 from fedlab_core.drift import drift
 from fedlab_core.federation import Federation
 from fedlab_core.local.cores import single_threaded
@@ -59,6 +60,7 @@ class Curvature:
     steps: int
 
 
+@checked
 def client_gradients(federation: Federation, state: State, clients: Sequence[int] | None = None) -> Gradients:
     """How the clients' gradients differ at one state, each over all of a client's data, in evaluation mode.
 
@@ -83,6 +85,7 @@ def client_gradients(federation: Federation, state: State, clients: Sequence[int
     return Gradients(norm**0.5, dissimilarity, relative, found.cosine, found.diversity)
 
 
+@checked
 def local_against_global(federation: Federation, round: int, split: str = "test") -> dict[str, float]:
     """Does local training destroy global skill? Clients' models of a round on the whole test set.
 
@@ -105,6 +108,7 @@ def local_against_global(federation: Federation, round: int, split: str = "test"
     }
 
 
+@checked
 def curvature(
     federation: Federation, state: State, *, examples: int = 1000, steps: int = 20, seed: int = 0
 ) -> Curvature:

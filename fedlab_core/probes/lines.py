@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedlab_core.check import checked
 from fedlab_core.federation import Federation
 from fedlab_core.local.cores import single_threaded
 from fedlab_core.local.training import EVALUATION_BATCH
@@ -55,6 +56,7 @@ class LossLine:
         return max(loss - (t * one + (1 - t) * zero) for t, loss in inside)
 
 
+@checked
 def interpolate(a: State, b: State, theta: float) -> State:
     """theta * a + (1 - theta) * b, parameters and buffers alike; theta = 1 gives a itself, theta = 0 b itself.
 
@@ -71,6 +73,7 @@ def interpolate(a: State, b: State, theta: float) -> State:
     return mean_state([a, b], [theta, 1 - theta])
 
 
+@checked
 def line(
     federation: Federation,
     a: State,
@@ -113,6 +116,7 @@ def line(
     return LossLine(tuple(values), loss, accuracy)
 
 
+@checked
 def recalibrate(federation: Federation, state: State, examples: int) -> State:
     """The state with the running statistics of its batch-norm layers re-estimated from training data.
 

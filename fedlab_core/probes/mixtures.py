@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedlab_core.check import checked
 from fedlab_core.federation import Federation
 from fedlab_core.partition import dirichlet_rows
 from fedlab_core.probes.lines import recalibrate
@@ -40,6 +41,7 @@ class Mixtures:
         return result
 
 
+@checked
 def dirichlet_weights(clients: int, count: int, concentration: float, draws: torch.Generator) -> Tensor:
     """(count, clients) rows from a symmetric Dirichlet distribution: the simplex of all averages, sampled as FedBE
     samples its candidates for the global model (Chen and Chao 2021).
@@ -55,6 +57,7 @@ def dirichlet_weights(clients: int, count: int, concentration: float, draws: tor
     return dirichlet_rows(concentration, count, clients, draws)
 
 
+@checked
 def leave_one_out(weights: Sequence[float]) -> Tensor:
     """(m, m) rows: the aggregation weights without one client each, scaled to add up to 1. Needs at least two."""
     m = len(weights)
@@ -65,6 +68,7 @@ def leave_one_out(weights: Sequence[float]) -> Tensor:
     return rows / rows.sum(1, keepdim=True)
 
 
+@checked
 def random_halves(weights: Sequence[float], count: int, draws: torch.Generator) -> Tensor:
     """(count, m) rows: the aggregation weights of a random half of the clients (rounded down), adding up to 1."""
     m = len(weights)
@@ -75,6 +79,7 @@ def random_halves(weights: Sequence[float], count: int, draws: torch.Generator) 
     return rows / rows.sum(1, keepdim=True)
 
 
+@checked
 def triangle_weights(intervals: int) -> Tensor:
     """(points, 3) all weights of three models whose parts are multiples of 1 / intervals; the corners are exact."""
     if intervals < 1:
@@ -84,6 +89,7 @@ def triangle_weights(intervals: int) -> Tensor:
     return torch.tensor(whole, dtype=torch.float64) / intervals
 
 
+@checked
 def mix(states: Sequence[State], weights: Sequence[float]) -> State:
     """The weighted mean; all weight on one state gives that state itself.
 
@@ -96,6 +102,7 @@ def mix(states: Sequence[State], weights: Sequence[float]) -> State:
     return chosen[0][0] if len(chosen) == 1 else mean_state(*map(list, zip(*chosen, strict=True)))
 
 
+@checked
 def mixtures(
     federation: Federation,
     states: Sequence[State],
@@ -122,6 +129,7 @@ def mixtures(
     )
 
 
+@checked
 def spread(
     federation: Federation,
     round: int,
@@ -151,6 +159,7 @@ def spread(
     return {"round": round, **summary, **average, "size": federation.history[round].metrics["drift"]}
 
 
+@checked
 def stability(
     federation: Federation, round: int, *, count: int = 20, concentration: float = 1.0, split: str = "test"
 ) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fedlab_core.check import checked
 from fedlab_core.federation import Federation
 from fedlab_core.probes.lines import recalibrate
 from fedlab_core.state import State, flatten
@@ -85,6 +86,7 @@ class Landscape:
         return values[tuple(known[nearest].T)].reshape(values.shape)
 
 
+@checked
 def plane_through(a: State, b: State, c: State, names: Iterable[str]) -> Plane:
     """The plane through three states: a at the origin, b on the x axis, c above it (Gram-Schmidt of b - a and c - a).
 
@@ -109,6 +111,7 @@ def plane_through(a: State, b: State, c: State, names: Iterable[str]) -> Plane:
     return Plane(a, u, _scaled(rest, 1 / height), names, corners)
 
 
+@checked
 def plane_of_path(states: Sequence[State], names: Iterable[str]) -> Plane:
     """The plane through the last of the states that the path leaves least: the first two principal directions of the
     differences to the last state (Li et al. 2018, section 7).
@@ -144,6 +147,7 @@ def plane_of_path(states: Sequence[State], names: Iterable[str]) -> Plane:
     return Plane(last, directions[0], directions[1], names, (((0.0, 0.0), last),))
 
 
+@checked
 def scan(
     federation: Federation,
     plane: Plane,

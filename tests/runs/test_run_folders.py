@@ -231,9 +231,10 @@ def test_a_rewound_run_is_saved_in_the_place_of_what_it_took_back(tmp_path: Path
     federation.rewind(2)
     federation.save(tmp_path)
     assert same(load(tmp_path), federation) and federation.round == 2
-    other = federation.fork("other", lr=0.01).run(2)
-    other.save(tmp_path / "other")
-    assert same(load(tmp_path / "other"), other)
+    for name, changes in {"slower": {"lr": 0.01}, "single": {"double": False}}.items():
+        other = federation.fork(name, **changes).run(2)
+        other.save(tmp_path / name)
+        assert same(load(tmp_path / name), other)
 
 
 @pytest.mark.parametrize("which", ["run.json", "journal-*", "round-000001-*", "clients-000002-*"])
