@@ -138,9 +138,9 @@ class Trials:
             yield {"dataset": USUAL[kind], "dataset_options": {}}
 
     def _models(self, data: Dataset) -> list[str]:
-        """Models that read such data, small ones first."""
-        reading = [name for name, info in MODELS.items() if info.installed and info.kind in (data.kind, "any")]
-        return [*self.catalog.models, *reading]
+        """Models that read such data and are quick to build: a reader waits for the answer."""
+        quick = {n: info for n, info in MODELS.items() if info.installed and (info.built_in or info.kind == "any")}
+        return [*self.catalog.models, *(n for n, info in quick.items() if info.kind in (data.kind, "any"))]
 
     def _words(self, changes: dict[str, Any]) -> str:
         labels = {name: label for label, name in self.catalog.method_labels}
