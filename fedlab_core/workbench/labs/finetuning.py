@@ -121,9 +121,9 @@ def clients(shots: int, alpha: float, alone: bool) -> Iterator[Ends]:
     if alone:  # as many local steps for each client as the federated run takes for all
         run = run.fork("alone", at=0, fraction=1.0)
     while True:
-        run.run(3)
         found = at_clients(run, run.dataset.test_x, run.dataset.test_y)
         yield Ends(run.round, found["test"], found["own"], found["train"])
+        run.run(3)
 
 
 def draw_together(figure: Any, result: Result) -> None:
@@ -158,7 +158,7 @@ TOGETHER = Plan(
     lambda shots, alpha: {"together": clients(shots, alpha, False), "alone": clients(shots, alpha, True)},
     {"shots": (1, 2, 4, 8, 16), "alpha": (0.1, 0.5, 100.0)},
     {"shots": 4, "alpha": 0.5},
-    rounds=3,
+    rounds=4,
     draw=draw_together,
     sentence=read_together,
     size=(10.0, 3.4),
