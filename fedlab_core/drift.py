@@ -9,7 +9,7 @@ from torch import Tensor
 from fedlab_core.check import checked
 from fedlab_core.state import State, flatten
 
-_PIECE = 2**16  # numbers of each client looked at together
+_TOGETHER = 2**20  # parameters of all clients that are looked at together: they stay in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,11 @@ def drift(start: State, states: Sequence[State], weights: Sequence[float], names
         names: tensors to measure, usually the trainable parameters.
     """
     names, m = list(names), len(states)
+    piece = min(2**16, max(2**12, _TOGETHER // m))
     gram = torch.zeros(m, m, dtype=torch.float64, device=next(iter(start.values())).device)
-    for name in names:  # piece by piece, so that what is computed stays in the processor's cache
-        own = [state[name].flatten().split(_PIECE) for state in states]
-        for origin, *pieces in zip(start[name].flatten().split(_PIECE), *own, strict=True):
+    for name in names:
+        own = [state[name].flatten().split(piece) for state in states]
+        for origin, *pieces in zip(start[name].flatten().split(piece), *own, strict=True):
             updates = torch.stack(pieces) - origin
             gram += (updates @ updates.T).double()
     gram = gram.cpu()

@@ -1,13 +1,13 @@
 """What a run remembers: one record per round, as plain data, and everything that has happened as one value."""
 
+from __future__ import annotations
+
 import functools
 import math
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from fedlab_core.check import checked
 from fedlab_core.costs import Costs
@@ -18,6 +18,9 @@ from fedlab_core.methods import FedAvg
 from fedlab_core.settings import Settings
 from fedlab_core.state import State, state_bytes
 from fedlab_core.timeline import Snapshot, Timeline
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -77,12 +80,16 @@ def _plain(value: Any) -> Any:
 @checked
 def to_frame(history: Iterable[Record]) -> pd.DataFrame:
     """A table with one row per round."""
+    import pandas as pd  # it takes half a second, and runs need none of it
+
     return pd.DataFrame([record.row() for record in history])
 
 
 @checked
 def clients_to_frame(history: Iterable[Record]) -> pd.DataFrame:
     """A table with one row per round and sampled client."""
+    import pandas as pd  # it takes half a second, and runs need none of it
+
     return pd.DataFrame([{"round": record.round, **row} for record in history for row in record.clients])
 
 
@@ -238,11 +245,11 @@ class Past:
         """Which settings and method a round follows, from 1 on."""
         return next(segment for segment in reversed(self.segments) if segment.start < round)
 
-    def after(self, record: Record, snapshot: Snapshot) -> "Past":
+    def after(self, record: Record, snapshot: Snapshot) -> Past:
         """With one more round."""
         return replace(self, records=(*self.records, record), timeline=self.timeline.added(snapshot))
 
-    def until(self, snapshot: Snapshot) -> "Past":
+    def until(self, snapshot: Snapshot) -> Past:
         """Back at the end of an earlier round, whose snapshot is given."""
         segments = tuple(s for s in self.segments if s.start <= snapshot.round)
         timeline = self.timeline.until(snapshot.round)
@@ -253,7 +260,7 @@ class Past:
             self, segments=segments, records=records, timeline=timeline, withdrawn=(*self.withdrawn, *withdrawn)
         )
 
-    def forked(self, name: str, segment: Segment, snapshot: Snapshot) -> "Past":
+    def forked(self, name: str, segment: Segment, snapshot: Snapshot) -> Past:
         """Another run that shares the past up to the start of a new segment, and goes on from the snapshot there."""
         segments = tuple(s for s in self.segments if s.start < segment.start)
         timeline = self.timeline.until(segment.start).added(snapshot, pin=True)

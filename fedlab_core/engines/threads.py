@@ -96,9 +96,8 @@ class ThreadsEngine:
     def evaluate(self, work: Work, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
         """See `local.work.Engine`."""
         batches = evaluation_batches(work, split)
-        parts = 1 if len(states) >= self.workers else min(self.workers, len(batches))
-        cuts = [len(batches) * part // parts for part in range(parts + 1)]
-        pieces = [(state, batches[a:b]) for state in states for a, b in zip(cuts, cuts[1:], strict=False)]
+        parts = 1 if len(states) % self.workers == 0 else min(self.workers, len(batches))
+        pieces = [(state, batches[part::parts]) for state in states for part in range(parts)]  # long batches come first
 
         def piece(item: tuple[State, list[tuple[Tensor, Tensor]]]) -> list[Tensor]:
             with self._model(work) as model:
@@ -106,6 +105,5 @@ class ThreadsEngine:
                 return [batch_sums(model, work, x, y) for x, y in item[1]]
 
         sums = list(in_order(piece, pieces, self.workers))
-        return [
-            summary(work.dataset, (s for part in sums[i : i + parts] for s in part)) for i in range(0, len(sums), parts)
-        ]
+        whole = [[sums[i + k % parts][k // parts] for k in range(len(batches))] for i in range(0, len(sums), parts)]
+        return [summary(work.dataset, own) for own in whole]

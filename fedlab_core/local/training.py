@@ -21,7 +21,8 @@ from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 from fedlab_core.state import State, set_state, tensors
 
-EVALUATION_BATCH = 512
+EVALUATION_BATCH = 512  # examples of one target each
+EVALUATION_SEQUENCES = 64  # sequences of targets: more would not fit the processor's cache, position after position
 
 
 def train_client(
@@ -198,11 +199,21 @@ def evaluate(model: nn.Module, work: Work, state: State, split: str = "test") ->
 def evaluation_batches(work: Work, split: str) -> list[tuple[Tensor, Tensor]]:
     """The batches (inputs, targets) of a split as they are stored, the same for every engine.
 
+    Sequences come in smaller batches. For a model that says that it is `causal`, they are sorted by length, and the
+    positions at the end of a batch where every target is padding are left out: they would change no other output.
+
     Raises:
         ValueError: an unknown split, or one without examples.
     """
     inputs, targets = on_device(work.dataset, work.settings.device).split(split)
-    return list(zip(inputs.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True))
+    if not (targets.ndim == 2 and inputs.shape == targets.shape and work.dataset.loss is None):
+        return list(zip(inputs.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True))
+    if not getattr(work.model, "causal", False):
+        return list(zip(inputs.split(EVALUATION_SEQUENCES), targets.split(EVALUATION_SEQUENCES), strict=True))
+    used = ((targets != -100) * torch.arange(1, 1 + targets.shape[1], device=targets.device)).amax(1)
+    order = used.argsort(descending=True, stable=True).split(EVALUATION_SEQUENCES)
+    ends = [max(1, int(used[rows[0]])) for rows in order]
+    return [(inputs[rows, :end], targets[rows, :end]) for rows, end in zip(order, ends, strict=True)]
 
 
 @torch.no_grad()

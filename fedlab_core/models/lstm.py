@@ -12,7 +12,12 @@ class CharLSTM(nn.Module):
     printed there: that count fits one bias vector and three peephole vectors per layer, while torch has two biases and
     no peepholes. `fused=False` computes the same function with elementary operations, slower, but usable under
     `torch.func.vmap`, which has no rule for `nn.LSTM`. The length T of `input_shape` does not matter.
+
+    Attributes:
+        causal: outputs depend on their own and earlier positions only, so that padding at the end may be cut off.
     """
+
+    causal = True
 
     def __init__(
         self,

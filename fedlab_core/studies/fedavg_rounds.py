@@ -1,16 +1,19 @@
 """Rounds to a target accuracy, FedAvg against FedSGD, on digits and on MNIST (McMahan et al. 2017, tables 1, 2, 4)."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from fedlab_core.experiment import Experiment
 from fedlab_core.history import Record
 from fedlab_core.settings import Settings
 from fedlab_core.studies.statistics import ratios
 from fedlab_core.studies.tuning import GRID, Tuned, tune
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 DIGITS = Experiment(clients=20, settings=Settings(fraction=0.25, epochs=5))
 MNIST = Experiment("mnist", {"download": False}, clients=100, settings=Settings(fraction=0.1))
@@ -75,6 +78,8 @@ def speed_ups(cells: Rounds, work: str, partition: str, baseline: str = "FedSGD"
 def rounds_frame(cells: Rounds, baseline: str = "FedSGD") -> pd.DataFrame:
     """The cells as the paper prints them: rounds, and in brackets how many times fewer than the baseline. A star marks
     a best learning rate at the edge of the grid; a cell that never reached the target says so."""
+    import pandas as pd
+
     frame: dict[str, dict[str, str]] = {}
     for (work, partition), cell in cells.items():
         known = work != baseline and cell.lr is not None and (baseline, partition) in cells

@@ -3,8 +3,6 @@
 import math
 from collections.abc import Sequence
 
-from scipy import stats
-
 LEVEL = 0.95
 
 
@@ -34,6 +32,8 @@ def interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, floa
     """
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return None
+    from scipy import stats  # it takes half a second
+
     mean = math.fsum(values) / len(values)
     half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values))
     return mean - half, mean + half

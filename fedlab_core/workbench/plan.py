@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from scipy.stats import t as student
 
 from fedlab_core import plots
 from fedlab_core.experiment import Experiment
@@ -36,6 +35,8 @@ class Band:
     @classmethod
     def of_curves(cls, label: str, x: Sequence[float], curves: Sequence[Sequence[float]]) -> "Band":
         """The mean of one curve per seed, with its 95 % interval (Student's t)."""
+        from scipy.stats import t as student  # it takes half a second, and most labs have no band
+
         values, n = np.asarray(curves, dtype=float), len(curves)
         mean = values.mean(0)
         half = student.ppf(0.975, n - 1) * values.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros_like(mean)

@@ -1,12 +1,12 @@
 """The runs a panel shows: their settings by segment, how they branch, how they differ, and how they are exported."""
 
+from __future__ import annotations
+
 import math
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
@@ -16,6 +16,9 @@ from fedlab_core.plots import Line
 from fedlab_core.pretraining.starts import Start
 from fedlab_core.references import centralised
 from fedlab_core.registry import METHODS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SHORT = {
     "dataset": "data set",
@@ -67,12 +70,12 @@ class Run:
     plan: list[tuple[int, Experiment]]
     origin: Start | None = None
     index: int = 0
-    overlaid: "list[Run]" = field(default_factory=list)
-    parent: "Run | None" = None
+    overlaid: list[Run] = field(default_factory=list)
+    parent: Run | None = None
     goal: int = 0
     reference: Federation | None = None
     reference_shown: bool = True
-    other: "Run | None" = None
+    other: Run | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     broke: int | None = None
 
@@ -105,7 +108,7 @@ class Run:
         return self.plan[-1][1]
 
     @property
-    def root(self) -> "Run":
+    def root(self) -> Run:
         """The unforked run at the beginning of its past."""
         return self if self.parent is None else self.parent.root
 
@@ -132,7 +135,7 @@ class Run:
         self.plan = [part for part in self.plan if part[0] <= round]
         self.goal, self.broke = round, None
 
-    def fork(self, name: str, at: int, experiment: Experiment, method: FedAvg) -> "Run":
+    def fork(self, name: str, at: int, experiment: Experiment, method: FedAvg) -> Run:
         """A branch that goes on with other settings after round `at`.
 
         Raises:
@@ -197,6 +200,8 @@ def unique(name: str, taken: Iterable[str]) -> str:
 
 def runs_to_frame(runs: Iterable[Run]) -> pd.DataFrame:
     """A table with one row per run and round; a fork's rows begin at round 0, its shared past included."""
+    import pandas as pd  # it takes half a second, and a panel without an export needs none of it
+
     frames = []
     for run in runs:
         frame = to_frame(run.federation.history)

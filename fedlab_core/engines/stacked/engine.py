@@ -119,7 +119,6 @@ class StackedEngine:
         work = _contiguous(work)
         batches = evaluation_batches(work, split)
         parts = min(workers, len(batches))
-        cuts = [len(batches) * part // parts for part in range(parts + 1)]
         together = min(together, -(-len(states) * parts // workers))
         groups = [states[first : first + together] for first in range(0, len(states), together)]
 
@@ -127,7 +126,7 @@ class StackedEngine:
             with self._network(work) as (network, fold):
                 return evaluate_together(network, fold, work, stack_states(item[0]), item[1])
 
-        pieces = [(group, batches[a:b]) for group in groups for a, b in zip(cuts, cuts[1:], strict=False)]
+        pieces = [(group, batches[part::parts]) for group in groups for part in range(parts)]
         sums = list(in_order(evaluate_part, pieces, workers))
         totals = [functools.reduce(torch.add, sums[first : first + parts]) for first in range(0, len(sums), parts)]
         return [summary(work.dataset, [row]) for total in totals for row in total]
