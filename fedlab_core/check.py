@@ -100,7 +100,9 @@ def checked(thing: C) -> C:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         if not rules:
-            hints = typing.get_type_hints(function)
+            own = {name: hint for name, hint in function.__annotations__.items() if name != "return"}
+            read = types.SimpleNamespace(__annotations__=own)  # what is returned may be of a package not imported yet
+            hints = typing.get_type_hints(read, inspect.unwrap(function).__globals__)
             rules.update({name: _rule(hints.get(name, Any)) for name in order})
         for name, value in (*zip(order, args, strict=False), *kwargs.items()):
             rule = rules.get(name)
