@@ -29,8 +29,9 @@ class Row:
     Attributes:
         policy: what it is called.
         who: where it is found.
-        accuracy, loss: of the one global model on the test set; None if the policy has no such model.
-        clients: mean accuracy of the clients' models after their local training, on the same test set.
+        accuracy, loss: of the one global model on the test set; where clients keep tensors, with the mean of those.
+        clients: mean accuracy of the clients' models after their local training, on the same test set; None where the
+            policy only reads the weights of another one. HBN's have the participants' merged statistics in them.
         kilobytes: sent and received by a client per round, on average.
         exchanges: times per round that a client waits for the server.
         same_weights: whether the trained weights are those of averaging everything, bit for bit.
