@@ -42,6 +42,10 @@ notebooks: $(INSTALLED)  ## execute every notebook and save it the way it is com
 faults: $(INSTALLED)  ## kill, interrupt, damage, fill the disk and call with nonsense, and count what comes of it
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(VENV_PYTHON) -m tools.faults $(ARGS)
 
+book: $(INSTALLED)  ## build the book, a static site, into build/book/html (warnings are errors; executes nothing)
+	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --editable ".[book]"
+	$(VENV_PYTHON) tools/book.py $(ARGS)
+
 bench: $(INSTALLED)  ## time rounds against a plain PyTorch loop and write figures/bench.json (QUICK=1: minutes, no file)
 	$(VENV_PYTHON) -m benchmarks $(if $(QUICK),--quick )$(ARGS)
 

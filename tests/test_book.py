@@ -1,0 +1,52 @@
+"""The book: every snippet of its pages runs, its sources hold together, and on request the site is built."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tools import book
+
+PAGES = sorted(p for p in (book.ROOT / "docs").rglob("*.md") if "```python" in p.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_snippets_of_a_page_run_in_their_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {"__name__": __name__}
+    for block in re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        if "tensorboard" in block:
+            pytest.importorskip("tensorboard")
+        exec(compile(block, page.name, "exec"), scope)
+
+
+def test_every_page_on_how_to_add_something_is_there() -> None:
+    assert {p.stem for p in PAGES if p.parent.name == "add"} == {"method", "model", "data_set", "study", "lab"}
+
+
+def test_the_sources_hold_together(tmp_path: Path) -> None:
+    book.assemble(tmp_path)
+    listed = re.findall(r"^([\w/]+)$", (tmp_path / "index.md").read_text(encoding="utf-8"), re.MULTILINE)
+    missing = [page for page in listed if not [*tmp_path.glob(f"{page}.*")]]
+    assert len(listed) > 14 and missing == []
+    for page in tmp_path.rglob("*.md"):
+        for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).is_file(), f"{page}: {target}"
+    pictures = {p.name for p in (book.ROOT / "figures").glob("*.png") if p.with_suffix(".json").exists()}
+    assert set(re.findall(r"figures/([\w.]+\.png)", (tmp_path / "gallery.md").read_text(encoding="utf-8"))) == pictures
+
+
+def test_the_picture_and_the_reference_know_every_package() -> None:
+    there = {p.stem for p in (book.ROOT / "fedlab_core").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
+    assert {name for row in book.LAYERS for name in row} == there - {"__init__", "shipped"}
+
+
+@pytest.mark.skipif("FEDLAB_BOOK" not in os.environ, reason="builds the site, minutes: set FEDLAB_BOOK=1, or make book")
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    words = [sys.executable, str(book.ROOT / "tools" / "book.py"), "--folder", str(tmp_path)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,192 @@
+"""`make book`: puts the book's sources together, builds the site with Sphinx and prints where it is.
+
+Sources mirror the repository, so that links between notebooks, docs and figures hold. Gallery, guide, API reference and
+the picture of the architecture are made here; notebooks are taken as they are committed and not executed.
+"""
+
+import argparse
+import ast
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = ROOT / "build" / "book"
+ORDER = ("shown", "refuted", "undecided", "not run")
+LAYERS = (
+    ("about", "check", "files"),
+    ("randomness", "settings", "failures", "state", "costs", "drift", "sampling", "glossary"),
+    ("data", "partition", "models"),
+    ("local", "methods", "engines"),
+    ("timeline", "history", "checkpoint", "aggregation", "round"),
+    ("federation",),
+    ("batchnorm", "pretraining", "finetuning", "layerwise", "probes", "references", "selfsupervised"),
+    ("registry", "experiment"),
+    ("plots", "studies", "claims"),
+    ("workbench", "cli"),
+)
+"""Rows of the picture, from the ground up; tests/test_architecture.py holds every single import."""
+
+
+def assemble(target: Path) -> None:
+    """Write the book's sources into a new folder."""
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(ROOT / "docs", target / "docs", ignore=shutil.ignore_patterns("_static", "conf.py", "index.md"))
+    shutil.copytree(ROOT / "docs" / "_static", target / "_static")
+    for name in ("conf.py", "index.md"):
+        shutil.copy(ROOT / "docs" / name, target / name)
+    for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
+        shutil.copy(ROOT / name, target / name)
+    for pattern in ("notebooks/*.ipynb", "notebooks/solutions/*.ipynb", "figures/*.png", "figures/*.json"):
+        for file in ROOT.glob(pattern):
+            (target / file.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, target / file.relative_to(ROOT))
+    architecture().savefig(target / "figures" / "architecture.svg", metadata={"Date": None})
+    claims = json.loads((ROOT / "figures" / "claims.json").read_text(encoding="utf-8"))
+    (target / "gallery.md").write_text(gallery(claims, sorted((ROOT / "figures").glob("*.png"))), encoding="utf-8")
+    (target / "docs" / "guide.md").write_text(guide_page(), encoding="utf-8")
+    (target / "api").mkdir()
+    for name, text in api_pages():
+        (target / "api" / f"{name}.rst").write_text(text, encoding="utf-8")
+    for file in sorted([*target.rglob("*.md"), *target.rglob("*.ipynb")]):
+        text = file.read_text(encoding="utf-8")
+        file.write_text(re.sub(r"(?<!!)\[([^]\[]*)\]\(([^)\s#:]+)\)", partial(unlinked, file), text), encoding="utf-8")
+
+
+def unlinked(file: Path, link: re.Match[str]) -> str:
+    """A link as it stands; where the book does not hold its target, as a folder of the repository, its text alone."""
+    words, target = link.groups()
+    there = file.parent / target
+    page = (there.with_suffix(".rst") if there.suffix == ".md" else there).is_file()
+    if there.is_file() or page or "." not in Path(target).name and not target.startswith(".."):
+        return link.group()
+    print(f"{file.name}: no page for {target}, shown as text")
+    return words
+
+
+def gallery(claims: list[dict[str, Any]], pictures: list[Path]) -> str:
+    """A page of every recorded picture, with the claims of its study: measured headline, interval, seeds, verdict."""
+    from fedlab_core.studies.coverage import PAPERS  # which claim is drawn in which picture
+
+    drawn: dict[str, set[str]] = {}
+    for statement in (one for paper in PAPERS.values() for one in paper):
+        ids = {c["id"] for c in claims for pattern in statement.claims if fnmatch(c["id"], pattern)}
+        for name in statement.pictures:
+            drawn.setdefault(name, set()).update(ids)
+    parts = [
+        "# Gallery of records\n\nEvery recorded picture, and the claims that its study decides, from "
+        "[claims.json](figures/claims.json). The number is the headline's mean over the seeds, with its 95 % interval "
+        "(Student's t). A claim is *shown* if the interval lies inside the expected range, *refuted* if it lies "
+        "outside, *undecided* otherwise.\n"
+    ]
+    for picture in pictures:
+        if not picture.with_suffix(".json").exists():
+            continue
+        title = picture.stem.replace("_", " ")
+        ids = drawn.get(picture.stem, set())
+        rows = [claim for claim in claims if claim["id"] in ids and claim["verdict"] != "not run"]
+        parts.append(f"## {title}\n\n![{title}](figures/{picture.name})\n")
+        parts.append(f"[The numbers behind it](figures/{picture.stem}.json)\n")
+        if rows:
+            parts.append("| verdict | claim | measured | expected |\n|---|---|---|---|")
+            parts += [claim_row(row) for row in sorted(rows, key=lambda row: ORDER.index(row["verdict"]))]
+            parts.append("")
+    return "\n".join(parts)
+
+
+def claim_row(claim: Mapping[str, Any]) -> str:
+    """A line of the gallery's tables."""
+    part = claim["headline"] or next(iter(claim["expected"]))
+    value, ends = claim["measured"].get(part), claim["interval"]
+    number = "–" if value is None else f"{value:,.4g}"
+    spread = f" [{ends[0]:,.4g}, {ends[1]:,.4g}], n = {claim['n']}" if ends else ""
+    cells = (f"**{claim['verdict']}**", claim["claim"], f"{part}: {number}{spread}", claim["expected"][part])
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def guide_page() -> str:
+    """The decision guide as a page."""
+    from fedlab_core.studies.guide import guide
+
+    rows = [" | ".join(str(row[key]) for key in ("situation", "advice", "because", "verdict")) for row in guide().rows]
+    head = "# Which method should I use?\n\nEach line is decided by a recorded claim.\n\n"
+    return (
+        head + "| if | then | because | verdict |\n|---|---|---|---|\n" + "\n".join(f"| {row} |" for row in rows) + "\n"
+    )
+
+
+def api_pages() -> Iterator[tuple[str, str]]:
+    """Names and texts of the pages of the API reference: one per package or module at the top."""
+    package = ROOT / "fedlab_core"
+    tops = [name for row in LAYERS for name in row]
+    for top in tops:
+        place = package / top
+        files = sorted(place.rglob("*.py")) if place.is_dir() else [place.with_suffix(".py")]
+        modules = [".".join(("fedlab_core", *f.relative_to(package).with_suffix("").parts)) for f in files]
+        modules = [name.removesuffix(".__init__") for name in modules if not name.endswith("__main__")]
+        text = f"{top}\n{'=' * len(top)}\n"
+        for name in modules:
+            if place.is_dir() and name.count(".") > 1:
+                text += f"\n{name}\n{'-' * len(name)}\n"
+            text += f"\n.. automodule:: {name}\n"
+        yield top, text
+    toc = "\n".join(f"   {top}" for top in tops)
+    yield "index", f"API reference\n=============\n\nFrom the ground up.\n\n.. toctree::\n   :maxdepth: 1\n\n{toc}\n"
+
+
+def imported(top: str) -> set[str]:
+    """The packages and modules at the top that one of them imports."""
+    place = ROOT / "fedlab_core" / top
+    found = set()
+    for file in place.rglob("*.py") if place.is_dir() else [place.with_suffix(".py")]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                if node.module == "fedlab_core":
+                    found |= {alias.name for alias in node.names}
+                elif node.module.startswith("fedlab_core."):
+                    found.add(node.module.split(".")[1])
+    return found - {top}
+
+
+def architecture() -> Figure:
+    """The packages in layers, with a line for every import between two layers."""
+    figure = Figure((10, 7.2), facecolor="white")
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.set(xlim=(0, 1), ylim=(-0.6, len(LAYERS) - 0.4))
+    ax.axis("off")
+    place = {n: ((i + 0.5) / len(row), y) for y, row in enumerate(LAYERS) for i, n in enumerate(row)}
+    for name, (x, y) in place.items():
+        for other in imported(name) & place.keys():
+            x2, y2 = place[other]
+            if y2 < y:
+                ax.plot([x, x2], [y - 0.2, y2 + 0.2], color="#0072B2", alpha=0.16, linewidth=0.9, zorder=1)
+        box = {"boxstyle": "round,pad=0.35", "facecolor": "#eef4fa", "edgecolor": "#0072B2"}
+        ax.text(x, y, name, ha="center", va="center", fontsize=11, bbox=box, zorder=2)
+    return figure
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Build the site; warnings are errors."""
+    from sphinx.cmd.build import main as sphinx
+
+    parser = argparse.ArgumentParser(prog="tools/book.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=BUILD, help="where sources and site are made")
+    folder = parser.parse_args(arguments).folder
+    assemble(folder / "source")
+    code = sphinx(["-W", "--keep-going", "-q", "-b", "html", str(folder / "source"), str(folder / "html")])
+    if code == 0:
+        print(f"the book: {folder / 'html' / 'index.html'}")
+    return code
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(ROOT))
+    sys.exit(main())
