@@ -94,7 +94,7 @@ class Federation:
         with single_threaded():
             self.traits = examine(self.model, self.dataset, self.partition, local, segment.method.asks_for_logits)
         self.roles = self._roles_of(segment)
-        self.engine, self.past = get_engine(segment.settings.engine), past
+        self.engine, self.past = get_engine(segment.settings.engine, segment.settings.cache_frozen), past
         self.engine.check(self.rules(segment.start + 1).work(segment.start + 1, past.now.server), segment.method)
 
     def _begun(self, snapshot: Snapshot, segment: Segment) -> Snapshot:

@@ -49,6 +49,8 @@ class Settings:
         momentum, weight_decay: of the clients' optimiser; momentum is SGD's.
         clip_norm: scales a client's gradient down to this Euclidean norm before each step; None never does.
         drop_last: leave out the smaller last batch of an epoch, unless a client holds less than one batch.
+        cache_frozen: compute what stands before the first trained module once per example, where it is frozen; equal to
+            computing it every time within rounding. Needs a model with `features` and `head`, or an `nn.Sequential`.
         non_finite: what happens when a client hands back a loss or a weight that is not finite, a key of `NON_FINITE`.
         weighting: "examples" (default), "uniform" or "printed_v3", see `WEIGHTINGS`.
         batch_norm: what happens to batch normalisation, a key of `state.BATCH_NORM_POLICIES`; None only without such
@@ -91,6 +93,7 @@ class Settings:
     device: str = "cpu"
     engine: str = "loop"
     non_finite: str = "raise"
+    cache_frozen: bool = False
     failures: Failures | None = None
 
     def __post_init__(self) -> None:
@@ -114,7 +117,7 @@ class Settings:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise ValueError(f"{name}={value!r}, accepted: {accepted}")
-        for name in ("evaluate_clients", "double", "mixed_precision", "drop_last", "keep_optimiser"):
+        for name in ("evaluate_clients", "double", "mixed_precision", "drop_last", "keep_optimiser", "cache_frozen"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name}={getattr(self, name)!r}, accepted: True or False")
         if not (self.channels_last is None or isinstance(self.channels_last, bool)):

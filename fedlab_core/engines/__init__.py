@@ -1,6 +1,7 @@
 """Where clients run. An engine trains the sampled clients of a round and evaluates models; it decides nothing else."""
 
 from fedlab_core.engines.auto import AutoEngine
+from fedlab_core.engines.frozen import FrozenEngine
 from fedlab_core.engines.loop import LoopEngine
 from fedlab_core.engines.ray import RayEngine
 from fedlab_core.engines.stacked.engine import StackedEngine
@@ -24,8 +25,11 @@ _MAKERS = {
 }
 
 
-def get_engine(name: str) -> Engine:
+def get_engine(name: str, cache_frozen: bool = False) -> Engine:
     """The engine called `name`, a key of `ENGINES`; "ray" may be followed by an address.
+
+    Args:
+        cache_frozen: compute frozen first parts of models once, see `engines.frozen`.
 
     Raises:
         ValueError: an unknown name, or Ray is not installed.
@@ -33,4 +37,5 @@ def get_engine(name: str) -> Engine:
     kind, _, address = name.partition(":")
     if kind not in ENGINES or (address and kind != "ray"):
         raise ValueError(f"engine={name!r} is unknown, accepted: {sorted(ENGINES)}")
-    return _MAKERS[kind](*[address] if address else [])
+    engine = _MAKERS[kind](*[address] if address else [])
+    return FrozenEngine(engine) if cache_frozen else engine
