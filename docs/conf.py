@@ -27,7 +27,13 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
-autodoc_default_options = {"members": True, "show-inheritance": True, "no-value": True, "ignore-module-all": True}
+autodoc_default_options = {
+    "members": True,
+    "show-inheritance": True,
+    "no-value": True,
+    "ignore-module-all": True,
+    "exclude-members": "set",
+}
 napoleon_use_ivar = True
 default_role = "code"  # docstrings write names in single backticks
 python_use_unqualified_type_names = True
@@ -49,6 +55,8 @@ def plain(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[st
     for number, line in enumerate(lines):
         parts = line.split("`")
         parts[::2] = [re.sub(r"(?<![\w:])(\*+|\|)|\||(?<=\w)_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
+        for inside in range(2, len(parts), 2):  # `norm`s
+            parts[inside] = re.sub(r"^(?=\w)", r"\\ ", parts[inside])
         lines[number] = "`".join(parts)
 
 
