@@ -162,7 +162,11 @@ class NormClipping(FedAvg):
 
 def _usable(updates: Sequence[Update], weights: Sequence[float]) -> tuple[list[State], list[float]]:
     """Models without a value that is not finite, and their weights, which add up to what all together had."""
-    kept = [(update.state, weight) for update, weight in zip(updates, weights, strict=True) if is_finite([update.state], update.state)]
+    kept = [
+        (update.state, weight)
+        for update, weight in zip(updates, weights, strict=True)
+        if is_finite([update.state], update.state)
+    ]
     total = sum(weight for _, weight in kept)
     return [state for state, _ in kept], [weight * sum(weights) / total for _, weight in kept]
 
