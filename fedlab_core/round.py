@@ -3,8 +3,9 @@
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from torch import nn
 
@@ -171,7 +172,8 @@ class Rules:
         updates: dict[int, Update] = {}
         for short, group in groups.items():
             own = work if short is None else replace(work, settings=settings.replace(steps=short))
-            with contextlib.closing(method.train(self.engine, own, group, stop)) as arriving:
+            arriving = cast(Generator[Update, None, None], method.train(self.engine, own, group, stop))
+            with contextlib.closing(arriving):
                 for update in arriving:  # whatever the engine copied, frozen tensors are kept once
                     moved = {name: tensor for name, tensor in update.state.items() if name not in self.roles.frozen}
                     updates[update.client] = replace(update, state=start | moved)

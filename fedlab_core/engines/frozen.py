@@ -8,6 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ def divide(model: nn.Module) -> tuple[Callable[[nn.Module, Tensor], Tensor], nn.
         rest = nn.Sequential(OrderedDict(head=model.head))  # type: ignore[arg-type]
         first: Callable[[nn.Module, Tensor], Tensor] = lambda whole, x: whole.features(x)  # type: ignore[operator] # noqa: E731
     elif type(model).forward is nn.Sequential.forward:
-        children = list(model._modules.items())
+        children = list(model.named_children())
         cut = 0
         for _, child in children:
             drops = any(isinstance(module, nn.modules.dropout._DropoutNd) for module in child.modules())
@@ -154,13 +155,13 @@ class FrozenEngine:
 
     def _empty(self, work: Work, like: Tensor) -> Dataset:
         """The data set with room for outputs in the place of its inputs."""
-        changes: dict[str, Tensor] = {}
+        changes: dict[str, Any] = {}
         for split, x in _inputs(work.dataset).items():
             changes[f"{PARTS[split][0]}x"] = like.new_zeros(len(x), *like.shape[1:]).detach()
             self._known[split] = torch.zeros(len(x), dtype=torch.bool)
             y = f"{PARTS[split][0]}y"
             changes[y] = getattr(work.dataset, y).to(like.device)
-        kind = "image" if like.ndim == 4 else "table"
+        kind: Literal["image", "table"] = "image" if like.ndim == 4 else "table"
         return replace(work.dataset, kind=kind, mean=(), std=(), **changes)
 
     def train(

@@ -97,8 +97,8 @@ class RayEngine:
         if self._placed is None or self._placed[:2] != (job, tuple(map(id, parts))):
             data, partition = work.dataset, work.partition
             large = {"x": data.x, "y": data.y, "indices": partition.indices, "offsets": partition.offsets}
-            one = {"x": data.x[:1], "y": data.y[:1], "test_x": data.x[:1], "test_y": data.y[:1]}
-            none = dict.fromkeys(("groups", "test_groups", "validation_x", "validation_y"))
+            one: dict[str, Any] = {"x": data.x[:1], "y": data.y[:1], "test_x": data.x[:1], "test_y": data.y[:1]}
+            none: dict[str, Any] = dict.fromkeys(("groups", "test_groups", "validation_x", "validation_y"))
             slim = replace(data, **one, **none)
             rest = (work.model, slim, replace(partition, indices=partition.indices[:0], offsets=torch.zeros(2).long()))
             placed = self._ray.put((_arrays(large), _arrays(frozen), rest))
