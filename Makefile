@@ -1,6 +1,6 @@
 # make lab and make test are the two commands; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-lowest types check notebooks faults bench claims record records clean
+.PHONY: help lab test test-lowest types check notebooks faults book bench claims record records clean
 
 # The interpreter that creates .venv: the first one found that is new enough, or `make lab PYTHON=/path/to/python`.
 NEW_ENOUGH = import sys, venv; sys.exit(sys.version_info < (3, 11))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
+from fedlab_core import registry
 from fedlab_core.data import Dataset, data_root, dataset_names, load_dataset, missing_data
 
 # Nothing that a busy machine could fail: no limit on the time of an example or of its making.
@@ -59,3 +60,15 @@ def no_network() -> Iterator[None]:
         patch.setattr(socket, "getaddrinfo", local_lookup)
         patch.setattr(socket.socket, "connect", local_connect)
         yield
+
+
+@pytest.fixture(autouse=True)
+def names_as_they_were() -> Iterator[None]:
+    """What a test registers is forgotten after it."""
+    tables = [*registry.TABLES.values(), registry.OWN]
+    before = [dict(table) for table in tables]
+    yield
+    for table, entries in zip(tables, before, strict=True):
+        if table != entries:
+            table.clear()
+            table.update(entries)
