@@ -20,8 +20,6 @@ WHOLE = {
     "python docs": load_dataset("python_docs"),
 }
 TINY = [f"tiny {name}" for name in WHOLE]
-for name, whole in WHOLE.items():
-    register("data", f"tiny {name}", dataclasses.replace(whole.subset(32, 12), name=f"tiny {name}"))
 BASE = Experiment(
     dataset="tiny digits",
     clients=2,
@@ -31,6 +29,12 @@ MODELS = [name for _, name in Catalog().model_labels]
 METHODS = [name for _, name in Catalog().method_labels]
 LARGE = ("resnet20", "efficientnet_lite0")
 SOME = ("fedavg", "scaffold", "layer_wise")  # of the methods, beside digits
+
+
+@pytest.fixture(autouse=True)
+def tiny_data() -> None:
+    for name, whole in WHOLE.items():
+        register("data", f"tiny {name}", dataclasses.replace(whole.subset(32, 12), name=f"tiny {name}"))
 
 
 def methods_for(data: str, model: str) -> tuple[str, ...] | list[str]:
