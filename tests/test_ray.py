@@ -104,6 +104,31 @@ class MarkedScaffold(Scaffold):
         return super().finish(context, end)
 
 
+@pytest.mark.parametrize("name", ["dropout", "tied", "counting", "bfloat16", "frozen"])
+def test_anyones_model_gives_the_bits_of_loop(cluster: Cluster, name: str) -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.calls = nn.Linear(16, 3), 0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls += self.training
+            return self.head(x.flatten(1)) * (1 + 0.01 * self.calls)
+
+    torch.manual_seed(0)
+    first, second = nn.Linear(16, 16), nn.Linear(16, 16)
+    if name == "tied":
+        second.weight = first.weight
+    first.requires_grad_(name != "frozen")
+    drop = nn.Dropout(0.5 if name == "dropout" else 0.0)
+    model = Counting() if name == "counting" else nn.Sequential(nn.Flatten(), first, drop, second, nn.Linear(16, 3))
+    model = model.bfloat16() if name == "bfloat16" else model
+    parts = small_data(sum(SIZES)), split(*SIZES)
+    loop, run = (Federation(*parts, model, Settings(1.0, batch_size=4, lr=0.1)) for _ in range(2))
+    run.engine = RayEngine(cluster.address)
+    assert equal(run.run(2).state, loop.run(2).state)
+
+
 def test_data_and_model_are_placed_once(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     run, puts, put = small_federation(split(*SIZES), batch_size=4), [], ray.put
     run.engine = RayEngine(cluster.address)
@@ -163,28 +188,3 @@ def test_an_engine_that_was_not_asked_to_start_a_cluster_does_not_end_it(cluster
     assert ray.is_initialized()
     with pytest.raises(ValueError, match="engine='loop:x' is unknown"):
         get_engine("loop:x")
-
-
-@pytest.mark.parametrize("name", ["dropout", "tied", "counting", "bfloat16", "frozen"])
-def test_anyones_model_gives_the_bits_of_loop(cluster: Cluster, name: str) -> None:
-    class Counting(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.head, self.calls = nn.Linear(16, 3), 0
-
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            self.calls += self.training
-            return self.head(x.flatten(1)) * (1 + 0.01 * self.calls)
-
-    torch.manual_seed(0)
-    first, second = nn.Linear(16, 16), nn.Linear(16, 16)
-    if name == "tied":
-        second.weight = first.weight
-    first.requires_grad_(name != "frozen")
-    drop = nn.Dropout(0.5 if name == "dropout" else 0.0)
-    model = Counting() if name == "counting" else nn.Sequential(nn.Flatten(), first, drop, second, nn.Linear(16, 3))
-    model = model.bfloat16() if name == "bfloat16" else model
-    parts = small_data(sum(SIZES)), split(*SIZES)
-    loop, run = (Federation(*parts, model, Settings(1.0, batch_size=4, lr=0.1)) for _ in range(2))
-    run.engine = RayEngine(cluster.address)
-    assert equal(run.run(2).state, loop.run(2).state)

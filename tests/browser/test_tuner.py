@@ -7,13 +7,13 @@ from playwright.sync_api import expect
 SETUP = """
 import torch
 from fedlab_core.experiment import Experiment
-from fedlab_core.finetuning import with_head
+from fedlab_core.finetuning.classifiers import with_head
 from fedlab_core.models.weights.shipped import VOCABULARY, load_backbone
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 from fedlab_core.workbench.views.finetuning import VIEWS
 from fedlab_core.workbench import Workbench
-from fedlab_core.workbench.tuner import Tuner
+from fedlab_core.workbench.views.tuner import Tuner
 pictures = torch.zeros(4, 3, 32, 32)
 vit = with_head(load_backbone("vit_strong").model, 16, generator(0, "head"))
 networks = {"small ViT": (vit, pictures), "CLIP-tiny": (load_backbone("clip_tiny").model, pictures)}
