@@ -51,5 +51,5 @@ def test_ways_are_chosen_and_drawn_and_runs_are_compared(lab, page):
         before = stage.locator("img").get_attribute("src")
         notebook.press(tab)
         expect(stage.locator("img")).not_to_have_attribute("src", before)
-        page.locator(".fedlab").scroll_into_view_if_needed()
+        page.locator(".fedlab-bench").scroll_into_view_if_needed()
         notebook.screenshot(f"finetuning-{tab.lower()}")
