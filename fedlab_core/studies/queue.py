@@ -197,6 +197,10 @@ def work_off(
                 say(f"{record.name}: {unit.key} failed, exit code {child.exitcode}")
             else:
                 write(record, runs, figures)
+    for record in records:  # units that were finished after a killed queue had last gathered them
+        committed = (recorded(record.name, figures) or {}).get("units", [])
+        if len(gathered(record, known(record, runs, figures))["units"]) != len(committed):
+            write(record, runs, figures)
     return len(failed)
 
 
