@@ -167,10 +167,11 @@ class Settings:
             return self.steps
         return (self.epochs or 1) * math.ceil(self.used(examples) / (self.batch_size or examples))
 
-    def used(self, examples: int) -> int:
-        """How many of a client's examples go into an epoch: all, unless `drop_last` leaves the last batch out."""
+    def used(self, examples: int, full: bool = False) -> int:
+        """How many of a client's examples go into an epoch: all, unless `drop_last`, or `full`, leaves the smaller last
+        batch out."""
         size = self.batch_size or examples
-        return examples - examples % size if self.drop_last and size < examples else examples
+        return examples - examples % size if (self.drop_last or full) and size < examples else examples
 
     def replace(self, **changes: Any) -> "Settings":
         """A copy with other values. Giving one of `epochs` and `steps` clears the other."""

@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from fedlab_core.data import Dataset
 from fedlab_core.local.draws import AddressedDraws
 from fedlab_core.partition import Partition
 from fedlab_core.settings import Settings
+from fedlab_core.state import has_batch_norm
 
 # Modules that keep nothing between two calls but their parameters and buffers.
 STATELESS = ("torch.nn.modules.", "torchvision.", "fedlab_core.")
@@ -128,7 +128,7 @@ def check_single_examples(model: nn.Module, dataset: Dataset, partition: Partiti
     Raises:
         ValueError: names the clients and the ways out.
     """
-    if settings.batch_norm == "frozen" or not any(isinstance(module, _BatchNorm) for module in model.modules()):
+    if settings.batch_norm == "frozen" or not has_batch_norm(model):
         return
     sizes, batch = partition.sizes, settings.batch_size
     lonely = sizes == 1

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedlab_core.data import Dataset
 from fedlab_core.local.draws import AddressedDraws
@@ -19,7 +18,7 @@ from fedlab_core.local.optimisers import moments, recall
 from fedlab_core.local.work import Context, LocalMethod, Stopped, Task, Update, Work, task_loss
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
-from fedlab_core.state import State, set_state, tensors
+from fedlab_core.state import State, batch_norms, set_state, tensors
 
 EVALUATION_BATCH = 512  # examples of one target each
 EVALUATION_SEQUENCES = 64  # sequences of targets: more would not fit the processor's cache, position after position
@@ -128,7 +127,7 @@ def batches(examples: int, settings: Settings, draws: torch.Generator, full: boo
         full: leave such smaller batches out, unless a client holds less than one batch.
     """
     size = settings.batch_size or examples
-    used = settings.replace(drop_last=True).used(examples) if full else settings.used(examples)
+    used = settings.used(examples, full)
     left = settings.local_steps(used)
     while left > 0:
         for batch in torch.randperm(examples, generator=draws)[:used].split(size)[:left]:
@@ -164,9 +163,8 @@ def _copied(data: Dataset, device: str) -> Dataset:
 
 def freeze_statistics(model: nn.Module) -> None:
     """Let every batch norm use its running statistics and keep them (FixBN)."""
-    for module in model.modules():
-        if isinstance(module, _BatchNorm):
-            module.eval()
+    for module in batch_norms(model).values():
+        module.eval()
 
 
 def plain_sgd(settings: Settings) -> bool:
