@@ -19,7 +19,7 @@ from fedlab_core.data import Dataset
 from fedlab_core.engines import get_engine
 from fedlab_core.history import Past, Record, Round, Segment, make_record
 from fedlab_core.local.cores import single_threaded
-from fedlab_core.local.fitness import adapt_output, check_partition, check_tensors, examine
+from fedlab_core.local.fitness import adapt_output, check_partition, check_tensors, examine, in_precision
 from fedlab_core.local.work import Stopped
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.partition import Partition
@@ -261,9 +261,7 @@ class Federation:
             round: the last by default.
             client: the model as this client would use it, with its own tensors where it keeps some.
         """
-        model = copy.deepcopy(self._given)
-        if self.settings.double:
-            model = model.double()
+        model = in_precision(copy.deepcopy(self._given), self.settings)
         set_state(model, self._snapshot(round).state if client is None else self.client_state(client, round))
         return model.eval()
 

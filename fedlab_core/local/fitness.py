@@ -160,7 +160,7 @@ def _answer(
 ) -> Any:
     """What a copy of the model answers to the first `n` training examples in training mode; its gradient is taken."""
     dtype = model_dtype(model, settings)
-    attempt = cast(copy.deepcopy(model), dtype if settings.double else None).to(memory_format=layout).train()
+    attempt = in_precision(copy.deepcopy(model), settings).to(memory_format=layout).train()
     x = dataset.x[torch.arange(n) % len(dataset.x)]
     inputs = dataset.prepare(x)
     if inputs.is_floating_point():
@@ -172,9 +172,9 @@ def _answer(
     return answer
 
 
-def cast(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
-    """The model with its floating-point tensors of that type, in place; as it is for None."""
-    return model if dtype is None else model.to(dtype)
+def in_precision(model: nn.Module, settings: Settings) -> nn.Module:
+    """The model, changed in place to float64 if the settings say so."""
+    return model.double() if settings.double else model
 
 
 def _check_answer(answer: Any, dataset: Dataset, model: nn.Module) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fedlab_core.data import Dataset
 from fedlab_core.local.draws import AddressedDraws
 from fedlab_core.local.factored import factored
-from fedlab_core.local.fitness import cast, model_dtype
+from fedlab_core.local.fitness import in_precision, model_dtype
 from fedlab_core.local.optimisers import moments, recall
 from fedlab_core.local.work import Context, LocalMethod, Stopped, Task, Update, Work, task_loss
 from fedlab_core.randomness import generator
@@ -249,7 +249,7 @@ def summary(dataset: Dataset, sums: Iterable[Tensor]) -> dict[str, float]:
 
 def worker_copy(work: Work) -> nn.Module:
     """A copy of the run's model for one worker, in the run's precision and layout and on its device."""
-    model = cast(copy.deepcopy(work.model).to(work.settings.device), torch.float64 if work.settings.double else None)
+    model = in_precision(copy.deepcopy(work.model).to(work.settings.device), work.settings)
     return model.to(memory_format=work.memory_format)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from fedlab_core.costs import count_flops
 from fedlab_core.data.measures import accuracy
 from fedlab_core.engines.stacked.evaluation import evaluate_together
-from fedlab_core.engines.stacked.modules import Fold, is_dense, obstacle, stack
+from fedlab_core.engines.stacked.modules import Fold, is_dense, obstacle, refuse, stack
 from fedlab_core.engines.stacked.pace import Pace
 from fedlab_core.engines.stacked.training import stack_states, train_together
 from fedlab_core.engines.threads import ThreadsEngine, in_order
@@ -74,8 +74,7 @@ class StackedEngine:
         Raises:
             ValueError: the model or the method cannot be stacked.
         """
-        if reason := work_obstacle(work, method) or obstacle(work.model):
-            raise ValueError(f"engine='stacked': {reason}, accepted: 'threads', 'loop' or 'auto'")
+        refuse(work_obstacle(work, method) or obstacle(work.model))
 
     def train(
         self, work: Work, tasks: Sequence[Task], method: LocalMethod, stop: Callable[[], bool]
@@ -85,8 +84,7 @@ class StackedEngine:
         Raises:
             ValueError: see `check`.
         """
-        if reason := work_obstacle(work, method):
-            raise ValueError(f"engine='stacked': {reason}, accepted: 'threads', 'loop' or 'auto'")
+        refuse(work_obstacle(work, method))
         work = _contiguous(work)
         workers, largest = self._limits(work)
         stacks = plan(work, tasks, workers, largest)

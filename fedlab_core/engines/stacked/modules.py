@@ -268,14 +268,19 @@ def is_dense(model: nn.Module) -> bool:
     return not any(isinstance(module, wide) for module in model.modules())
 
 
+def refuse(reason: str | None) -> None:
+    """Raise ValueError where something keeps clients from being stacked."""
+    if reason is not None:
+        raise ValueError(f"engine='stacked': {reason}, accepted: 'threads', 'loop' or 'auto'")
+
+
 def stack(model: nn.Module) -> tuple[nn.Module, Fold]:
     """A copy of the model whose layers are stacked; their weights are to be loaded.
 
     Raises:
         ValueError: the model cannot be stacked, see `obstacle`.
     """
-    if reason := obstacle(model):
-        raise ValueError(f"engine='stacked': {reason}, accepted: 'threads', 'loop' or 'auto'")
+    refuse(obstacle(model))
     network, fold = copy.deepcopy(model), Fold()
     for module in network.modules():
         if type(module) in LAYERS:
