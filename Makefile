@@ -43,7 +43,6 @@ faults: $(INSTALLED)  ## kill, interrupt, damage, fill the disk and call with no
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(VENV_PYTHON) -m tools.faults $(ARGS)
 
 book: $(INSTALLED)  ## build the book, a static site, into build/book/html (warnings are errors; executes nothing)
-	$(VENV_PYTHON) -m pip install --quiet --disable-pip-version-check --editable ".[book]"
 	$(VENV_PYTHON) tools/book.py $(ARGS)
 
 bench: $(INSTALLED)  ## time rounds against a plain PyTorch loop and write figures/bench.json (QUICK=1: minutes, no file)
@@ -65,7 +64,7 @@ clean:  ## remove the environment, caches and screenshots; data and figures stay
 $(INSTALLED): pyproject.toml tools/jupyterlab_overrides.json
 	@$(FIND_PYTHON)
 	test -x $(VENV_PYTHON) || "$(PYTHON)" -m venv .venv
-	$(VENV_PYTHON) -m pip install --disable-pip-version-check --editable ".[test]"
+	$(VENV_PYTHON) -m pip install --disable-pip-version-check --editable ".[test,book]"
 	mkdir -p .venv/share/jupyter/lab/settings
 	cp tools/jupyterlab_overrides.json .venv/share/jupyter/lab/settings/overrides.json
 	touch $@

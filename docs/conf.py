@@ -3,6 +3,9 @@
 import re
 from typing import Any
 
+from docutils import nodes
+from sphinx.domains.python import PyObject
+
 from fedlab_core import about
 
 project = "fedlab_core"
@@ -60,6 +63,25 @@ def plain(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[st
         lines[number] = "`".join(parts)
 
 
+def without_object(app: Any, tree: nodes.document) -> None:
+    """That a class derives from object goes without saying."""
+    for line in [p for p in tree.findall(nodes.paragraph) if p.astext() == "Bases: object"]:
+        line.parent.remove(line)
+
+
+def own_sources(app: Any) -> list[Any]:
+    """Keep modules of other packages, whose source is not shown, out of the list of sources."""
+    known = getattr(app.env, "_viewcode_modules", {})
+    for name in [name for name, entry in known.items() if not entry]:
+        del known[name]
+    return []
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
+    for kind in PyObject.doc_field_types:
+        if kind.name == "variable":
+            kind.label = "Attributes"
     app.connect("autodoc-process-docstring", plain, priority=900)
+    app.connect("doctree-read", without_object)
+    app.connect("html-collect-pages", own_sources, priority=100)

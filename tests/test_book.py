@@ -1,9 +1,7 @@
-"""The book: every snippet of its pages runs, its sources hold together, and on request the site is built."""
+"""The book: every snippet of its pages runs, and its sources hold together; tests/browser builds and walks it."""
 
-import os
+import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,17 +34,13 @@ def test_the_sources_hold_together(tmp_path: Path) -> None:
     for page in tmp_path.rglob("*.md"):
         for target in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).is_file(), f"{page}: {target}"
-    pictures = {p.name for p in (book.ROOT / "figures").glob("*.png") if p.with_suffix(".json").exists()}
-    assert set(re.findall(r"figures/([\w.]+\.png)", (tmp_path / "gallery.md").read_text(encoding="utf-8"))) == pictures
+    records = {p.name: json.loads(p.with_suffix(".json").read_text()) for p in (book.ROOT / "figures").glob("*.png")
+               if p.with_suffix(".json").exists()}  # fmt: skip
+    shown = set(re.findall(r"figures/([\w.]+\.png)", (tmp_path / "gallery.md").read_text(encoding="utf-8")))
+    begun = {name for name, record in records.items() if record.get("complete") == []}  # nothing to see yet
+    assert shown <= records.keys() <= shown | begun
 
 
 def test_the_picture_and_the_reference_know_every_package() -> None:
     there = {p.stem for p in (book.ROOT / "fedlab_core").iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
     assert {name for row in book.LAYERS for name in row} == there - {"__init__", "shipped"}
-
-
-@pytest.mark.skipif("FEDLAB_BOOK" not in os.environ, reason="builds the site, minutes: set FEDLAB_BOOK=1, or make book")
-def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
-    words = [sys.executable, str(book.ROOT / "tools" / "book.py"), "--folder", str(tmp_path)]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

@@ -21,6 +21,33 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build" / "book"
 ORDER = ("shown", "refuted", "undecided", "not run")
+TITLES = {
+    "attribution_mnist": "Why is there a gap? MNIST, CNN, two shards a client",
+    "batchnorm_cifar": "Normalisers on CIFAR-10, two classes a client",
+    "batchnorm_distributions": "Batch norm on CIFAR-10, from IID to one class a client",
+    "batchnorm_mnist": "Normalisers on MNIST, two digits a client",
+    "batchnorm_mnist_cnn": "Normalisers in a CNN on MNIST",
+    "batchnorm_mnist_five_steps": "Normalisers with five local steps",
+    "batchnorm_mnist_iid": "Normalisers on IID clients",
+    "batchnorm_mnist_one_digit": "Normalisers with one digit a client",
+    "batchnorm_no_noise": "Batch norm without sampling noise: another optimum",
+    "bench": "Time of a round against a plain PyTorch loop",
+    "fedavg_mnist": "FedAvg on MNIST: rounds to 97 %",
+    "fedavg_tables": "Tables 1 and 4 of McMahan et al.",
+    "fedavg_text": "An LSTM on Shakespeare's roles",
+    "finetuning_caltech_cifar": "A Transformer pre-trained on Caltech-101, tuned on CIFAR-10",
+    "finetuning_clip": "CLIP against a vision Transformer",
+    "finetuning_local": "Federated against local fine-tuning, few shots",
+    "finetuning_strength": "What to fine-tune, by the strength of the start",
+    "first_run": "From a bare machine to the first round",
+    "layerwise_caltech101": "Layer-wise training on Caltech-101",
+    "layerwise_cifar10": "Layer-wise training on CIFAR-10",
+    "layerwise_digits": "Layer-wise training on digits",
+    "layerwise_dropout": "Depth dropout",
+    "pretraining": "Starting points on digits",
+    "pretraining_standard": "Starting points on MNIST and CIFAR-10",
+}
+"""Headings of the gallery; a picture that has none here goes by its record's title."""
 LAYERS = (
     ("about", "check", "files"),
     ("randomness", "settings", "failures", "state", "costs", "drift", "sampling", "glossary"),
@@ -78,23 +105,28 @@ def gallery(claims: list[dict[str, Any]], pictures: list[Path]) -> str:
 
     drawn: dict[str, set[str]] = {}
     for statement in (one for paper in PAPERS.values() for one in paper):
-        ids = {c["id"] for c in claims for pattern in statement.claims if fnmatch(c["id"], pattern)}
-        for name in statement.pictures:
-            drawn.setdefault(name, set()).update(ids)
+        for claim in {c["id"] for c in claims for pattern in statement.claims if fnmatch(c["id"], pattern)}:
+            alike = {name: len({*re.split(r"[._]", claim)} & {*name.split("_")}) for name in statement.pictures}
+            for name in [name for name in alike if alike[name] == max(alike.values())]:
+                drawn.setdefault(name, set()).add(claim)
     parts = [
         "# Gallery of records\n\nEvery recorded picture, and the claims that its study decides, from "
         "[claims.json](figures/claims.json). The number is the headline's mean over the seeds, with its 95 % interval "
         "(Student's t). A claim is *shown* if the interval lies inside the expected range, *refuted* if it lies "
-        "outside, *undecided* otherwise.\n"
+        "outside, *undecided* otherwise. A click on a picture opens it in full size.\n"
     ]
     for picture in pictures:
         if not picture.with_suffix(".json").exists():
             continue
-        title = picture.stem.replace("_", " ")
+        record = json.loads(picture.with_suffix(".json").read_text(encoding="utf-8"))
         ids = drawn.get(picture.stem, set())
         rows = [claim for claim in claims if claim["id"] in ids and claim["verdict"] != "not run"]
-        parts.append(f"## {title}\n\n![{title}](figures/{picture.name})\n")
-        parts.append(f"[The numbers behind it](figures/{picture.stem}.json)\n")
+        if record.get("complete") == [] and not rows:
+            continue  # its recording has begun, and there is nothing to see yet
+        title = TITLES.get(picture.stem) or record.get("title") or picture.stem.replace("_", " ")
+        parts.append(f"## {title}\n\n[![{title}](figures/{picture.name})](figures/{picture.name})\n")
+        so_far = f" ({record['note']})" if "complete" in record else ""
+        parts.append(f"[The numbers behind it](figures/{picture.stem}.json){so_far}\n")
         if rows:
             parts.append("| verdict | claim | measured | expected |\n|---|---|---|---|")
             parts += [claim_row(row) for row in sorted(rows, key=lambda row: ORDER.index(row["verdict"]))]
@@ -138,8 +170,14 @@ def api_pages() -> Iterator[tuple[str, str]]:
                 text += f"\n{name}\n{'-' * len(name)}\n"
             text += f"\n.. automodule:: {name}\n"
         yield top, text
-    toc = "\n".join(f"   {top}" for top in tops)
-    yield "index", f"API reference\n=============\n\nFrom the ground up.\n\n.. toctree::\n   :maxdepth: 1\n\n{toc}\n"
+    lines = ["API reference", "=============", "", "From the ground up.", "", ".. list-table::", "   :widths: 1 4", ""]
+    for top in tops:
+        place = package / top
+        source = (place / "__init__.py" if place.is_dir() else place.with_suffix(".py")).read_text(encoding="utf-8")
+        said = " ".join((ast.get_docstring(ast.parse(source)) or "").partition("\n\n")[0].split())
+        lines += [f"   * - :doc:`{top}`", f"     - {said}"]
+    lines += ["", ".. toctree::", "   :hidden:", "   :maxdepth: 1", "", *(f"   {top}" for top in tops)]
+    yield "index", "\n".join([*lines, ""])
 
 
 def imported(top: str) -> set[str]:

@@ -1,0 +1,102 @@
+"""The book in a browser: no warning, broken link or missing picture; readable on a phone and in the dark."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urljoin, urlsplit
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tools import book
+
+PHONE = {"width": 390, "height": 844}
+LOOK = """() => ({
+    ids: [...document.querySelectorAll('[id]')].map(e => e.id),
+    links: [...document.querySelectorAll('a[href]')].map(a => a.getAttribute('href')),
+    missing: [...document.images].filter(i => i.complete && !i.naturalWidth).map(i => i.src),
+    beyond: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+})"""
+PALE = """() => {
+    const light = c => {
+        const [r, g, b] = c.map(v => v / 255).map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const numbers = text => text.match(/[\\d.]+/g).map(Number);
+    const behind = e => {
+        for (; e; e = e.parentElement) {
+            const c = numbers(getComputedStyle(e).backgroundColor);
+            if (c.length < 4 || c[3] > 0.5) return c;
+        }
+        return [255, 255, 255];
+    };
+    const found = [];
+    for (const e of document.querySelectorAll('article *')) {
+        if (![...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()) || !e.getClientRects().length) continue;
+        const [a, b] = [numbers(getComputedStyle(e).color), behind(e)].map(c => light(c.slice(0, 3)) + 0.05);
+        if (Math.max(a / b, b / a) < 4) found.push(e.tagName + ': ' + e.textContent.slice(0, 40));
+    }
+    return found;
+}"""
+"""Texts whose contrast is below 4."""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The book, built with warnings as errors."""
+    missing = [name for name in ("sphinx", "myst_nb", "furo") if importlib.util.find_spec(name) is None]
+    if missing and not os.environ.get("CI"):
+        pytest.skip(f"{missing[0]} is not installed: pip install -e '.[book]'")
+    folder = tmp_path_factory.mktemp("book")
+    words = [sys.executable, str(book.ROOT / "tools" / "book.py"), "--folder", str(folder)]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "html"
+
+
+@pytest.fixture
+def phone(browser: Browser) -> Iterator[Page]:
+    """A phone with a dark screen."""
+    context = browser.new_context(viewport=PHONE, color_scheme="dark")  # type: ignore[arg-type]
+    yield context.new_page()
+    context.close()
+
+
+def test_every_page_is_whole_and_fits_a_phone(site: Path, phone: Page) -> None:
+    complaints: list[str] = []
+    phone.on("console", lambda said: complaints.append(said.text) if said.type == "error" else None)
+    phone.on("requestfailed", lambda request: complaints.append(request.url))
+    seen: dict[str, dict[str, Any]] = {}
+    for file in sorted(site.rglob("*.html")):
+        if file.name != "search.html":
+            phone.goto(file.as_uri(), wait_until="load")
+            seen[file.relative_to(site).as_posix()] = phone.evaluate(LOOK)
+            assert "_modules" in file.parts or phone.evaluate(PALE) == [], file.name
+    assert len(seen) > 60 and complaints == []
+    assert {name: page["missing"] for name, page in seen.items() if page["missing"]} == {}
+    assert {name: page["beyond"] for name, page in seen.items() if page["beyond"] > 0} == {}
+    broken = [
+        (name, link) for name, page in seen.items() for link in page["links"] if not leads(site, seen, name, link)
+    ]
+    assert broken == []
+
+
+def leads(site: Path, seen: dict[str, dict[str, Any]], page: str, link: str) -> bool:
+    """Whether a link leads to a file, and to a place that is in it."""
+    if urlsplit(link).scheme:
+        return True  # elsewhere: nothing is fetched
+    target = urlsplit(urljoin((site / page).as_uri(), link))
+    file, place = Path(unquote(target.path)), unquote(target.fragment)
+    there = seen.get(file.relative_to(site).as_posix()) if file.is_relative_to(site) else None
+    return file.is_file() and (there is None or not place or place in there["ids"])
+
+
+def test_the_search_finds_a_method(site: Path, page: Page) -> None:
+    page.goto(f"{(site / 'search.html').as_uri()}?q=SCAFFOLD")
+    expect(page.locator("#search-results")).to_contain_text("fedlab_core.methods.client.Scaffold")
+    page.locator("#search-results a", has_text="methods.client.Scaffold").first.click()
+    expect(page.locator("h1")).to_contain_text("methods")
