@@ -24,7 +24,8 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.browser.conftest import FLAGS, Notebook, find_browser  # noqa: E402
+from tools.check import find_browser  # noqa: E402
+from tools.jupyterlab import FLAGS, Notebook  # noqa: E402
 
 INSTALL_TIMEOUT = 1800  # seconds until JupyterLab prints its address
 

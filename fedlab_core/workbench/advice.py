@@ -1,5 +1,6 @@
 """What the panel says about the controls: whether they go together, a way out, and whether the result is theirs."""
 
+import threading
 from typing import Any
 
 from fedlab_core.experiment import Experiment
@@ -9,11 +10,14 @@ from fedlab_core.workbench.controls import Controls
 from fedlab_core.workbench.display import Display
 from fedlab_core.workbench.fits import Trials, WayOut
 from fedlab_core.workbench.panel import Panel
-from fedlab_core.workbench.worker import EXPECTED, Worker
+from fedlab_core.workbench.worker import EXPECTED, Busy, Worker
 
 
 class Advice:
-    """Looks at the controls after every change.
+    """Looks at the controls after every change: at once, or once their data set is loaded or the thread is free.
+
+    Changes are counted, and so is what was checked; `settle` checks where they differ. It is called after every change
+    and, once the thread is free again, at the end of all work: so no change is missed, and the last one is judged last.
 
     Args:
         panel: where it speaks.
@@ -23,36 +27,57 @@ class Advice:
 
     Attributes:
         trials: what was tried so far.
+        noted: whether the status line says what is wrong with the controls; the next check that passes takes it back.
     """
 
     def __init__(self, controls: Controls, panel: Panel, worker: Worker, display: Display, catalog: Catalog) -> None:
         self._controls, self._panel, self._worker, self._display = controls, panel, worker, display
         self._catalog, self.trials = catalog, Trials(catalog)
+        self.noted = False
         self._loaded = set[str]()
-        self._unchecked = self._noted = False
+        self._asked, self._checked = 1, 0
+        self._checking, self._comparing = threading.RLock(), threading.Lock()
         self._way_out: WayOut | None = None
 
     def look(self) -> None:
-        """After a change of the controls: at once, or once their data set is loaded or the thread is free."""
+        """After a change of the controls."""
+        self._asked += 1
         self.compare()
-        if self._controls.source in self._loaded or self._worker.inside:
-            self.check()
-        elif self._worker.busy:
-            self._unchecked = True
-        else:
-            self._noted = True
-            self._panel.say("busy", f"Loading {self._controls.source_name} …")
-            self._worker.start(self.check)
+        self.settle()
 
-    def catch_up(self) -> None:
-        """At the end of work: looks at what was changed meanwhile."""
-        if self._unchecked:
-            self.check()
-        self.compare()
+    def again(self, experiment: Experiment) -> None:
+        """After these settings were refused: looks again if the controls say something else by now."""
+        self.noted = True
+        try:
+            same = self._controls.experiment == experiment
+        except ValueError:
+            same = False
+        if not same:
+            self._asked += 1
+
+    def settle(self) -> None:
+        """Checks the controls if they were changed since the last check, unless the thread is busy."""
+        while self._checked != self._asked and not self._worker.busy:
+            if self._controls.source in self._loaded:
+                self.check()
+                continue
+            self.noted = True
+            self._panel.say("busy", f"Loading {self._controls.source_name} …")
+            try:
+                self._worker.start(self.check)
+            except Busy:  # just now; the end of that work brings us back
+                pass
+            return
 
     def check(self) -> None:
         """Shows who holds what under the controls' settings, or says what is wrong with them and offers a way out."""
-        self._unchecked = False
+        with self._checking:
+            asked = self._asked
+            if asked != self._checked and self._check():
+                self._checked = asked
+
+    def _check(self) -> bool:
+        """Whether the verdict is final: not if work has begun meanwhile, at whose end we look again."""
         self._offer(None)
         experiment = None
         try:
@@ -62,24 +87,28 @@ class Advice:
             self._display.draft(dataset, self._catalog.divide(experiment, dataset))
             self.trials.check(experiment)
         except Exception as error:
-            self._noted = True
+            self.noted = True
             self._worker.show(self._said(experiment, error), expected=True)
             if experiment is not None:
                 self._offer(next(iter(self.trials.ways_out(experiment, self._controls.last)), None))
         else:
-            if self._noted:
+            if self._worker.busy and not self._worker.inside:
+                return False
+            if self.noted:
                 self._panel.say("", "Ready.")
-            self._noted = False
+            self.noted = False
+        return True
 
     def compare(self) -> None:
         """Says what the result shown was made with, and marks it where the controls no longer match it."""
-        run, panel = self._display.current, self._panel
-        try:
-            stale = "" if run is None else text.stale_line(run, self._controls.experiment, panel.round.value)
-        except ValueError:
-            return  # `check` says what is wrong
-        panel.shown.value = text.hint_line() if run is None else stale or text.settings_line(run)
-        panel.dim(bool(stale))
+        with self._comparing:
+            run, panel = self._display.current, self._panel
+            try:
+                stale = "" if run is None else text.stale_line(run, self._controls.experiment, panel.round.value)
+            except ValueError:
+                return  # `check` says what is wrong
+            panel.shown.value = text.hint_line() if run is None else stale or text.settings_line(run)
+            panel.dim(bool(stale))
 
     def way_out(self) -> dict[str, Any]:
         """The changes that the button beside the status line offers."""

@@ -82,6 +82,7 @@ class Workbench(Shown):
     ) -> None:
         self.catalog, first = what_there_is(experiment, models or {}, methods or {}, data, root)
         self.memory_mib, self.most_runs = memory_mib, most_runs
+        self._tried: Experiment | None = None  # the settings of the last run or fork
         self._advice: Any = None  # made of the panel, which is made of the controls, which report to it
         given = experiment if isinstance(experiment, Federation) else None
         first = first if given else first.replace(evaluate_clients=band)
@@ -90,7 +91,7 @@ class Workbench(Shown):
         known = {view.name: view for view in (*BUILT_IN, *views)}
         self.panel = panel = Panel(self.controls.view, list(known), rounds)
         self.view = panel.view
-        self._worker = Worker(panel, self._finish, panel.tick)
+        self._worker = Worker(panel, self._finish, self._settle, panel.tick)
         self._display = Display(panel, known, self._worker, lambda run: self.controls.load(run.experiment), most_runs)
         self._keeper = Keeper(panel, keep)
         actions: dict[Any, Callable[[], Any]] = {
@@ -228,6 +229,7 @@ class Workbench(Shown):
         experiment = self.experiment
 
         def work() -> tuple[str, str]:
+            self._tried = experiment
             given = self._name(name, f"{describe(experiment, run.experiment)}, from {point}")
             self._display.add(run.fork(given, point, experiment, self.catalog.method(experiment)))
             self._keeper.keep(self.runs, self.runs[-1], True)
@@ -292,7 +294,7 @@ class Workbench(Shown):
         return export.Report(None if run is None else curves_view(run), self.runs)
 
     def _train(self, experiment: Experiment, count: int, name: str | None) -> tuple[str, str]:
-        run = self._display.current
+        run, self._tried = self._display.current, experiment
         try:
             if run is None or changes(run.experiment, experiment):
                 given = self._name(name, describe(experiment, self.runs[0].experiment if self.runs else None))
@@ -312,7 +314,14 @@ class Workbench(Shown):
     def _finish(self) -> None:
         if self._advice is not None:
             self._display.draw()
-            self._advice.catch_up()
+            self._advice.compare()
+
+    def _settle(self) -> None:
+        if self._advice is not None:
+            if self._worker.refused and self._tried is not None:
+                self._advice.again(self._tried)
+            self._display.settle()
+            self._advice.settle()
 
     def _on_reference(self, change: dict[str, Any]) -> None:
         for run in self.runs:

@@ -1,6 +1,7 @@
 """The settings of a panel as widgets: from an experiment to widgets, and from widgets to an experiment."""
 
 import importlib.util
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
@@ -47,6 +48,7 @@ class Controls:
     def __init__(self, experiment: Experiment, changed: Callable[[], None], catalog: Catalog | None = None) -> None:
         self.catalog = catalog or Catalog()
         self._base, self._changed, self._quiet, self.last = experiment, changed, True, ""
+        self._lock = threading.RLock()  # changes may come from several threads of a kernel
         self._fields: dict[tuple[str, str], dict[str, widgets.Widget]] = {}
         self._options: dict[tuple[str, str], tuple[Option, ...]] = {}
         dropdown = fields.dropdown
@@ -110,6 +112,10 @@ class Controls:
         Raises:
             ValueError: a setting outside what `Settings` accepts.
         """
+        with self._lock:
+            return self._experiment()
+
+    def _experiment(self) -> Experiment:
         base, model, method = self._base, self.model.value, self.method.value
         skew = {"feature_skew": self.skew.value, "strength": self.strength.value} if self.skew.value else {}
         partition = self.partition.value
@@ -178,12 +184,13 @@ class Controls:
         Raises:
             ValueError: a value that a control cannot take; all controls are then as they were.
         """
-        before, self.last = self._base, ""
-        try:
-            self._set(experiment)
-        except ValueError:
-            self._set(before)
-            raise
+        with self._lock:
+            before, self.last = self._base, ""
+            try:
+                self._set(experiment)
+            except ValueError:
+                self._set(before)
+                raise
         self._changed()
 
     def _set(self, experiment: Experiment) -> None:
@@ -231,17 +238,18 @@ class Controls:
             self._quiet = False
 
     def _on_change(self, change: dict[str, Any]) -> None:
-        if self._quiet:
-            return
-        self._quiet = True
-        try:
-            control = change["owner"]
-            if isinstance(control, widgets.FloatLogSlider):
-                control.value = fields.tidy(control.value)
-            self.last = next((name for name, widget in vars(self).items() if widget is control), "")
-            self._arrange()
-        finally:
-            self._quiet = False
+        with self._lock:
+            if self._quiet:
+                return
+            self._quiet = True
+            try:
+                control = change["owner"]
+                if isinstance(control, widgets.FloatLogSlider):
+                    control.value = fields.tidy(control.value)
+                self.last = next((name for name, widget in vars(self).items() if widget is control), "")
+                self._arrange()
+            finally:
+                self._quiet = False
         if control is not self.more:
             self._changed()
 

@@ -1,5 +1,6 @@
 """Which run, round and view are shown, and drawing them no more often than is worth it."""
 
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -45,7 +46,9 @@ class Display:
         self._draft: tuple[Dataset, Partition] | None = None
         self._layouts = Layouts()
         self._last, self._cost = 0.0, 0.05
-        self._quiet = self._waiting = False
+        self._moving: int | None = None  # the thread that moves the slider and the menus, not the reader
+        self._waiting = False
+        self._promise = threading.Lock()  # that a view will be drawn: `_waiting`, and the words that say so
         panel.tabs.observe(self._on_browse, "value")
         panel.round.observe(self._on_browse, "value")
         panel.against.observe(self._on_browse, "value")
@@ -66,7 +69,7 @@ class Display:
     def choose(self, run: Run | None, draw: bool = True) -> None:
         """Shows a run at its last round, or nothing."""
         self.current = run
-        self._quiet = True
+        self._moving = threading.get_ident()
         try:
             chosen, against = self.panel.chosen, self.panel.against
             chosen.options = [(other.name, i) for i, other in enumerate(self.runs)]
@@ -79,7 +82,7 @@ class Display:
             self.panel.round.max = last
             self.panel.round.value = last
         finally:
-            self._quiet = False
+            self._moving = None
         self._last = 0.0  # the first round that comes is drawn at once
         if draw:
             self.draw()
@@ -118,13 +121,13 @@ class Display:
         if self.current is run:
             slider = self.panel.round
             at_end = slider.value >= slider.max
-            self._quiet = True
+            self._moving = threading.get_ident()
             try:
                 slider.max = run.round
                 if at_end:
                     slider.value = run.round
             finally:
-                self._quiet = False
+                self._moving = None
             self._describe()
         if self._waiting or time.perf_counter() - self._last > max(SHORTEST, REST * self._cost):
             self.draw(live=True)
@@ -136,8 +139,9 @@ class Display:
             try:
                 self._worker.start(self._draw_alone, yields=True)
             except Busy:
-                self._waiting = True
-                self.panel.show_text("This view is drawn when the round under way is done.")
+                self._wait(True)
+                if not self._worker.busy:
+                    self.settle()
             return
         began = time.perf_counter()
         try:
@@ -147,9 +151,7 @@ class Display:
                 if figure is not None:
                     kind = f"{self.view.name} {self._measured}"
                     self.panel.image.value = self._layouts.png(kind, figure, live=live)
-                if self._waiting:
-                    self._waiting = False
-                    self.panel.show_text("")
+                self._wait(False)
                 if not self.view.slow or wanted == self._wanted():
                     break
         except InterruptedError:
@@ -173,6 +175,20 @@ class Display:
             return waiting_view(run.federation.dataset, run.federation.partition, run.label)
         return None if self._draft is None else waiting_view(*self._draft)
 
+    def settle(self) -> None:
+        """Once the thread is free: draws what had to wait for it."""
+        if self._waiting:
+            self.draw()
+
+    def _wait(self, waiting: bool) -> None:
+        """Promises that the view will be drawn, in the figure's place, or takes the promise back."""
+        with self._promise:
+            if waiting:
+                self.panel.show_text("This view is drawn when the round under way is done.")
+            elif self._waiting:
+                self.panel.show_text("")
+            self._waiting = waiting
+
     @property
     def _measured(self) -> bool:
         return self.current is not None and bool(self.current.federation.past.records)
@@ -191,13 +207,13 @@ class Display:
         self.panel.against.layout.display = "" if self.view.against else "none"
 
     def _on_browse(self, _: object) -> None:
-        if not self._quiet:
+        if self._moving != threading.get_ident():
             self._waiting = False
             self.panel.show_text("")
             self.draw()
 
     def _on_chosen(self, change: dict[str, int | None]) -> None:
-        if not self._quiet and change["new"] is not None:
+        if self._moving != threading.get_ident() and change["new"] is not None:
             run = self.runs[change["new"]]
             self.choose(run)
             self._chosen(run)

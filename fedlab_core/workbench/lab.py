@@ -78,7 +78,7 @@ class Lab:
         self.view = widgets.VBox(parts)
         self.view.add_class("fedlab")
         self.view.add_class("fedlab-lab")
-        self._worker = Worker(self, lambda: None)
+        self._worker = Worker(self)
         for knob in self.knobs.values():
             knob.observe(self._on_knob, "value")
         self._run.on_click(lambda _: self._worker.press(self.run))

@@ -4,6 +4,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 Result = TypeVar("Result")
@@ -30,30 +31,45 @@ TICK = 0.25  # seconds between two signs of life
 LOOK = 0.05  # seconds between two looks at `stop`
 
 
+@dataclass(eq=False)
+class Job:
+    """One piece of work: whether it has ended, and what it raised."""
+
+    yields: bool = False
+    ended: threading.Event = field(default_factory=threading.Event)
+    error: BaseException | None = None
+
+
 class Worker:
     """Runs one piece of work at a time in a daemon thread; whatever goes wrong is shown in the panel.
 
     Args:
         panel: shows messages and tracebacks.
-        finish: called in the thread at the end of all work.
+        finish: called in the thread at the end of all work, before its last message.
+        settle: called after the last message, when the thread is free again: what was put off because it was busy
+            belongs here. Whoever puts something off notes it first and looks at `busy` then, so that either the one or
+            the other sees it.
         tick: called several times a second while work is under way, with the seconds since it began.
 
     Attributes:
         stop: set to ask the work to end; cleared when new work starts.
-        error: what the last work raised, None if it ended well.
         training: set by the work once its settings have been accepted: errors from then on show their traceback.
     """
 
-    def __init__(self, panel: Front, finish: Callable[[], None], tick: Callable[[float], None] | None = None) -> None:
+    def __init__(
+        self,
+        panel: Front,
+        finish: Callable[[], None] = lambda: None,
+        settle: Callable[[], None] = lambda: None,
+        tick: Callable[[float], None] | None = None,
+    ) -> None:
         self.stop = threading.Event()
-        self.error: BaseException | None = None
         self.training = False
-        self._panel, self._finish, self._tick = panel, finish, tick
+        self._panel, self._finish, self._settle, self._tick = panel, finish, settle, tick
         self._thread: threading.Thread | None = None
         self._working = threading.Lock()
-        self._ended = threading.Event()
-        self._ended.set()
-        self._yields = False
+        self._job = Job()
+        self._job.ended.set()
 
     @property
     def busy(self) -> bool:
@@ -61,9 +77,19 @@ class Worker:
         return self._working.locked()
 
     @property
+    def error(self) -> BaseException | None:
+        """What the last work raised, None if it ended well."""
+        return self._job.error
+
+    @property
+    def refused(self) -> bool:
+        """Whether the last work ended before training, by what a reader can put right."""
+        return not self.training and isinstance(self.error, EXPECTED)
+
+    @property
     def inside(self) -> bool:
         """Whether the caller is the work itself."""
-        return threading.current_thread() is self._thread
+        return self.busy and threading.current_thread() is self._thread
 
     def start(self, work: Work, block: bool = False, *, yields: bool = False) -> None:
         """Starts `work` in the thread, and waits for it if asked to.
@@ -75,20 +101,24 @@ class Worker:
             Busy: other work is under way; it goes on, and `work` is forgotten, not queued.
             BaseException: with `block`, what the work raised.
         """
-        if self.busy and self._yields and not self.inside:
+        if self.busy and self._job.yields and not self.inside:
             self.stop.set()
             self.join()
         if not self._working.acquire(blocking=False):
             raise Busy("Already running: wait for the end or press Stop first. Nothing was queued.")
         self.stop.clear()
-        self._ended.clear()
-        self.error, self.training, self._yields = None, False, yields
-        self._thread = threading.Thread(target=self._run, args=(work,), name="workbench", daemon=True)
-        self._thread.start()
-        if self._tick is not None:
-            threading.Thread(target=self._beat, name="workbench clock", daemon=True).start()
-        if block:
-            self.wait()
+        self.training, self._job = False, Job(yields)
+        self._thread = threading.Thread(target=self._run, args=(work, self._job), name="workbench", daemon=True)
+        try:
+            self._thread.start()
+            if self._tick is not None:
+                threading.Thread(target=self._beat, args=(self._job,), name="workbench clock", daemon=True).start()
+            if block:
+                self.wait()
+        except KeyboardInterrupt:
+            self.stop.set()
+            self.join()
+            raise
 
     def wait(self, timeout: float | None = None) -> None:
         """Waits until the work has ended, and raises what it raised. An interrupt (Ctrl-C) stops the work first.
@@ -97,20 +127,28 @@ class Worker:
             TimeoutError: it has not ended after `timeout` seconds.
             KeyboardInterrupt: as it came, once the work has ended.
         """
+        job = self._job
         try:
             ended = self.join(timeout)
         except KeyboardInterrupt:
             self.stop.set()
-            self._ended.wait()
+            self.join()
             raise
         if not ended:
             raise TimeoutError(f"still running after {timeout} s")
-        if self.error is not None:
-            raise self.error
+        if job.error is not None:
+            raise job.error
 
     def join(self, timeout: float | None = None) -> bool:
-        """Waits until the work has ended, however it ended; False if it has not after `timeout` seconds."""
-        return self.inside or self._ended.wait(timeout)
+        """Waits until all work has ended, however it ended; False if it has not after `timeout` seconds."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while not self.inside:
+            job = self._job
+            if not job.ended.wait(None if until is None else max(0.0, until - time.monotonic())):
+                return False
+            if job is self._job:  # else its end began more work, such as a drawing that had to wait
+                return True
+        return True
 
     def patiently(self, call: Callable[[], Result]) -> Result:
         """The result of a call that cannot be stopped, such as reading files, in a thread of its own.
@@ -154,27 +192,30 @@ class Worker:
             self._panel.say("error", f"{type(error).__name__}: {error}")
             self._panel.show_text("".join(traceback.format_exception(error)))
 
-    def _beat(self) -> None:
+    def _beat(self, job: Job) -> None:
         began = time.perf_counter()
-        while not self._ended.wait(TICK):
+        while not job.ended.wait(TICK):
             if self._tick is not None:
                 self._tick(time.perf_counter() - began)
 
-    def _run(self, work: Work) -> None:
+    def _run(self, work: Work, job: Job) -> None:
+        say = None
         try:
-            say = None
             try:
                 say = work()
             except BaseException as error:  # kept for whoever waits: a thread has nobody to raise to
-                self.error = error
+                job.error = error
             try:
                 self._finish()
             except Exception as error:
-                self.error = self.error or error
-            if self.error is not None:
-                self.show(self.error, expected=not self.training and isinstance(self.error, EXPECTED))
-            elif say is not None:  # said last, so that whoever reads it finds the thread free
+                job.error = job.error or error
+            if job.error is not None:
+                self.show(job.error, expected=self.refused)
+            elif say is not None:
                 self._panel.say(*say)
         finally:
             self._working.release()
-            self._ended.set()
+            try:
+                self._settle()
+            finally:
+                job.ended.set()

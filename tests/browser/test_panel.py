@@ -5,7 +5,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from tests.browser.conftest import screenshot
+from tools.jupyterlab import screenshot
 
 PANEL = """
 from fedlab_core.experiment import Experiment
@@ -85,6 +85,14 @@ def test_train_stop_rewind_fork_and_compare(lab, page):
 def test_what_goes_wrong_is_said_and_the_panel_goes_on(lab, page):
     breaks = "from fedlab_core.engines import loop\ntrain_client, loop.train_client = loop.train_client, None"
     notebook = open_panel(lab, page, breaks)
+    notebook.choose("Partition", "label shards")
+    notebook.type("per client", 20)
+    notebook.type("Clients K", 200)
+    notebook.wait_text("1437 examples make at most 71 clients with per_client=20")
+    notebook.press("Run")
+    notebook.type("Clients K", 20)
+    notebook.wait_text("Ready.")
+    expect(notebook.root.locator(".fedlab-says button")).to_be_hidden()
     notebook.press("Run")
     notebook.wait_text("TypeError: 'NoneType' object is not callable")
     notebook.wait_text(re.compile("Traceback"))

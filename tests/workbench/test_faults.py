@@ -136,6 +136,7 @@ def test_ctrl_c_stops_a_blocking_run_and_the_panel_is_free_at_once(bench, gate):
     def interrupt():
         gate.wait()
         os.kill(os.getpid(), signal.SIGINT)
+        assert bench._worker.stop.wait(PATIENCE)
         gate.go.release()
 
     threading.Thread(target=interrupt, daemon=True).start()
