@@ -57,8 +57,8 @@ class Advice:
 
     def settle(self) -> None:
         """Checks the controls if they were changed since the last check, unless the thread is busy."""
-        while self._checked != self._asked and not self._worker.busy:
-            if self._controls.source in self._loaded:
+        while self._checked != self._asked and (self._worker.inside or not self._worker.busy):
+            if self._worker.inside or self._controls.source in self._loaded:
                 self.check()
                 continue
             self.noted = True
