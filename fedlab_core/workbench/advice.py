@@ -27,13 +27,14 @@ class Advice:
 
     Attributes:
         trials: what was tried so far.
-        noted: whether the status line says what is wrong with the controls; the next check that passes takes it back.
+        tried: the settings of the last run or fork, which may be refused.
     """
 
     def __init__(self, controls: Controls, panel: Panel, worker: Worker, display: Display, catalog: Catalog) -> None:
         self._controls, self._panel, self._worker, self._display = controls, panel, worker, display
         self._catalog, self.trials = catalog, Trials(catalog)
-        self.noted = False
+        self.tried: Experiment | None = None
+        self._noted = False  # whether the status line says what is wrong; the next check that passes takes it back
         self._loaded = set[str]()
         self._asked, self._checked = 1, 0
         self._checking, self._comparing = threading.RLock(), threading.Lock()
@@ -45,23 +46,17 @@ class Advice:
         self.compare()
         self.settle()
 
-    def again(self, experiment: Experiment) -> None:
-        """After these settings were refused: looks again if the controls say something else by now."""
-        self.noted = True
-        try:
-            same = self._controls.experiment == experiment
-        except ValueError:
-            same = False
-        if not same:
-            self._asked += 1
-
     def settle(self) -> None:
         """Checks the controls if they were changed since the last check, unless the thread is busy."""
+        if self._worker.refused and self.tried is not None:
+            self._noted = True
+            self._asked += not self._same(self.tried)  # what was refused may have been put right since
+            self.tried = None
         while self._checked != self._asked and (self._worker.inside or not self._worker.busy):
             if self._worker.inside or self._controls.source in self._loaded:
                 self.check()
                 continue
-            self.noted = True
+            self._noted = True
             self._panel.say("busy", f"Loading {self._controls.source_name} …")
             try:
                 self._worker.start(self.check)
@@ -87,16 +82,16 @@ class Advice:
             self._display.draft(dataset, self._catalog.divide(experiment, dataset))
             self.trials.check(experiment)
         except Exception as error:
-            self.noted = True
+            self._noted = True
             self._worker.show(self._said(experiment, error), expected=True)
             if experiment is not None:
                 self._offer(next(iter(self.trials.ways_out(experiment, self._controls.last)), None))
         else:
             if self._worker.busy and not self._worker.inside:
                 return False
-            if self.noted:
+            if self._noted:
                 self._panel.say("", "Ready.")
-            self.noted = False
+            self._noted = False
         return True
 
     def compare(self) -> None:
@@ -109,6 +104,12 @@ class Advice:
                 return  # `check` says what is wrong
             panel.shown.value = text.hint_line() if run is None else stale or text.settings_line(run)
             panel.dim(bool(stale))
+
+    def _same(self, experiment: Experiment) -> bool:
+        try:
+            return self._controls.experiment == experiment
+        except ValueError:
+            return False
 
     def way_out(self) -> dict[str, Any]:
         """The changes that the button beside the status line offers."""

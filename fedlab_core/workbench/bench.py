@@ -82,7 +82,6 @@ class Workbench(Shown):
     ) -> None:
         self.catalog, first = what_there_is(experiment, models or {}, methods or {}, data, root)
         self.memory_mib, self.most_runs = memory_mib, most_runs
-        self._tried: Experiment | None = None  # the settings of the last run or fork
         self._advice: Any = None  # made of the panel, which is made of the controls, which report to it
         given = experiment if isinstance(experiment, Federation) else None
         first = first if given else first.replace(evaluate_clients=band)
@@ -229,7 +228,7 @@ class Workbench(Shown):
         experiment = self.experiment
 
         def work() -> tuple[str, str]:
-            self._tried = experiment
+            self._advice.tried = experiment
             given = self._name(name, f"{describe(experiment, run.experiment)}, from {point}")
             self._display.add(run.fork(given, point, experiment, self.catalog.method(experiment)))
             self._keeper.keep(self.runs, self.runs[-1], True)
@@ -294,7 +293,7 @@ class Workbench(Shown):
         return export.Report(None if run is None else curves_view(run), self.runs)
 
     def _train(self, experiment: Experiment, count: int, name: str | None) -> tuple[str, str]:
-        run, self._tried = self._display.current, experiment
+        run, self._advice.tried = self._display.current, experiment
         try:
             if run is None or changes(run.experiment, experiment):
                 given = self._name(name, describe(experiment, self.runs[0].experiment if self.runs else None))
@@ -312,16 +311,12 @@ class Workbench(Shown):
             return "warning", "Stopped before the first round."
 
     def _finish(self) -> None:
-        if self._advice is not None:
-            self._display.draw()
-            self._advice.compare()
+        self._display.draw()
+        self._advice.compare()
 
     def _settle(self) -> None:
-        if self._advice is not None:
-            if self._worker.refused and self._tried is not None:
-                self._advice.again(self._tried)
-            self._display.settle()
-            self._advice.settle()
+        self._display.settle()
+        self._advice.settle()
 
     def _on_reference(self, change: dict[str, Any]) -> None:
         for run in self.runs:
