@@ -81,7 +81,7 @@ class Workbench(Shown):
         keep: bool | str | Path = True,
     ) -> None:
         self.catalog, first = what_there_is(experiment, models or {}, methods or {}, data, root)
-        self.memory_mib, self.most_runs = memory_mib, most_runs
+        self.share_mib = memory_mib / most_runs
         self._advice: Any = None  # made of the panel, which is made of the controls, which report to it
         given = experiment if isinstance(experiment, Federation) else None
         first = first if given else first.replace(evaluate_clients=band)
@@ -297,16 +297,14 @@ class Workbench(Shown):
         try:
             if run is None or changes(run.experiment, experiment):
                 given = self._name(name, describe(experiment, self.runs[0].experiment if self.runs else None))
-                memory = self.memory_mib / self.most_runs
-                run = begin(experiment, self.catalog, given, memory, self._display, self._worker)
+                run = begin(experiment, self.catalog, given, self.share_mib, self._display, self._worker)
                 self._advice.trials.check(experiment)
                 self._display.add(run)
                 self._display.draw()
                 self._advice.compare()
             self._worker.training = True
-            reference = self.controls.reference
             keep = functools.partial(self._keeper.keep, self.runs, run)
-            return train(run, count, self._display, self._worker, lambda: reference.value, keep)
+            return train(run, count, self._display, self._worker, lambda: self.controls.reference.value, keep)
         except InterruptedError:
             return "warning", "Stopped before the first round."
 
