@@ -178,7 +178,7 @@ def make_start(
     folders = [folder / "starts" for folder in cache_folders(data_root(root))]
     if keep:
         for folder in folders:
-            if (known := _read(folder / key, name)) is not None:
+            if (known := read(folder / key, name)) is not None:
                 return known
     state: State = {}
     rounds = traffic = 0
@@ -193,7 +193,7 @@ def make_start(
             rounds, traffic = rounds + trained.round, traffic + trained.history[-1].total.bytes
     start = Start(name, dict(sorted(state.items())), recipe, rounds, traffic)
     if keep:
-        _write(folders, key, start)
+        write(folders, key, start)
     return start
 
 
@@ -271,18 +271,20 @@ def _width(model: nn.Module) -> int:
     return head.in_features
 
 
-def _write(folders: Sequence[Path], key: str, start: Start) -> None:
+def write(folders: Sequence[Path], key: str, start: Start) -> None:
+    """Keep a start in the first of the folders that can be written to."""
     about = {"recipe": start.recipe, "rounds": start.rounds, "bytes": start.bytes, "fingerprint": start.fingerprint}
     for folder in folders:
         with contextlib.suppress(OSError):  # an unwritable cache only costs time
             folder.mkdir(parents=True, exist_ok=True)
-            files.write(folder / f"{key}.safetensors", safetensors.torch.save(dict(start.state)))
+            plain = {name: tensor.contiguous() for name, tensor in start.state.items()}
+            files.write(folder / f"{key}.safetensors", safetensors.torch.save(plain))
             files.write(folder / f"{key}.json", files.seal(about))  # last: a start with it is complete
             return
 
 
-def _read(path: Path, name: str) -> Start | None:
-    """The kept start; None where there is none or its content is not what was written."""
+def read(path: Path, name: str) -> Start | None:
+    """The start that `write` kept, its key the path's name; None where there is none or it is not what was written."""
     about_file, state_file = path.with_suffix(".json"), path.with_suffix(".safetensors")
     try:
         about = files.unseal(files.read(about_file), about_file)

@@ -22,11 +22,12 @@ from fedlab_core.studies import (
     finetuning_record,
     layerwise_record,
     pretraining,
+    pretraining_imagenet,
     pretraining_standard,
     queue,
 )
 
-QUEUE = (fedavg_tables.RECORD, batchnorm_distributions.RECORD, *attribution.RECORDS)
+QUEUE = (pretraining_imagenet.RECORD, fedavg_tables.RECORD, batchnorm_distributions.RECORD, *attribution.RECORDS)
 """Records that are made of units, in the order in which `make records` works them off."""
 RECORDS: dict[str, Callable[[], Any]] = {
     **{f"fedavg_{name}": partial(fedavg.record, name) for name in fedavg.RECORDS},
