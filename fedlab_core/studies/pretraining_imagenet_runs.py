@@ -34,7 +34,7 @@ CIFAR10 = Experiment(
     clients=10,
     model="resnet8",
     norm="group",
-    settings=Settings(1.0, epochs=2, batch_size=32, evaluate_every=2),
+    settings=Settings(1.0, epochs=2, batch_size=32, evaluate_every=3),
 )
 
 
@@ -56,11 +56,11 @@ class Size:
     unlabelled: int = 20_000
     images: int = 3000
     held_out: int = 1000
-    tests: int = 2000
+    tests: int = 5000
     rounds: int = 12
-    mixtures: int = 20
+    mixtures: int = 12
     probe_lr: float = 0.1
-    level: float = 0.3
+    level: float = 0.2
     first: int = -2
     how: Distillation = Distillation()
 
@@ -156,7 +156,7 @@ def _inside(runs: Mapping[str, Federation], curve: Mapping[str, Any], size: Size
 def _drift(federation: Federation, at: int, lr: float) -> dict[str, float]:
     """How far and how much apart clients move in one round from the model after round `at`, at a given rate."""
     metrics = next(iter(federation.fork("probe", at=at, lr=lr).rounds(1))).metrics
-    return {"round": at} | {key: _short(metrics[key]) for key in ("relative_drift", "cosine", "diversity")}
+    return {"round": at} | {key: _short(metrics[key]) for key in ("drift", "relative_drift", "cosine", "diversity")}
 
 
 def _short(value: float) -> float:
