@@ -34,6 +34,10 @@ def _shards(data: Dataset, clients: int, draws: torch.Generator, per_client: int
     return partitions.shards(_labels(data, "shards"), clients, per_client, draws)
 
 
+def _label_blocks(data: Dataset, clients: int, draws: torch.Generator, skew: float = 1.0) -> Partition:
+    return partitions.label_blocks(_labels(data, "label_blocks"), clients, skew, draws)
+
+
 def _dirichlet(data: Dataset, clients: int, draws: torch.Generator, alpha: float = 0.3, min_size: int = 1) -> Partition:
     return partitions.dirichlet(_labels(data, "dirichlet"), clients, alpha, draws, min_size)
 
@@ -59,6 +63,7 @@ def _labels(data: Dataset, partition: str) -> Tensor:
 PARTITIONS: dict[str, Callable[..., Partition]] = {
     "iid": _iid,
     "shards": _shards,
+    "label_blocks": _label_blocks,
     "dirichlet": _dirichlet,
     "quantity": _quantity,
     "natural": _natural,

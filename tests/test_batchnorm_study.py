@@ -1,23 +1,30 @@
 """The study of batch normalisation: its split, its tables, its claims, and what the microscope draws."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from fedlab_core import plots
+from fedlab_core.data import missing_data
 from fedlab_core.experiment import Experiment
+from fedlab_core.partition import label_blocks
 from fedlab_core.plots import batchnorm as plots_batchnorm
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
-from fedlab_core.studies import batchnorm, batchnorm_record
-from fedlab_core.studies.batchnorm_exact import at_skews, full_batch
-from fedlab_core.studies.batchnorm_runs import VARIANTS, Setup, compare, halved, label_blocks
+from fedlab_core.studies import batchnorm
+from fedlab_core.studies.arms import by_arm
+from fedlab_core.studies.batchnorm_exact import NO_NOISE, at_skews, full_batch
+from fedlab_core.studies.batchnorm_runs import COMPARISONS, DIGITS, QUICK, VARIANTS
+from fedlab_core.studies.queue import Record, known, missing
+from fedlab_core.studies.record import recorded
 from fedlab_core.workbench import Workbench
 from fedlab_core.workbench.browse import Browse
 from fedlab_core.workbench.views.batchnorm import VIEWS
 
-TINY = Setup(rounds=2, evaluate_every=1, options={"hidden": (8,)})
+TINY = replace(QUICK, experiment=DIGITS.replace(evaluate_every=1, model_options={"hidden": [8]}), rounds=2, seeds=(0,))
 
 
 @pytest.mark.parametrize("skew", [0.0, 0.5, 1.0])
@@ -32,31 +39,42 @@ def test_label_blocks_are_a_partition_into_equal_clients(skew: float) -> None:
 
 
 def test_halved_images_are_means_of_four_pixels() -> None:
-    data = Setup().load()
-    small = halved(data)
-    assert small.input_shape == (1, 4, 4)
+    data, small = DIGITS.load_data(), DIGITS.replace(dataset_options={"pixels": 4}).load_data()
+    assert small.input_shape == (1, 4, 4) and small.mean != data.mean
     assert small.x[3, 0, 1, 2] == data.x[3, 0, 2:4, 4:6].float().mean().round()
+    with pytest.raises(ValueError, match="pixels=3"):
+        DIGITS.replace(dataset_options={"pixels": 3}).load_data()
+
+
+def test_the_first_of_each_class_are_taken_before_anything_else() -> None:
+    data, few = DIGITS.load_data(), DIGITS.replace(dataset_options={"first": 5, "tests": 7}).load_data()
+    assert few.y.bincount().tolist() == [5] * 10 and torch.equal(few.test_x, data.test_x[:7])
+    assert torch.equal(few.x[few.y == 3], data.x[data.y == 3][:5]) and few.mean == data.mean
 
 
 @pytest.mark.parametrize("name", list(VARIANTS))
 def test_every_variant_runs_and_says_what_it_cost(name: str) -> None:
-    result = compare(TINY, [name], seeds=(0,), lrs=(0.1,))[name]
-    run = result["runs"][0]
-    assert run["round"] == [0, 1, 2] and len(run["test_accuracy"]) == 3 and run["final"] == result["mean"]
+    (run,) = TINY.here(name)[name]
+    assert run["round"] == [0, 1, 2] and len(run["test_accuracy"]) == 3 and run["test"] == run["test_accuracy"][-1]
     assert run["exchanges"][-1] == (2 * 4 if name.startswith("FedTAN") else 2)
-    assert ("reestimated" in run) == (VARIANTS[name].norm == "batch")
+    assert ("reestimated" in run) == ("norm" not in VARIANTS[name])
     assert ("four_ways" in run) == (name in ("FedBN", "SiloBN"))
 
 
-def test_each_variant_is_judged_at_its_best_rate_and_finished_runs_are_kept(tmp_path: Path) -> None:
-    first = compare(TINY, ["FedAvg+BN"], seeds=(0,), lrs=(1e-6, 0.1), folder=tmp_path)["FedAvg+BN"]
-    assert first["lr"] == 0.1 and first["by_lr"]["0.1"] > first["by_lr"]["1e-06"]
-    assert len(list(tmp_path.glob("*.json"))) == 2
-    assert compare(TINY, ["FedAvg+BN"], seeds=(0,), lrs=(1e-6, 0.1), folder=tmp_path)["FedAvg+BN"] == first
+@pytest.mark.parametrize("record", [*(study.record for study in COMPARISONS), NO_NOISE], ids=lambda record: record.name)
+def test_recorded_runs_are_those_of_the_plan(record: Record) -> None:
+    assert missing(record, known(record, Path("nowhere"))) == []
+
+
+@pytest.mark.skipif(bool(missing_data("mnist")), reason="MNIST is not in the data root")
+def test_a_recorded_run_can_be_made_again() -> None:
+    (again,) = replace(COMPARISONS[0], seeds=(0,)).here("FedAvg+BN")["FedAvg+BN"]
+    then = by_arm(recorded("batchnorm_mnist"))["FedAvg+BN"][0]
+    assert again["test"] == pytest.approx(then["test"], abs=0.02) and again["exchanges"] == then["exchanges"]
 
 
 def test_skew_makes_mismatch_and_deviation() -> None:
-    rows = at_skews(TINY, skews=(0, 1), rounds=(0, 2))
+    rows = at_skews(TINY.experiment, skews=(0, 1), rounds=(0, 2))
     assert [(row["skew"], row["round"]) for row in rows] == [(0, 0), (0, 2), (1, 0), (1, 2)]
     assert rows[2]["between"][0] > 3 * rows[0]["between"][0]
     assert rows[2]["deviation"]["local"]["size"] > rows[0]["deviation"]["local"]["size"]
@@ -64,8 +82,9 @@ def test_skew_makes_mismatch_and_deviation() -> None:
 
 
 def test_without_noise_fedtan_follows_centralised_training() -> None:
-    data = Setup().load()
-    plain, tan, central = (full_batch(n, 6, data=data, points=3) for n in ("FedAvg+BN", "FedTAN", "centralised BN"))
+    plain, tan, central = (
+        full_batch(n, 6, experiment=DIGITS, points=3) for n in ("FedAvg+BN", "FedTAN", "centralised BN")
+    )
     assert plain["round"] == [0, 2, 4, 6] and tan["objective"] == central["objective"] != plain["objective"]
     assert tan["gradient"] == central["gradient"]
 
@@ -81,14 +100,13 @@ def test_claims_about_recorded_runs_are_not_run_without_a_record(monkeypatch: py
         assert batchnorm.CLAIMS[f"batchnorm.{name}"]().verdict == "not run"
 
 
-def test_a_recording_is_a_picture_and_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ["FedTAN", "FedAvg+BN"]
-    monkeypatch.setattr(batchnorm_record, "COMPARISONS", {"tiny": (TINY, names, (0.1,), (0, 1))})
-    data = batchnorm_record.record("tiny", None, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {"batchnorm_tiny.png", "batchnorm_tiny.json"}
-    assert list(data["results"]) == names and data["setup"]["rounds"] == 2
-    with pytest.raises(ValueError, match="name='none'"):
-        batchnorm_record.record("none", None, tmp_path)
+def test_a_recording_is_a_picture_and_its_data(tmp_path: Path) -> None:
+    data: dict[str, Any] = {"title": "", "note": "", "units": []}
+    for name in ("FedTAN", "FedAvg+BN"):
+        unit = TINY.unit(name, None, 0)
+        data["units"].append({"arm": name, "seed": 0, "result": TINY.make(unit.settings, lambda: False, "cpu")})
+    assert len(TINY.record.draw(data).axes) == 3
+    assert TINY.finals(data, "FedTAN") == [data["units"][0]["result"]["test"]]
 
 
 def test_sliders_browse_without_a_browser_and_say_what_went_wrong() -> None:

@@ -9,8 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.nn.functional as F
+
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.load import LOADERS, data_root, load_dataset
+from fedlab_core.data.statistics import channel_statistics
 from fedlab_core.data.vision import SOURCES
 
 SCALINGS = {
@@ -27,8 +31,10 @@ def load_prepared(name: str, root: str | Path | None = None, options: Mapping[st
 
     Args:
         name, root: see `load_dataset`.
-        options: of the data set; besides these "examples" takes a random subset of that size, and "scaling" is a key
-            of `SCALINGS` ("standardise": False is how earlier files say "unit").
+        options: of the data set; besides these "scaling" is a key of `SCALINGS` ("standardise": False is how earlier
+            files say "unit"), and in this order "first" takes that many training examples of each class, "tests" the
+            first test examples, "pixels" averages larger images down to that height and width, and "examples" takes a
+            random subset of the training examples of that size.
 
     Raises:
         ValueError: an unknown scaling, or one of a data set that has no pixels; and as `load_dataset`.
@@ -50,18 +56,50 @@ def _kept(name: str, loader: Any, root: Path, options: str, stamp: int) -> Datas
 def _prepared(name: str, root: Path, options: str) -> Dataset:
     chosen = json.loads(options)
     examples = chosen.pop("examples", None)
-    scaling = chosen.pop("scaling", None)
+    scaling, first, tests, pixels = (chosen.pop(option, None) for option in ("scaling", "first", "tests", "pixels"))
     if not chosen.pop("standardise", True):
         scaling = scaling or "unit"
     if scaling not in (None, *SCALINGS):
         raise ValueError(f"scaling={scaling!r} is unknown, accepted: {list(SCALINGS)}")
     dataset = load_dataset(name, root, **chosen)
+    if first is not None:
+        dataset = first_of_each_class(dataset, first)
+    if tests is not None:
+        dataset = replace(dataset, test_x=dataset.test_x[:tests], test_y=dataset.test_y[:tests], test_groups=None)
+    if pixels is not None:
+        dataset = averaged(dataset, pixels)
     if scaling in ("unit", "centred"):
         if not dataset.mean:
             raise ValueError(f"scaling={scaling!r}: {name} has no pixels, accepted: none")
         channels = len(dataset.mean)
         dataset = replace(dataset, mean=(0.5 * (scaling == "centred"),) * channels, std=(1.0,) * channels)
     return dataset if examples is None else dataset.subset(examples)
+
+
+def first_of_each_class(data: Dataset, count: int) -> Dataset:
+    """The data with the first `count` training examples of each class; the test set is kept."""
+    chosen = torch.cat([(data.y == label).nonzero()[:count, 0] for label in range(data.num_classes)]).sort().values
+    notes = f"{data.notes}; the first {count} training examples of each class"
+    return replace(data, x=data.x[chosen], y=data.y[chosen], groups=None, group_names=(), notes=notes)
+
+
+def averaged(data: Dataset, pixels: int) -> Dataset:
+    """The data with its images averaged down over squares, and standardised anew.
+
+    Args:
+        pixels: height and width afterwards.
+
+    Raises:
+        ValueError: the images are not bytes, not squares, or no whole number of times as large.
+    """
+    shape = data.input_shape
+    if data.x.dtype != torch.uint8 or len(shape) != 3 or pixels < 1 or shape[1] % pixels or shape[2] != shape[1]:
+        raise ValueError(f"pixels={pixels}: {data.name} has inputs {tuple(shape)}, accepted: divisors of square images")
+    factor = shape[1] // pixels
+    x, test_x = (F.avg_pool2d(part.float(), factor).round().to(torch.uint8) for part in (data.x, data.test_x))
+    mean, std = channel_statistics(x)
+    notes = f"{data.notes}; averaged over {factor}x{factor} pixels"
+    return replace(data, x=x, test_x=test_x, mean=mean, std=std, notes=notes)
 
 
 def _stamps(name: str, root: Path) -> Iterator[tuple[str, int, int, int]]:

@@ -101,7 +101,7 @@ def deviation_over_skew(ax: Axes, rows: Sequence[Mapping[str, Any]], source: str
     """Relative gradient deviation over label skew, one line per round looked at.
 
     Args:
-        rows: as `studies.batchnorm.at_skews` returns them.
+        rows: as `studies.batchnorm_exact.at_skews` returns them.
         source: a key of `SOURCES`.
     """
     for i, number in enumerate(sorted({row["round"] for row in rows})):
@@ -125,7 +125,7 @@ def without_noise(axes: Sequence[Axes], runs: Sequence[Mapping[str, Any]]) -> Se
 
     Args:
         axes: two.
-        runs: as `studies.batchnorm.full_batch` returns them.
+        runs: as `studies.batchnorm_exact.full_batch` returns them.
     """
     names = list(dict.fromkeys(run["variant"] for run in runs))
     rates = list(dict.fromkeys((run["lr"], run["lr_decay"]) for run in runs))
@@ -148,7 +148,7 @@ def left_out(ax: Axes, errors: Mapping[str, float]) -> Axes:
     """Relative error of the clients' mean gradient by what is left out, one bar each, log scale.
 
     Args:
-        errors: as `studies.batchnorm.identity` returns them.
+        errors: as `studies.batchnorm_exact.identity` returns them.
     """
     names = list(errors)
     values = [max(errors[name], 1e-17) for name in names]
@@ -164,17 +164,17 @@ def left_out(ax: Axes, errors: Mapping[str, float]) -> Axes:
     return ax
 
 
-def finals(ax: Axes, results: Mapping[str, Mapping[str, Any]], x: str = "final") -> Axes:
+def finals(ax: Axes, runs: Mapping[str, Sequence[Mapping[str, Any]]], x: str = "test") -> Axes:
     """Final test accuracy by variant: a mark per seed, a bar at their mean, best on top.
 
     Args:
-        results: as `studies.batchnorm.compare` returns them.
+        runs: by variant, one per seed, see `studies.arms.outcome`.
         x: the number of each run to show.
     """
-    means = {name: np.mean([run[x] for run in result["runs"]]) for name, result in results.items()}
+    means = {name: np.mean([run[x] for run in found]) for name, found in runs.items()}
     order = sorted(means, key=lambda name: -means[name])
     for row, name in enumerate(order):
-        values = [run[x] for run in results[name]["runs"]]
+        values = [run[x] for run in runs[name]]
         ax.barh(row, means[name], color="0.9", height=0.7, zorder=1)
         ax.plot(values, [row] * len(values), "o", color=LINE_COLORS[0], markersize=5, alpha=0.8)
         ax.annotate(f"{means[name]:.3f}", (0.01, row), va="center", fontsize=8)
@@ -184,18 +184,17 @@ def finals(ax: Axes, results: Mapping[str, Mapping[str, Any]], x: str = "final")
     return ax
 
 
-def accuracy_against(ax: Axes, results: Mapping[str, Mapping[str, Any]], x: str = "round") -> Axes:
+def accuracy_against(ax: Axes, runs: Mapping[str, Sequence[Mapping[str, Any]]], x: str = "round") -> Axes:
     """Test accuracy, mean over the seeds, against "round", "exchanges" (log scale) or "megabytes".
 
     Args:
-        results: as `studies.batchnorm.compare` returns them.
+        runs: by variant, one per seed, see `studies.arms.outcome`.
         x: see above.
     """
-    for i, (name, result) in enumerate(results.items()):
-        runs = result["runs"]
+    for i, (name, found) in enumerate(runs.items()):
         style = {"color": LINE_COLORS[i % 7], "linestyle": _DASHES[i % 4], "marker": _MARKERS[i % 8], "markersize": 4}
-        ys = np.mean([run["test_accuracy"] for run in runs], axis=0)
-        xs = np.asarray(runs[0][x], float)
+        ys = np.mean([run["test_accuracy"] for run in found], axis=0)
+        xs = np.asarray(found[0][x], float)
         start = 1 if x == "exchanges" else 0
         ax.plot(xs[start:], ys[start:], label=name, markevery=max(1, len(xs) // 8), **style)
     if x == "exchanges":

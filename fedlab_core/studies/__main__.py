@@ -16,7 +16,8 @@ import torch
 from fedlab_core.studies import (
     attribution,
     batchnorm_distributions,
-    batchnorm_record,
+    batchnorm_exact,
+    batchnorm_runs,
     fedavg,
     fedavg_tables,
     finetuning_record,
@@ -27,11 +28,14 @@ from fedlab_core.studies import (
     queue,
 )
 
-QUEUE = (pretraining_imagenet.RECORD, fedavg_tables.RECORD, batchnorm_distributions.RECORD, *attribution.RECORDS)
+QUEUE = (
+    *(pretraining_imagenet.RECORD, fedavg_tables.RECORD, batchnorm_distributions.RECORD, *attribution.RECORDS),
+    *(study.record for study in batchnorm_runs.COMPARISONS),
+    batchnorm_exact.NO_NOISE,
+)
 """Records that are made of units, in the order in which `make records` works them off."""
 RECORDS: dict[str, Callable[[], Any]] = {
     **{f"fedavg_{name}": partial(fedavg.record, name) for name in fedavg.RECORDS},
-    **{f"batchnorm_{name}": partial(batchnorm_record.record, name) for name in batchnorm_record.RECORDS},
     "pretraining": pretraining.write_record,
     "pretraining_standard": pretraining_standard.write_record,
     **{f"finetuning_{name}": partial(finetuning_record.record, name) for name in finetuning_record.STUDIES},

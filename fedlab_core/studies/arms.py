@@ -5,11 +5,11 @@
 
 is a whole record for the queue. A share of the training images is held out from every run. With one seed of its own the
 rate of each arm is searched on them, on a grid with steps of 10^(1/2) that has no edge; the test set is looked at
-afterwards, at that rate, with the seeds of the record.
+afterwards, at that rate, with the seeds of the record. An arm whose rate is given is not searched.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from statistics import fmean
@@ -18,18 +18,20 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from fedlab_core import plots
-from fedlab_core.batchnorm.neighbours import reestimate
+from fedlab_core.batchnorm.neighbours import four_ways, reestimate
 from fedlab_core.data import Dataset
 from fedlab_core.data.statistics import stratified_split
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.randomness import generator
 from fedlab_core.round import while_finite
-from fedlab_core.studies.queue import Record, Results, Stop, Unit, full, sparse
+from fedlab_core.studies.queue import Record, Results, Run, Stop, Unit, full, sparse
 from fedlab_core.studies.record import Stopped
 from fedlab_core.studies.statistics import interval
 
 SEARCHED = 100  # the seed of searches
+Runs = Mapping[str, Sequence[Mapping[str, Any]]]
+"""By arm: the results of its runs, in the order of their seeds."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,14 @@ class Arm:
         start: exponent i of the rate 10^(i/2) at which the search begins.
         seeds: of the record; None for the comparison's own.
         then: changes of settings for a second half of the run, "lr" among them as a factor of the rate.
+        lr: a rate that is known; None has it searched.
     """
 
     changes: Mapping[str, Any] = field(default_factory=dict)
     start: int = -2
     seeds: tuple[int, ...] | None = None
     then: Mapping[str, Any] = field(default_factory=dict)
+    lr: float | None = None
 
 
 def climb(
@@ -90,44 +94,74 @@ def hold_out(data: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Datas
 
 
 def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
-    """A unit: the curve, the final accuracy on the test set and on the held-out images, and for running statistics also
-    with statistics estimated again.
+    """A unit: see `outcome`; with "held_out" among its settings also the final accuracy on the held-out images.
 
     Raises:
         Stopped: it was asked to stop.
     """
-    one, rounds = full(settings["experiment"]).replace(device=device), settings["rounds"]
+    one, rounds, chooser = full(settings["experiment"]).replace(device=device), settings["rounds"], None
     data = one.load_data()
     if settings.get("tests") is not None:
         data = data.subset(len(data.x), settings["tests"])
-    data, chooser = hold_out(data, settings["held_out"])
+    if settings["held_out"]:
+        data, chooser = hold_out(data, settings["held_out"])
     federation = one.begin(one.make_start(data=data), data=data)
     then = dict(settings.get("then", {}))
-    federation = _trained(federation, rounds // 2 if then else rounds, stop)
+    federation = trained(federation, rounds // 2 if then else rounds, stop)
     if then and federation.round == rounds // 2:
         then["lr"] = then.get("lr", 1.0) * one.settings.lr
-        federation = _trained(federation.fork("second half", **then), rounds, stop)
-    held = Federation(chooser, federation.partition, federation.model, federation.settings, federation.method)
-    seen = [record for record in federation.history if "test_accuracy" in record.metrics]
-    found = {
-        "round": [record.round for record in seen],
-        "test_accuracy": [round(record.metrics["test_accuracy"], 4) for record in seen],
-        "test": round(federation.evaluate()["test_accuracy"], 4),
-        "held_out": round(held.evaluate(federation.state)["test_accuracy"], 4),
-        "done": federation.round,
-        "bytes": federation.history[-1].total.bytes,
-    }
-    if federation.settings.batch_norm in ("average", "total_variance"):
-        again = federation.evaluate(reestimate(federation))["test_accuracy"]
-        found["reestimated"] = round(again, 4)
+        federation = trained(federation.fork("second half", **then), rounds, stop)
+    found = outcome(federation)
+    if chooser is not None:
+        held = Federation(chooser, federation.partition, federation.model, federation.settings, federation.method)
+        found["held_out"] = round(held.evaluate(federation.state)["test_accuracy"], 4)
     return found
 
 
-def _trained(federation: Federation, rounds: int, stop: Stop) -> Federation:
+def outcome(federation: Federation) -> dict[str, Any]:
+    """A finished run as plain data: its curve and costs, and the final accuracy on the test set; with batch norm also
+    with statistics estimated again, and where it is the clients' own in four ways."""
+    seen = [record for record in federation.history if "test_accuracy" in record.metrics]
+    found: dict[str, Any] = {
+        "round": [record.round for record in seen],
+        "test_accuracy": [round(record.metrics["test_accuracy"], 4) for record in seen],
+        "exchanges": [record.total.exchanges for record in seen],
+        "megabytes": [round(record.total.bytes / 1e6, 3) for record in seen],
+        "test": round(federation.evaluate()["test_accuracy"], 4),
+        "done": federation.round,
+        "bytes": federation.history[-1].total.bytes,
+    }
+    if federation.settings.batch_norm is not None:
+        found["reestimated"] = round(federation.evaluate(reestimate(federation))["test_accuracy"], 4)
+    if federation.local_names:
+        found["four_ways"] = {way: round(value, 4) for way, value in four_ways(federation).to_json().items()}
+    return found
+
+
+def by_arm(data: Mapping[str, Any] | None) -> Runs:
+    """The runs of a record that are there, without those of searches."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for one in sorted((data or {}).get("units", []), key=lambda one: one["seed"]):
+        if one["seed"] != SEARCHED:
+            found.setdefault(one["arm"], []).append(one["result"])
+    return found
+
+
+def trained(federation: Federation, rounds: int, stop: Stop = lambda: False) -> Federation:
+    """The federation after so many rounds, or as many as are finite.
+
+    Raises:
+        Stopped: it was asked to stop.
+    """
     for record in islice(while_finite(federation.rounds(rounds - federation.round)), rounds):
         if stop():
             raise Stopped(f"after round {record.round}")
     return federation
+
+
+def finals(runs: Runs, name: str, measure: str = "test") -> list[float]:
+    """A measure of an arm's runs, seed by seed; empty if there are none."""
+    return [result[measure] for result in runs.get(name, ())]
 
 
 @dataclass(frozen=True)
@@ -140,8 +174,10 @@ class Comparison:
         rounds: of every run.
         arms: by name, in the order in which they are made. "group: name" draws an arm as a point of line `name` over
             `group`.
-        held_out: share of the training examples that rates are chosen on.
+        held_out: share of the training examples that rates are chosen on; 0 where none is searched.
         tests: examples of the test set that are looked at, drawn at random; None for all.
+        make: makes a unit.
+        picture: of the record's data; by default that of `draw`.
     """
 
     name: str
@@ -152,16 +188,19 @@ class Comparison:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     held_out: float = 0.1
     tests: int | None = None
+    make: Run = run
+    picture: Callable[[Mapping[str, Any]], Figure] | None = None
 
     @property
     def record(self) -> Record:
         """For the queue."""
-        return Record(self.name, self.title, self.plan, run, self.draw, self.seeds)
+        return Record(self.name, self.title, self.plan, self.make, self.picture or self.draw, self.seeds)
 
-    def unit(self, name: str, exponent: int, seed: int) -> Unit:
-        """One run at the rate 10^(exponent / 2)."""
+    def unit(self, name: str, exponent: int | None, seed: int) -> Unit:
+        """One run at the rate 10^(exponent / 2), or at the arm's own."""
         arm = self.arms[name]
-        one = self.experiment.replace(**arm.changes).replace(lr=float(f"{10 ** (exponent / 2):.3g}"), seed=seed)
+        rate = {"lr": arm.lr} if exponent is None else {"lr": float(f"{10 ** (exponent / 2):.3g}")}
+        one = self.experiment.replace(**arm.changes).replace(**rate, seed=seed)
         settings = {"experiment": sparse(one), "rounds": self.rounds, "held_out": self.held_out}
         more: dict[str, Any] = {"then": dict(arm.then)} if arm.then else {}
         return Unit(name, seed, settings | more | ({} if self.tests is None else {"tests": self.tests}))
@@ -174,16 +213,27 @@ class Comparison:
             def searching(exponent: int, _: float, name: str = name) -> Unit:
                 return self.unit(name, exponent, SEARCHED)
 
-            found, best = climb(arm.start, searching, lambda result: float(result["held_out"]), done)
-            units += found
-            if best is not None:
-                units += [self.unit(name, best, seed) for seed in arm.seeds or self.seeds]
+            best: int | None = None
+            if arm.lr is None:
+                found, best = climb(arm.start, searching, lambda result: float(result["held_out"]), done)
+                units += found
+            if best is not None or arm.lr is not None:
+                units += [self.unit(name, best, seed) for seed in self._seeds(name)]
         return units
+
+    def here(self, *names: str) -> Runs:
+        """Arms whose rates are known, all of them by default, run on the spot: for what is small."""
+        return {
+            name: [self.make(self.unit(name, None, seed).settings, lambda: False, "cpu") for seed in self._seeds(name)]
+            for name in names or self.arms
+        }
+
+    def _seeds(self, name: str) -> tuple[int, ...]:
+        return self.arms[name].seeds or self.seeds
 
     def finals(self, data: Mapping[str, Any] | None, name: str, measure: str = "test") -> list[float]:
         """A measure of an arm's runs that are there, in the order of their seeds."""
-        units = [one for one in (data or {}).get("units", []) if one["arm"] == name and one["seed"] != SEARCHED]
-        return [one["result"][measure] for one in sorted(units, key=lambda one: one["seed"])]
+        return finals(by_arm(data), name, measure)
 
     def paired(self, data: Mapping[str, Any] | None, a: str, b: str, measure: str = "test") -> list[float] | None:
         """a minus b over the seeds that both have; None if there are none."""

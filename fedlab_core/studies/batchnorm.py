@@ -1,30 +1,24 @@
 """The claims about batch normalisation in a federation: what notebook 02 and the recorded runs show."""
 
-import statistics
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from statistics import mean, median
 from typing import Any
 
 import torch
 
-from fedlab_core.data import load_dataset
 from fedlab_core.studies import batchnorm_distributions
+from fedlab_core.studies.arms import Comparison, Runs, by_arm, finals
 from fedlab_core.studies.batchnorm_exact import count_exchanges, full_batch, identity
-from fedlab_core.studies.batchnorm_runs import VARIANTS, Setup, compare
-from fedlab_core.studies.claim import Claim, Measured, Range
+from fedlab_core.studies.batchnorm_runs import DIGITS, QUICK, SEEDS, VARIANTS
+from fedlab_core.studies.claim import Claim, Measured, Range, headlined
 from fedlab_core.studies.record import recorded
 from fedlab_core.studies.statistics import differences
 
 PAPER = "Wang, Shi and Chang, arXiv 2301.02982"
-DIGITS = Setup("digits", rounds=40, evaluate_every=5)
-QUICK_LRS, SEEDS = (0.1,), (0, 1, 2)
 SET = "cb6b91b, before the record"
 CHOSEN = f"{SET}; its one headline was picked with the record known"
-Results = Mapping[str, Mapping[str, Any]]
-
-
-def digits(names: tuple[str, ...], **changes: Any) -> dict[str, dict[str, Any]]:
-    """Variants on digits, three seeds, at the one learning rate of the quick runs."""
-    return compare(DIGITS.replace(**changes), names, SEEDS, QUICK_LRS)
+_QUICK: dict[str, Any] = {"size": "quick", "seeds": SEEDS, "registered": CHOSEN, "test_size": 360}
 
 
 def identity_claim() -> Claim:
@@ -73,110 +67,99 @@ def exchanges_claim(counted: Mapping[str, int] | None = None) -> Claim:
     )
 
 
-def _finals(results: Results, name: str, measure: str = "final") -> list[float]:
-    """A measure of every run of a variant, seed by seed."""
-    return [run[measure] for run in results[name]["runs"]]
-
-
-def _below(results: Results, name: str, measure: str = "final") -> list[float]:
+def _below(runs: Runs, name: str, measure: str = "test") -> list[float]:
     """Centralised training's accuracy minus a variant's, seed by seed."""
-    return differences(_finals(results, "centralised BN", measure), _finals(results, name, measure))
+    return differences(finals(runs, "centralised BN", measure), finals(runs, name, measure))
 
 
-def _references(results: Results, name: str) -> dict[str, float]:
+def _references(runs: Runs, name: str) -> dict[str, float]:
     """What a variant's accuracy is read against."""
-    central = {"centralised BN": results["centralised BN"]["mean"]} if "centralised BN" in results else {}
-    return {"chance": 0.1, "reached": results[name]["mean"], **central}
+    names = {"reached": name, "centralised BN": "centralised BN"}
+    return {"chance": 0.1} | {key: mean(finals(runs, arm)) for key, arm in names.items() if arm in runs}
 
 
-def digits_claim(results: Results | None = None) -> Claim:
+def _record(name: str) -> Runs:
+    """The recorded runs by variant; empty without a record."""
+    return by_arm(recorded(f"batchnorm_{name}"))
+
+
+def digits_claim(runs: Runs | None = None) -> Claim:
     """Row 3 at quick size: the damage on digits, and what repairs it."""
     names = ("FedAvg+BN", "FedTAN", "GroupNorm", "LayerNorm")
-    results = results or digits(("centralised BN", *names))
-    headline = "FedAvg+BN below centralised"
-    return Claim(
-        id="batchnorm.digits",
-        text="digits, MLP with BN, 2 classes per client, one local step, 40 rounds: the damage and its repair",
+    runs = runs or QUICK.here("centralised BN", *names)
+    return headlined(
+        "batchnorm.digits",
+        "digits, MLP with BN, 2 classes per client, one local step, 40 rounds: the damage and its repair",
+        Range(low=0.05),
+        {f"{name} below centralised": _below(runs, name) for name in names},
         source=f"{PAPER}, abstract; set-up is ours",
-        size="quick",
-        headline=headline,
-        expected={headline: Range(low=0.05)},
-        measured={f"{name} below centralised": _below(results, name) for name in names},
-        seeds=SEEDS,
-        registered=CHOSEN,
-        test_size=360,
-        references=_references(results, "FedAvg+BN"),
+        references=_references(runs, "FedAvg+BN"),
+        **_QUICK,
     )
 
 
-def controls_claim(one_class: Results | None = None, iid: Results | None = None) -> Claim:
+def controls_claim(one_class: Runs | None = None, iid: Runs | None = None) -> Claim:
     """Row 3 at quick size: one class per client, and the IID control."""
     names = ("centralised BN", "FedTAN", "FedAvg+BN")
-    one_class, iid = one_class or digits(names, clients=10), iid or digits(names, skew=0.0)
-    headline = "FedAvg+BN, one class per client"
-    return Claim(
-        id="batchnorm.controls",
-        text="digits: with one class per client FedAvg+BN collapses and FedTAN does not; IID clients show no gap",
+    one_class = one_class or _changed(clients=10).here(*names)
+    iid = iid or _changed(partition_options={"skew": 0.0}).here(*names)
+    measured = {
+        "FedAvg+BN, one class per client": finals(one_class, "FedAvg+BN"),
+        "FedTAN, one class per client": finals(one_class, "FedTAN"),
+        "FedAvg+BN below centralised, IID": _below(iid, "FedAvg+BN"),
+    }
+    return headlined(
+        "batchnorm.controls",
+        "digits: with one class per client FedAvg+BN collapses and FedTAN does not; IID clients show no gap",
+        Range(high=0.4),
+        measured,
         source="ours",
-        size="quick",
-        headline=headline,
-        expected={headline: Range(high=0.4)},
-        measured={
-            headline: _finals(one_class, "FedAvg+BN"),
-            "FedTAN, one class per client": _finals(one_class, "FedTAN"),
-            "FedAvg+BN below centralised, IID": _below(iid, "FedAvg+BN"),
-        },
-        seeds=SEEDS,
-        registered=CHOSEN,
-        test_size=360,
         references=_references(one_class, "FedAvg+BN"),
+        **_QUICK,
     )
+
+
+def _changed(**changes: Any) -> Comparison:
+    return replace(QUICK, experiment=QUICK.experiment.replace(**changes))
 
 
 def mnist_claim() -> Claim:
     """Row 3 at standard size, from the recorded runs."""
-    measured: dict[str, Measured] = {}
-    headline, references = "FedTAN below centralised", {}
-    if record := recorded("batchnorm_mnist"):
-        results = record["results"]
-        measured[headline] = _below(results, "FedTAN")
-        measured["FedTAN minus FedAvg+BN"] = differences(_finals(results, "FedTAN"), _finals(results, "FedAvg+BN"))
+    measured: dict[str, Measured] = {"FedTAN below centralised": None}
+    if runs := _record("mnist"):
+        measured["FedTAN below centralised"] = _below(runs, "FedTAN")
+        measured["FedTAN minus FedAvg+BN"] = differences(finals(runs, "FedTAN"), finals(runs, "FedAvg+BN"))
         names = ("centralised BN", "FedTAN", "FedAvg+BN", "GroupNorm", "LayerNorm", "no normalisation", "FixBN")
-        measured |= {name: _finals(results, name) for name in names}
-        references = _references(results, "FedTAN")
-    if record := recorded("batchnorm_mnist_one_digit"):
+        measured |= {name: finals(runs, name) for name in names}
+    if one_digit := _record("mnist_one_digit"):
         for name in ("FedAvg+BN", "FedTAN"):
-            measured[f"{name}, one digit per client"] = _finals(record["results"], name)
-    if record := recorded("batchnorm_mnist_iid"):
-        measured["FedAvg+BN below centralised, IID"] = _below(record["results"], "FedAvg+BN")
-    return Claim(
-        id="batchnorm.mnist",
-        text="MNIST (14x14), MLP 196-64-64-10, 2 digits per client, one local step, 200 rounds, lr tuned per variant: "
+            measured[f"{name}, one digit per client"] = finals(one_digit, name)
+    if iid := _record("mnist_iid"):
+        measured["FedAvg+BN below centralised, IID"] = _below(iid, "FedAvg+BN")
+    return headlined(
+        "batchnorm.mnist",
+        "MNIST (14x14), MLP 196-64-64-10, 2 digits per client, one local step, 200 rounds, lr tuned per variant: "
         "FedAvg+BN is damaged, FedTAN is not",
+        Range(-0.003, 0.003),
+        measured,
         source=f"{PAPER}, abstract; set-up is ours",
-        size="standard",
-        headline=headline,
-        expected={headline: Range(-0.003, 0.003)},
-        measured=measured,
-        seeds=SEEDS,
-        registered=CHOSEN,
-        test_size=10_000,
-        references=references,
+        references=_references(runs, "FedTAN") if runs else {},
+        **_QUICK | {"size": "standard", "test_size": 10_000},
     )
 
 
 def no_noise_claim(runs: list[dict[str, Any]] | None = None) -> Claim:
     """Row 4 at quick size: the bias is there without any sampling noise."""
     if runs is None:
-        data = load_dataset("digits")
-        runs = [full_batch(name, 100, 0.2, 1.0, data, points=5) for name in ("FedAvg+BN", "FedTAN", "centralised BN")]
+        names = ("FedAvg+BN", "FedTAN", "centralised BN")
+        runs = [full_batch(name, 100, experiment=DIGITS, points=5) for name in names]
     return _no_noise("batchnorm.no_noise", "digits", 100, "quick", {run["variant"]: run for run in runs})
 
 
 def no_noise_mnist_claim() -> Claim:
     """Row 4 at standard size, from the recorded runs at constant learning rate 0.2."""
-    record = recorded("batchnorm_no_noise")
-    runs = [run for run in record["runs"] if (run["lr"], run["lr_decay"]) == (0.2, 1.0)] if record else []
+    units = (recorded("batchnorm_no_noise") or {"units": []})["units"]
+    runs = [run for run in (one["result"] for one in units) if (run["lr"], run["lr_decay"]) == (0.2, 1.0)]
     return _no_noise("batchnorm.no_noise_mnist", "MNIST (14x14)", 3000, "standard", {r["variant"]: r for r in runs})
 
 
@@ -186,7 +169,7 @@ AGREE = "FedTAN's F - centralised F, largest in the first 1,000 rounds"
 
 def _late(values: list[float]) -> float:
     """Median over the last third: a constant learning rate makes single rounds jump."""
-    return statistics.median(values[-(-2 * len(values) // 3) :])
+    return median(values[-(-2 * len(values) // 3) :])
 
 
 def _no_noise(id: str, data: str, rounds: int, size: str, runs: Mapping[str, Mapping[str, Any]]) -> Claim:
@@ -215,62 +198,52 @@ def _no_noise(id: str, data: str, rounds: int, size: str, runs: Mapping[str, Map
     )
 
 
-def gradients_claim(results: Results | None = None) -> Claim:
+def gradients_claim(runs: Runs | None = None) -> Claim:
     """Row 5: it is the gradients, not the test-time statistics."""
-    results = results or digits(("centralised BN", "FedAvg+BN"))
-    headline = "digits: regained"
-    measured: dict[str, Measured] = {headline: _regained(results, "FedAvg+BN")}
-    if record := recorded("batchnorm_mnist"):
-        measured["MNIST (recorded): regained"] = _regained(record["results"], "FedAvg+BN")
-    return Claim(
-        id="batchnorm.gradients",
-        text="MLP: new running statistics from the pooled data after FedAvg+BN regain less than 2 points",
+    runs = runs or QUICK.here("centralised BN", "FedAvg+BN")
+    measured: dict[str, Measured] = {"digits: regained": _regained(runs, "FedAvg+BN")}
+    if mnist := _record("mnist"):
+        measured["MNIST (recorded): regained"] = _regained(mnist, "FedAvg+BN")
+    return headlined(
+        "batchnorm.gradients",
+        "MLP: new running statistics from the pooled data after FedAvg+BN regain less than 2 points",
+        Range(high=0.02),
+        measured,
         source="ours",
-        size="quick",
-        headline=headline,
-        expected={headline: Range(high=0.02)},
-        measured=measured,
-        seeds=SEEDS,
-        registered=SET,
-        test_size=360,
-        references=_references(results, "FedAvg+BN"),
+        references=_references(runs, "FedAvg+BN"),
+        **_QUICK | {"registered": SET},
     )
 
 
-def _regained(results: Results, name: str) -> list[float]:
+def _regained(runs: Runs, name: str) -> list[float]:
     """Accuracy that re-estimated statistics give back, seed by seed."""
-    return differences(_finals(results, name, "reestimated"), _finals(results, name))
+    return differences(finals(runs, name, "reestimated"), finals(runs, name))
 
 
 def gradients_cnn_claim() -> Claim:
     """Row 5 for a CNN, from the recorded runs: there it is the statistics as well."""
-    measured: dict[str, Measured] = {}
-    headline, references = "FedAvg+BN: regained", {}
-    if record := recorded("batchnorm_mnist_cnn"):
-        results = record["results"]
-        measured = {f"{name}: regained": _regained(results, name) for name in ("FedAvg+BN", "centralised BN")}
-        measured["FedAvg+BN below centralised"] = _below(results, "FedAvg+BN")
-        measured["the same with new statistics for both"] = _below(results, "FedAvg+BN", "reestimated")
-        references = _references(results, "FedAvg+BN")
-    return Claim(
-        id="batchnorm.gradients_cnn",
-        text="the same for a small CNN on MNIST (14x14): new statistics regain less than 2 points",
+    measured: dict[str, Measured] = {"FedAvg+BN: regained": None}
+    if runs := _record("mnist_cnn"):
+        measured |= {f"{name}: regained": _regained(runs, name) for name in ("FedAvg+BN", "centralised BN")}
+        measured["FedAvg+BN below centralised"] = _below(runs, "FedAvg+BN")
+        measured["the same with new statistics for both"] = _below(runs, "FedAvg+BN", "reestimated")
+    return headlined(
+        "batchnorm.gradients_cnn",
+        "the same for a small CNN on MNIST (14x14): new statistics regain less than 2 points",
+        Range(high=0.02),
+        measured,
         source="ours",
         size="standard",
-        headline=headline,
-        expected={headline: Range(high=0.02)},
-        measured=measured,
-        seeds=SEEDS if measured else (),
+        seeds=SEEDS if runs else (),
         registered="bfd69b3, together with the record",
         test_size=10_000,
-        references=references,
+        references=_references(runs, "FedAvg+BN") if runs else {},
     )
 
 
 def silobn_claim() -> Claim:
     """Row 6: SiloBN trains as FedAvg+BN does."""
-    data = DIGITS.load()
-    avg, silo = (DIGITS.build(VARIANTS[name], 0, 0.1, data).run(10) for name in ("FedAvg+BN", "SiloBN"))
+    avg, silo = (DIGITS.replace(**VARIANTS[name]).build().run(10) for name in ("FedAvg+BN", "SiloBN"))
     different = sum(not torch.equal(avg.state[name], silo.state[name]) for name in avg.trained_names)
     return Claim(
         id="batchnorm.silobn",
@@ -286,25 +259,21 @@ def silobn_claim() -> Claim:
 
 def cifar_claim() -> Claim:
     """Row 7, from the recorded runs."""
-    measured: dict[str, Measured] = {}
-    headline, seeds, references = "FedTAN minus FedAvg+BN", (), {}
-    if record := recorded("batchnorm_cifar"):
-        results, seeds = record["results"], tuple(record["seeds"])
-        measured[headline] = differences(_finals(results, "FedTAN"), _finals(results, "FedAvg+BN"))
-        measured |= {name: _finals(results, name) for name in results}
-        references = _references(results, "FedTAN")
-    return Claim(
-        id="batchnorm.cifar",
-        text="CIFAR-10 (JPEG), 5,000 images, ResNet-8, 2 classes per client, one local step: FedTAN ahead of FedAvg+BN",
+    measured: dict[str, Measured] = {"FedTAN minus FedAvg+BN": None}
+    if runs := _record("cifar"):
+        measured["FedTAN minus FedAvg+BN"] = differences(finals(runs, "FedTAN"), finals(runs, "FedAvg+BN"))
+        measured |= {name: finals(runs, name) for name in runs}
+    return headlined(
+        "batchnorm.cifar",
+        "CIFAR-10 (JPEG), 5,000 images, ResNet-8, 2 classes per client, one local step: FedTAN ahead of FedAvg+BN",
+        Range(low=0.02),
+        measured,
         source=f"{PAPER}, abstract; set-up is ours",
         size="standard",
-        headline=headline,
-        expected={headline: Range(low=0.02)},
-        measured=measured,
-        seeds=seeds,
+        seeds=SEEDS if runs else (),
         registered=SET,
         test_size=2_000,
-        references=references,
+        references=_references(runs, "FedTAN") if runs else {},
     )
 
 

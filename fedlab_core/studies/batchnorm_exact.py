@@ -1,11 +1,12 @@
 """Exact looks at batch normalisation in a federation: the identity, the deviation over skew, training without noise."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 
+from fedlab_core import plots
 from fedlab_core.batchnorm.fedtan import FedTAN
 from fedlab_core.batchnorm.lockstep import NOTHING, Ledger, synchronised_gradients
 from fedlab_core.batchnorm.measures import (
@@ -17,12 +18,19 @@ from fedlab_core.batchnorm.measures import (
     mismatch,
     union_gradient,
 )
-from fedlab_core.data import Dataset, load_dataset
+from fedlab_core.data.prepared import first_of_each_class
+from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.models import build_model
+from fedlab_core.plots import batchnorm as plots_batchnorm
 from fedlab_core.randomness import generator
 from fedlab_core.state import batch_norms
-from fedlab_core.studies.batchnorm_runs import VARIANTS, Setup, first_of_each_class, halved
+from fedlab_core.studies.arms import trained
+from fedlab_core.studies.batchnorm_runs import DIGITS, MNIST, VARIANTS
+from fedlab_core.studies.queue import Record, Results, Stop, Unit
+
+WHOLE = MNIST.replace(dataset_options={"download": False, "pixels": 14})
+"""All of MNIST, before 100 examples of each digit are taken."""
 
 
 def identity(name: str, sizes: Sequence[int], image: tuple[int, int, int] = (1, 8, 8)) -> dict[str, float]:
@@ -81,13 +89,17 @@ def count_exchanges(name: str = "resnet20", image: tuple[int, int, int] = (3, 32
 
 
 def at_skews(
-    setup: Setup, skews: Sequence[float] = (0, 0.25, 0.5, 0.75, 1), rounds: Sequence[int] = (0, 100), size: int = 64
+    experiment: Experiment = DIGITS,
+    skews: Sequence[float] = (0, 0.25, 0.5, 0.75, 1),
+    rounds: Sequence[int] = (0, 100),
+    size: int = 64,
 ) -> list[dict[str, Any]]:
     """Mismatch and gradient deviation at frozen models over label skew, before and after centralised training.
 
     The model of a round is the same at every skew: that of centralised training with IID batches.
 
     Args:
+        experiment: with a "label_blocks" partition.
         rounds: when to look.
         size: examples of each client's fixed batch.
 
@@ -96,16 +108,18 @@ def at_skews(
         and by source of the deviation (see `deviation_by_source`) `size`, `cosine` over all parameters and `sizes` by
         tensor.
     """
-    data = setup.load()
-    trained = setup.replace(skew=0.0).build(VARIANTS["centralised BN"], data=data, double=True)
-    trained.run(max(rounds))
+    exact = experiment.replace(double=True)
+    pooled = exact.replace(partition_options={"skew": 0.0}, **VARIANTS["centralised BN"]).build().run(max(rounds))
     rows = []
     for skew in skews:
-        holders = setup.replace(skew=skew).build(VARIANTS["FedAvg+BN"], data=data, double=True)
-        batches = fixed_batches(holders, size)
+        batches = fixed_batches(exact.replace(partition_options={"skew": skew}).build(), size)
         for number in rounds:
-            model = in_training(trained, trained.state_at(number))
+            model = in_training(pooled, pooled.state_at(number))
             found, sources = mismatch(model, batches), deviation_by_source(model, batches)
+            deviations = {
+                source: {"size": d.total_size, "cosine": d.total_cosine, "sizes": d.size.tolist()}
+                for source, d in sources.items()
+            }
             rows.append(
                 {
                     "skew": skew,
@@ -115,58 +129,71 @@ def at_skews(
                     "variance": found.variance.tolist(),
                     "between": found.between.tolist(),
                     "tensors": list(sources["local"].names),
-                    "deviation": {
-                        source: {"size": d.total_size, "cosine": d.total_cosine, "sizes": d.size.tolist()}
-                        for source, d in sources.items()
-                    },
+                    "deviation": deviations,
                 }
             )
     return rows
 
 
 def full_batch(
-    name: str,
+    variant: str,
     rounds: int = 3000,
     lr: float = 0.2,
     lr_decay: float = 1.0,
-    data: Dataset | None = None,
-    per_client: int = 200,
+    experiment: Experiment = WHOLE,
     points: int = 60,
+    stop: Stop = lambda: False,
 ) -> dict[str, Any]:
-    """Training without any sampling noise: one step on all data per round, L2 0.01, float64, two classes per client.
+    """Training without any sampling noise: one step on all data per round, L2 0.01, float64, 5 clients with 200
+    examples of two classes each.
 
     Args:
-        name: "FedAvg+BN", "FedTAN" or "centralised BN".
+        variant: "FedAvg+BN", "FedTAN" or "centralised BN".
         lr, lr_decay: lr * lr_decay ** round.
-        data: halved MNIST by default.
-        per_client: examples of each of the 5 clients.
         points: how many rounds to look at, evenly spaced.
 
     Returns:
         Per round looked at, the objective F of centralised training (mean loss of the union batch with its own batch
         statistics, and the L2 term) and the norm of its gradient, at the run's global model.
     """
-    data = data or halved(load_dataset("mnist", download=False))
-    data = first_of_each_class(data, per_client // 2)
-    setup = Setup(data.name, options={"hidden": (32, 32)}, batch=None, rounds=rounds, evaluate_every=rounds)
     decay = {"lr_schedule": "exponential", "lr_decay": lr_decay} if lr_decay < 1 else {}
-    federation = setup.build(VARIANTS[name], 0, lr, data, double=True, weight_decay=0.01, **decay)
-    everything, began = fixed_batches(federation, None), time.perf_counter()
-    result: dict[str, Any] = {
-        "variant": name,
-        "lr": lr,
-        "lr_decay": lr_decay,
-        "round": [],
-        "objective": [],
-        "gradient": [],
-    }
+    one = experiment.replace(model_options={"hidden": (32, 32)}, double=True, weight_decay=0.01, batch_size=None)
+    one = one.replace(lr=lr, evaluate_every=rounds, **VARIANTS[variant], **decay)
+    data = first_of_each_class(one.load_data(), 100)
+    federation = one.begin(one.make_start(data=data), data=data)
+    everything = fixed_batches(federation, None)
+    result: dict[str, Any] = {"variant": variant, "lr": lr, "lr_decay": lr_decay}
+    result |= {"round": [], "objective": [], "gradient": []}
     for number in [round(i * rounds / points) for i in range(points + 1)]:
-        federation.run(number - federation.round)
+        trained(federation, number, stop)
         value, norm = objective(federation, everything)
         result["round"].append(number)
         result["objective"].append(round(value, 6))
         result["gradient"].append(round(norm, 6))
-    return result | {"seconds": round(time.perf_counter() - began, 1)}
+    return result
+
+
+def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
+    """A unit: see `full_batch`, which computes in float64 on the CPU."""
+    return full_batch(**settings, stop=stop)
+
+
+def plan(done: Results) -> list[Unit]:
+    """The runs without sampling noise."""
+    chosen = [(name, 0.2, 1.0) for name in ("FedAvg+BN", "FedTAN", "centralised BN")]
+    chosen += [("FedAvg+BN", 0.2, 0.999), ("FedTAN", 0.2, 0.999), ("FedAvg+BN", 0.05, 1.0)]
+    return [Unit(v, 0, {"variant": v, "rounds": 3000, "lr": lr, "lr_decay": decay}) for v, lr, decay in chosen]
+
+
+def draw(data: Mapping[str, Any]) -> Figure:
+    """F and the norm of its gradient over rounds."""
+    fig, axes = plots.figure(1, 2, (9.5, 4))
+    plots_batchnorm.without_noise(axes[0], [unit["result"] for unit in data["units"]])
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return fig
+
+
+NO_NOISE = Record("batchnorm_no_noise", "MNIST, 14 x 14, MLP, no sampling noise", plan, run, draw, (0,))
 
 
 def objective(federation: Federation, batches: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:

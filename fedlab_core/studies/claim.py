@@ -151,6 +151,17 @@ class Claim:
         return row
 
 
+def headlined(id: str, text: str, expected: Range, measured: Mapping[str, Measured], **more: Any) -> Claim:
+    """A claim whose headline is the first part measured.
+
+    Args:
+        expected: range of the headline.
+        more: other attributes of the `Claim`.
+    """
+    headline = next(iter(measured))
+    return Claim(id, text, expected={headline: expected}, measured=measured, headline=headline, **more)
+
+
 def _mean(value: Measured) -> float | None:
     if isinstance(value, Sequence):
         return None if not value else value[0] if len(value) == 1 else statistics.fmean(value)

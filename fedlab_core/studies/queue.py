@@ -242,7 +242,8 @@ def _progress(
 
     def seconds(record: Record, unit: Unit) -> float | None:
         units = found[record.name].values()
-        times = [one["seconds"] for one in units if one["arm"] == unit.arm] or [one["seconds"] for one in units]
+        known = [one for one in units if one["seconds"] is not None]
+        times = [one["seconds"] for one in known if one["arm"] == unit.arm] or [one["seconds"] for one in known]
         return sum(times) / len(times) if times else None
 
     left = [seconds(*pair) for pair in [*busy, *waiting]]

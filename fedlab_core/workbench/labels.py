@@ -3,6 +3,7 @@
 PARTITION_LABELS = {
     "iid": "IID",
     "shards": "label shards",
+    "label_blocks": "blocks of labels",
     "dirichlet": "Dirichlet label skew",
     "quantity": "quantity skew",
     "natural": "natural groups",

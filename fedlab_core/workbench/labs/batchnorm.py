@@ -18,11 +18,12 @@ from fedlab_core.batchnorm.measures import (
     union_gradient,
 )
 from fedlab_core.data import missing_data
+from fedlab_core.experiment import Experiment
 from fedlab_core.history import Record
 from fedlab_core.plots import batchnorm as plots_batchnorm
 from fedlab_core.state import batch_norms
-from fedlab_core.studies import batchnorm as study
-from fedlab_core.studies.batchnorm_runs import MNIST, VARIANTS, Setup
+from fedlab_core.studies.arms import by_arm
+from fedlab_core.studies.batchnorm_runs import DIGITS, MNIST, VARIANTS
 from fedlab_core.studies.record import recorded
 from fedlab_core.workbench.plan import Band, Plan, Result
 
@@ -45,19 +46,18 @@ class Look:
     deviation: float | None
 
 
-def race_setup(data: str, skew: float, steps: int) -> Setup:
+def race(data: str, skew: float, steps: int) -> Experiment:
     """Digits, or MNIST averaged to 14 x 14 where it is in the data root."""
     if data == "mnist" and (missing := missing_data("mnist")):
         raise FileNotFoundError(missing)
-    base = study.DIGITS if data == "digits" else MNIST
-    return base.replace(skew=skew, steps=steps, rounds=60, evaluate_every=EVERY)
+    base = DIGITS if data == "digits" else MNIST
+    return base.replace(partition_options={"skew": skew}, steps=steps, evaluate_every=EVERY)
 
 
-def looks(setup: Setup, name: str) -> Iterator[Look]:
+def looks(experiment: Experiment, name: str) -> Iterator[Look]:
     """One look every few rounds."""
-    run = setup.build(
-        VARIANTS[name], engine="stacked" if VARIANTS[name].method == VARIANTS["GroupNorm"].method else "loop"
-    )
+    changes = VARIANTS[name]
+    run = experiment.replace(engine="loop" if "method" in changes else "stacked", **changes).build()
     batches = fixed_batches(run, 64)
     while True:
         run.run(EVERY)
@@ -106,13 +106,12 @@ def read_race(result: Result) -> str:
 
 def race_behind(data: str, skew: float, steps: int, field: str) -> Sequence[Band]:
     """The recorded MNIST runs of the same variants, where skew and local steps are theirs."""
-    found = recorded("batchnorm_mnist")
-    if found is None or (skew, steps) != (1.0, 1):
+    if (skew, steps) != (1.0, 1):
         return ()
+    found = by_arm(recorded("batchnorm_mnist"))
     bands = []
     for name in FIELDS[field]:
-        runs = found["results"].get(name, {}).get("runs", [])
-        if runs:
+        if runs := found.get(name):
             keep = [i for i, r in enumerate(runs[0]["round"]) if r <= 60]
             curves = [[run["test_accuracy"][i] for i in keep] for run in runs]
             bands.append(Band.of_curves(f"{name} on MNIST", [runs[0]["round"][i] for i in keep], curves))
@@ -121,7 +120,7 @@ def race_behind(data: str, skew: float, steps: int, field: str) -> Sequence[Band
 
 NORMALISERS = Plan(
     "Race of normalisers",
-    lambda data, skew, steps, field: {n: looks(race_setup(data, skew, steps), n) for n in FIELDS[field]},
+    lambda data, skew, steps, field: {n: looks(race(data, skew, steps), n) for n in FIELDS[field]},
     {"field": tuple(FIELDS), "skew": (0.0, 0.5, 0.75, 1.0), "steps": (1, 5), "data": ("digits", "mnist")},
     {"skew": 1.0},
     rounds=10,
@@ -156,10 +155,10 @@ class Error:
 
 def errors(off: str, unequal: bool) -> Mapping[str, Iterator[Error]]:
     """At the models that centralised training passes: what each rule of exchange makes of the gradient there."""
-    setup = study.DIGITS.replace(evaluate_every=10**6)
+    pooled = DIGITS.replace(evaluate_every=10**6, double=True, **VARIANTS["centralised BN"])
 
     def frames(rule: Sharing) -> Iterator[Error]:
-        run = setup.build(VARIANTS["centralised BN"], double=True)
+        run = pooled.build()
         sizes = (4, 8, 16, 32, 64) if unequal else (24,) * 5
         batches = [(x[:n], y[:n]) for (x, y), n in zip(fixed_batches(run, 64), sizes, strict=True)]
         while True:
