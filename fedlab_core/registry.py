@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fedlab_core import partition as partitions
 from fedlab_core.batchnorm.fedtan import FedTAN, UnionSGD
+from fedlab_core.batchnorm.split import label_blocks
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.load import LOADERS
 from fedlab_core.finetuning.tuning import TUNINGS, Tuning
@@ -35,7 +36,7 @@ def _shards(data: Dataset, clients: int, draws: torch.Generator, per_client: int
 
 
 def _label_blocks(data: Dataset, clients: int, draws: torch.Generator, skew: float = 1.0) -> Partition:
-    return partitions.label_blocks(_labels(data, "label_blocks"), clients, skew, draws)
+    return label_blocks(_labels(data, "label_blocks"), clients, skew, draws)
 
 
 def _dirichlet(data: Dataset, clients: int, draws: torch.Generator, alpha: float = 0.3, min_size: int = 1) -> Partition:

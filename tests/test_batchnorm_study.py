@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fedlab_core import plots
+from fedlab_core.batchnorm.split import label_blocks
 from fedlab_core.data import missing_data
 from fedlab_core.experiment import Experiment
-from fedlab_core.partition import label_blocks
 from fedlab_core.plots import batchnorm as plots_batchnorm
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings

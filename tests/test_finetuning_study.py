@@ -2,7 +2,10 @@
 
 import json
 import math
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,25 +15,41 @@ from fedlab_core import claims, plots
 from fedlab_core.experiment import Experiment
 from fedlab_core.finetuning.accounts import anatomy, cost_table
 from fedlab_core.finetuning.classifiers import with_head
+from fedlab_core.finetuning.shots import few_shot_clients
 from fedlab_core.finetuning.tuning import tune
 from fedlab_core.models.weights.shipped import NETWORK, VOCABULARY, blank, load_backbone
 from fedlab_core.plots import finetuning as plots_finetuning
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 from fedlab_core.state import parameter_names
-from fedlab_core.studies import finetuning, finetuning_record, finetuning_runs
-from fedlab_core.studies.finetuning_runs import Setup, Way, at_clients, federation, tuned, until
+from fedlab_core.studies import finetuning, finetuning_runs
+from fedlab_core.studies.arms import SEARCHED, Comparison, grouped
+from fedlab_core.studies.finetuning_runs import COMPARISONS, SCENES, Way, arm, at_clients, federation, pictures, until
+from fedlab_core.studies.queue import known, missing, sparse
 from fedlab_core.workbench import Workbench
 from fedlab_core.workbench.views.finetuning import VIEWS, budgets_view, trained_view
 from fedlab_core.workbench.views.tuner import Tuner
 
-SMALL = Setup(per_class=8, test_per_class=3, clients=3, shots=4, fraction=1.0, steps=1, batch_size=4, rounds=2, every=1)
+SMALL = SCENES.replace(
+    dataset_options={"per_class": 8, "test_per_class": 3}, clients=3, fraction=1.0, steps=1, batch_size=4
+)
+
+
+def run(way: Way, lr: float = 0.01) -> dict[str, Any]:
+    """A unit with few pictures and two rounds."""
+    settings = {
+        "experiment": sparse(SMALL.replace(lr=lr)),
+        "way": asdict(replace(way, shots=4)),
+        "rounds": 2,
+        "every": 1,
+    }
+    return finetuning_runs.run(json.loads(json.dumps(settings)), lambda: False, "cpu")
 
 
 @pytest.fixture(scope="module")
 def one() -> dict:
     """A short run of the strong ViT with its biases tuned."""
-    return finetuning_runs.run(SMALL, Way(), 0, 0.03)
+    return run(Way(), 0.03)
 
 
 @pytest.mark.parametrize(
@@ -49,37 +68,36 @@ def one() -> dict:
 def test_every_way_runs_and_is_plain_data(way: Way) -> None:
     nothing = way.method == "head" and way.head == "text_frozen"
     if nothing:
-        fed = federation(SMALL, way, 0, 0.01)
+        fed = federation(SMALL, way)
         assert not finetuning_runs.parameters(fed), "the zero-shot classifier has nothing to train"
         return
-    found = finetuning_runs.run(SMALL, way, 0, 0.01)
+    found = run(way)
     json.dumps(found, allow_nan=False)
     assert found["round"] == ([0] if way.local else [0, 1, 2])
     assert found["bytes"][-1] == (0 if way.local else 2 * 2 * 3 * 4 * found["trained"])
     assert set(found["clients"]) == {"test", "own", "train"}
-    assert all(0 <= value <= 1 for value in (*found["test"], *found["clients"].values(), found["validation"]))
+    assert all(0 <= value <= 1 for value in (*found["test"], *found["clients"].values(), found["held_out"]))
 
 
 def test_a_prototype_head_starts_from_the_clients_pictures_and_zero_shot_from_words() -> None:
-    data = SMALL.data()
-    partition = SMALL.partition(0, data.y)
+    data = SMALL.load_data()
+    partition = few_shot_clients(SMALL.make_partition(data), data.y, 4, 0)
     chance = 1 / data.num_classes
-    for way in (Way("vit_strong", "bias", "prototypes"), Way("clip_tiny", "bias", "text_frozen")):
-        fed = federation(SMALL, way, 0, 0.01)
+    for way in (Way("vit_strong", "bias", "prototypes", shots=4), Way("clip_tiny", "bias", "text_frozen", shots=4)):
+        fed = federation(SMALL, way)
         assert finetuning_runs.accuracy(fed, fed.state, data.test_x, data.test_y) > 3 * chance
         assert torch.equal(fed.partition.indices, partition.indices)
 
 
 def test_clients_keep_few_pictures_of_a_class_and_tune_on_others_than_the_test() -> None:
-    data, other = SMALL.data(), SMALL.validation()
-    for client in range(SMALL.clients):
-        held = SMALL.partition(0, data.y)[client]
-        assert torch.bincount(data.y[held]).max() <= SMALL.shots
+    data, other = pictures(SMALL)
+    for held in federation(SMALL, Way(shots=4)).partition:
+        assert torch.bincount(data.y[held]).max() <= 4
     assert not any((data.test_x == picture).flatten(1).all(1).any() for picture in other.x[:10])
 
 
 def test_own_accuracy_weights_classes_as_the_client_holds_them() -> None:
-    fed = federation(SMALL, Way("vit_strong", "head", local=True), 0, 0.03)
+    fed = federation(SMALL, Way("vit_strong", "head", local=True, shots=4))
     fed.run(1)
     data, found = fed.dataset, at_clients(fed, fed.dataset.test_x, fed.dataset.test_y)
     each = []
@@ -96,58 +114,64 @@ def test_until_interpolates() -> None:
     assert until(curve, "round", 0.05) == 0 and until(curve, "round", 0.6) == math.inf
 
 
-def test_the_rate_is_chosen_on_further_pictures_with_seed_0(tmp_path, monkeypatch) -> None:
-    calls = []
-
-    def fake(setup: Setup, way: Way, seed: int, lr: float, root=None) -> dict:
-        calls.append((seed, lr))
-        return {"validation": -abs(math.log(lr / 0.03)), "clients": {"test": lr}}
-
-    monkeypatch.setattr(finetuning_runs, "run", fake)
-    assert tuned(tmp_path, SMALL, Way()) == 0.03 and len(calls) == 7
-    assert tuned(tmp_path, SMALL, Way()) == 0.03 and len(calls) == 7, "finished runs are kept"
-    assert {seed for seed, _ in calls} == {0}
-    assert {len(grid) for grid in finetuning_runs.GRIDS.values()} == {7}, "every method has the same budget"
+def test_the_rate_is_searched_on_further_pictures_where_it_is_not_known() -> None:
+    study = finetuning_runs.study("tiny", "", plots_finetuning.strength, {"a: bias": arm(Way(), None)})
+    done: dict[str, Any] = {}
+    while new := [unit for unit in study.plan(done) if unit.key not in done]:
+        for unit in new:
+            lr = unit.settings["experiment"]["settings"].get("lr", 0.1)
+            done[unit.key] = {"held_out": -abs(math.log(lr / 0.0316))}
+    rates = [u.settings["experiment"]["settings"].get("lr", 0.1) for u in study.plan(done) if u.seed < SEARCHED]
+    assert rates == [0.0316] * 3
 
 
-def comparison(one: dict, methods: tuple[str, ...], better: str = "") -> dict:
-    """A recorded comparison of three equal seeds, in which one way is better."""
+@pytest.mark.parametrize("study", COMPARISONS, ids=lambda study: study.name)
+def test_recorded_runs_are_those_of_the_plan(study: Comparison) -> None:
+    assert missing(study.record, known(study.record, Path("nowhere"))) == []
+
+
+def comparison(one: dict, groups: Mapping[str, str], names: Sequence[str]) -> dict[str, Any]:
+    """A record of three equal seeds, in which one way is better in each group."""
     best = {**one, "test": [v + 0.3 for v in one["test"]], "clients": {k: v + 0.3 for k, v in one["clients"].items()}}
-    return {"lr": dict.fromkeys(methods, 0.1), "runs": {m: [best if m == better else one] * 3 for m in methods}}
+    settings = {"experiment": sparse(SMALL)}
+    units = [
+        {"arm": f"{group}: {m}", "seed": seed, "settings": settings, "result": best if m == better else one}
+        for group, better in groups.items()
+        for m in names
+        for seed in range(3)
+    ]
+    return {"units": units}
 
 
 def test_claims_follow_the_record(one: dict) -> None:
-    methods = finetuning_record.METHODS
-    starts = {s: comparison(one, methods, "full" if s == "random" else "bias") for s in finetuning_record.STARTS}
-    data = {"starts": starts, "seeds": (0, 1, 2)}
-    claim = finetuning.strength_claim(data)
+    methods = finetuning_runs.METHODS
+    claim = finetuning.strength_claim(comparison(one, {"random": "full", "strong": "bias"}, methods))
     assert claim.verdict == "shown" and claim.measured["strong: bias minus the best other"] == pytest.approx([0.3] * 3)
-    flipped = {"starts": {**starts, "strong": starts["random"], "random": starts["strong"]}, "seeds": (0, 1, 2)}
+    flipped = comparison(one, {"random": "bias", "strong": "full"}, methods)
     assert finetuning.strength_claim(flipped).verdict == "refuted"
     assert finetuning.strength_claim(flipped).measured["strong: bias minus full"] == pytest.approx([-0.3] * 3)
-    few = {c: comparison(one, tuple(finetuning_record.FAMILIES), "CLIP, text head") for c in ("1", "4", "16")}
-    few["16"] = comparison(one, tuple(finetuning_record.FAMILIES))
-    measured = finetuning.clip_claim({"shots": few, "seeds": (0, 1, 2)}).measured
+    few = comparison(one, {"1": "CLIP, text head", "4": "CLIP, text head", "16": ""}, tuple(finetuning_runs.FAMILIES))
+    measured = finetuning.clip_claim(few).measured
     assert measured["1 shot: CLIP minus ViT"] == pytest.approx([0.3] * 3)
     assert measured["16 shots: CLIP minus ViT"] == [0] * 3
     assert measured["lost from 16 shots to 1: ViT minus CLIP"] == pytest.approx([0.3] * 3)
     ways = ("bias, federated", "bias, alone", "full, federated", "full, alone")
-    alone = {str(c): comparison(one, ways, "bias, federated") for c in finetuning_record.SHOTS}
-    claim = finetuning.local_claim({"shots": alone, "seeds": (0, 1, 2)})
+    alone = comparison(one, dict.fromkeys(map(str, finetuning_runs.SHOTS), "bias, federated"), ways)
+    claim = finetuning.local_claim(alone)
     assert claim.measured["4: all classes, FL minus alone"] == pytest.approx([0.3] * 3) and claim.verdict == "shown"
-    starts = {"random": comparison(one, methods), "Caltech-101": comparison(one, methods, "bias")}
-    claim = finetuning.caltech_cifar_claim({"starts": starts, "seeds": (0, 1, 2)})
+    claim = finetuning.caltech_cifar_claim(comparison(one, {"random": "", "Caltech-101": "bias"}, methods))
     assert claim.measured["bias: pre-trained minus random"] == pytest.approx([0.3] * 3) and claim.verdict == "shown"
 
 
 def test_targets_compare_rounds_and_bytes(one: dict) -> None:
     curve = {"round": [0, 1, 2], "test": [0.0, 0.5, 1.0], "clients": {"test": 1.0, "own": 1.0, "train": 1.0}}
     runs = {
-        "full": [{**one, **curve, "bytes": [0, 100, 200]}] * 3,
-        "bias": [{**one, **curve, "bytes": [0, 1, 2]}] * 3,
-        "head": [{**one, **curve, "bytes": [0, 1, 2], "test": [0.0, 0.1, 0.2]}] * 3,
+        "full": {**one, **curve, "bytes": [0, 100, 200]},
+        "bias": {**one, **curve, "bytes": [0, 1, 2]},
+        "head": {**one, **curve, "bytes": [0, 1, 2], "test": [0.0, 0.1, 0.2]},
     }
-    claim = finetuning.targets_claim({"starts": {"strong": {"runs": runs}}, "seeds": (0, 1, 2)})
+    units = [{"arm": f"strong: {name}", "seed": s, "result": found} for name, found in runs.items() for s in range(3)]
+    claim = finetuning.targets_claim({"units": units})
     assert claim.verdict == "shown" and claim.measured["bias: times fewer bytes than full"] == pytest.approx([100] * 3)
     assert claim.measured["target"] == 0.95 and claim.row()["measured"]["head: rounds"] == "never"
 
@@ -167,20 +191,17 @@ def test_the_payloads_are_those_worked_out_by_hand() -> None:
     assert finetuning.PAYLOADS["adapter /8, one per block, + head"] == 12 * (768 * 96 * 2 + 96 + 768) + 76_900
 
 
-def test_pictures_of_recorded_runs(one: dict, tmp_path) -> None:
-    methods = finetuning_record.METHODS
-    starts = {"starts": {s: comparison(one, methods) for s in finetuning_record.STARTS}}
-    fig = plots_finetuning.strength(starts)
+def test_pictures_of_recorded_runs(one: dict, tmp_path: Path) -> None:
+    starts = comparison(one, dict.fromkeys(finetuning_runs.STARTS, ""), finetuning_runs.METHODS)
+    fig = COMPARISONS[0].record.draw(starts)
     assert [ax.get_xscale() for ax in fig.axes[:4]] == ["linear", "linear", "log", "log"]
     assert [text.get_text() for text in fig.axes[0].get_xticklabels()] == ["random", "weak", "strong"]
     plots.save(fig, tmp_path / "a", starts)
-    families = {"shots": {c: comparison(one, tuple(finetuning_record.FAMILIES)) for c in ("1", "4")}}
+    families = grouped(comparison(one, {"1": "", "4": ""}, tuple(finetuning_runs.FAMILIES)))
     fig = plots_finetuning.over_shots(families)
     assert list(fig.axes[1].get_lines()[0].get_ydata()) == [one["test"][0]] * 2
     fig = plots_finetuning.federated_or_alone(families)
     assert isinstance(fig, Figure) and len(fig.axes) == 3
-    with pytest.raises(ValueError, match="name='nothing' is unknown, accepted: .*'strength'"):
-        finetuning_record.record("nothing")
 
 
 def test_what_is_trained_is_drawn() -> None:
@@ -198,18 +219,6 @@ def test_what_is_trained_is_drawn() -> None:
     plots_finetuning.times_less(axes[0, 0], rows)
     heights = [bar.get_height() for bar in axes[0, 0].patches]
     assert heights[0] == 1 and heights[1] == pytest.approx(rows[0]["bytes"] / rows[1]["bytes"])
-
-
-def test_a_short_recording(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    monkeypatch.setattr(finetuning_record, "SETUP", replace(SMALL, rounds=1))
-    monkeypatch.setattr(finetuning_record, "SHOTS", (1, 4))
-    monkeypatch.setattr(finetuning_record, "FAMILIES", {"ViT, linear head": Way("vit_strong", "head")})
-    for module in (finetuning_runs, finetuning_record):
-        monkeypatch.setattr(module, "GRIDS", {"linear": (0.01,)})
-    data = finetuning_record.record("clip", tmp_path / "runs", tmp_path)
-    assert set(data["shots"]) == {"1", "4"} and len(data["shots"]["1"]["runs"]["ViT, linear head"]) == 3
-    assert (tmp_path / "finetuning_clip.png").stat().st_size > 5000
-    assert json.loads((tmp_path / "finetuning_clip.json").read_text())["grids"] == {"linear": [0.01]}
 
 
 TUNED = Experiment(

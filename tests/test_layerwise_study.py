@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,49 +15,57 @@ from fedlab_core.layerwise.network import build_staged
 from fedlab_core.layerwise.stages import Stage
 from fedlab_core.plots import layerwise as plots_layerwise
 from fedlab_core.randomness import generator
-from fedlab_core.studies import layerwise, layerwise_record, layerwise_runs
-from fedlab_core.studies.layerwise_runs import Setup, at_budget, kept_run, tuned
+from fedlab_core.studies import layerwise, layerwise_runs
+from fedlab_core.studies.arms import Comparison, by_arm
+from fedlab_core.studies.layerwise_runs import at_budget
+from fedlab_core.studies.queue import known, missing
 from fedlab_core.workbench.views.climb import Climb
 
-SMALL = Setup(
-    examples=80,
-    model={"patch": 4, "dim": 8, "depth": 2, "heads": 2, "hidden": 8, "out": 4, "layers": 2},
+SMALL = layerwise_runs.DIGITS.replace(
+    dataset_options={"examples": 80},
+    model_options={"patch": 4, "dim": 8, "depth": 2, "heads": 2},
+    method_options={"rounds_per_stage": 1},
     clients=2,
     steps=2,
     batch_size=8,
-    stage=1,
-    labels=2,
 )
+TINY = layerwise_runs.budgets("tiny", "", SMALL, 1e-3, 1e-3, 1e-3)
 
 
 @pytest.fixture(scope="module")
-def runs() -> dict[str, dict]:
+def runs() -> dict[str, list[dict]]:
     """One short run of each kind that the recorded comparison has."""
-    kinds = {**layerwise_runs.COMPARED, "end-to-end, small": {"scheme": "end_to_end", "depth": 1}}
-    return {name: layerwise_runs.run(SMALL, 0, 1e-3, **options) for name, options in kinds.items()}
+    patch = pytest.MonkeyPatch()
+    patch.setattr(layerwise_runs, "LABELS", 2)
+    found = replace(TINY, arms={name: replace(arm, seeds=(0,)) for name, arm in TINY.arms.items()}).here()
+    patch.undo()
+    return {name: list(one) for name, one in found.items()}
 
 
-def recorded(runs: dict[str, dict], **changed: dict) -> dict:
-    """The same as a recorded comparison, with two equal seeds."""
-    return {
-        "runs": {name: [changed.get(name, one)] * 2 for name, one in runs.items()},
-        "seeds": (0, 1),
-        "supervised": [0.9] * 2,
-    }
+def recorded(runs: dict[str, list[dict]], **changed: dict) -> dict:
+    """The data of a recorded comparison, with two equal seeds."""
+    units = [
+        {"arm": name, "seed": seed, "result": changed.get(name, one)}
+        for name, (one,) in runs.items()
+        for seed in (0, 1)
+    ]
+    return {"units": units}
 
 
-def test_a_run_adds_up_what_it_costs(runs: dict[str, dict]) -> None:
-    for name, one in runs.items():
+def test_a_run_adds_up_what_it_costs(runs: dict[str, list[dict]]) -> None:
+    assert 0 <= runs["supervised"][0]["accuracy"] <= 1
+    kinds = {name: one for name, (one,) in runs.items() if name != "supervised"}
+    for name, one in kinds.items():
         assert one["round"][-1] == len(one["loss"]) == (6 if "longer" in name else 2)
         for axis in ("round", "flops", "bytes", "bytes_stateless"):
             assert one[axis][0] == 0 and all(a < b for a, b in zip(one[axis], one[axis][1:], strict=False))
         assert all(0 <= value <= 1 for key in ("knn", "knn_train", "probe", "few") for value in one[key])
         json.dumps(one, allow_nan=False)
-    layered, whole = runs["layer-wise"], runs["end-to-end"]
-    assert runs["layer-wise, 3 x longer"]["round"][-1] == 3 * layered["round"][-1] == 6
-    assert layered["flops"][-1] < whole["flops"][-1] == pytest.approx(runs["centralised"]["flops"][-1])
+    layered, whole = kinds["layer-wise"], kinds["end-to-end"]
+    assert kinds["layer-wise, 3 x longer"]["round"][-1] == 3 * layered["round"][-1] == 6
+    assert layered["flops"][-1] < whole["flops"][-1] == pytest.approx(kinds["centralised"]["flops"][-1])
     assert layered["bytes"][-1] < whole["bytes"][-1] == whole["bytes_stateless"][-1]
-    longer = runs["layer-wise, 3 x longer"]
+    longer = kinds["layer-wise, 3 x longer"]
     assert longer["bytes"][-1] < longer["bytes_stateless"][-1]
 
 
@@ -67,12 +76,12 @@ def test_at_a_budget_two_evaluations_are_interpolated() -> None:
     assert at_budget(one, "flops", 5, "knn") is at_budget(one, "flops", 41, "knn") is None
 
 
-def test_gaps_are_layer_wise_minus_end_to_end(runs: dict[str, dict]) -> None:
-    better = {**runs["layer-wise"], "knn": [1.0] * 3}
-    longer = {**runs["layer-wise, 3 x longer"], "knn": [0.9] * 7}
-    worse = {**runs["end-to-end"], "knn": [0.25, 0.5, 0.5]}
+def test_gaps_are_layer_wise_minus_end_to_end(runs: dict[str, list[dict]]) -> None:
+    better = {**runs["layer-wise"][0], "knn": [1.0] * 3}
+    longer = {**runs["layer-wise, 3 x longer"][0], "knn": [0.9] * 7}
+    worse = {**runs["end-to-end"][0], "knn": [0.25, 0.5, 0.5]}
     data = recorded(runs, **{"layer-wise": better, "layer-wise, 3 x longer": longer, "end-to-end": worse})
-    found = layerwise.gaps(data, "knn")
+    found = layerwise.gaps(by_arm(data), "knn")
     assert found["round"] == [0.5] * 2 and found["flops"] == pytest.approx([0.4] * 2) == found["bytes"]
     claim = layerwise.accuracy_claim(data)
     assert claim.measured["minus random frozen features"] == [0.75] * 2
@@ -81,7 +90,7 @@ def test_gaps_are_layer_wise_minus_end_to_end(runs: dict[str, dict]) -> None:
         runs, **{"layer-wise": worse, "layer-wise, 3 x longer": {**longer, "knn": [0.1] * 7}, "end-to-end": better}
     )
     assert layerwise.accuracy_claim(flipped).verdict == "refuted"
-    assert all(value < 0 for values in layerwise.gaps(flipped, "knn").values() for value in values)
+    assert all(value < 0 for values in layerwise.gaps(by_arm(flipped), "knn").values() for value in values)
 
 
 def test_without_a_record_nothing_is_claimed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,53 +112,32 @@ def test_counted_flops_agree_with_the_closed_forms() -> None:
         assert found[name] == pytest.approx(relative_flops(rule, 6), rel=0.02)
 
 
-def test_frozen_blocks_claim(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layerwise, "Setup", lambda **changes: replace(SMALL, **changes))
-    claim = layerwise.frozen_claim()
+def test_frozen_blocks_claim() -> None:
+    claim = layerwise.frozen_claim(SMALL)
     assert (
         claim.measured["equal, of all block-rounds"] == 2 * 2
         and claim.measured["blocks that their own stage changed"] == 4
     )
 
 
-def test_finished_runs_are_kept_and_the_rate_is_chosen_on_training_pictures(tmp_path, monkeypatch) -> None:
-    calls = []
-
-    def fake(setup: Setup, seed: int, lr: float, **options) -> dict:
-        calls.append(lr)
-        return {"knn_train": [0.0, {0.1: 0.5, 0.2: 0.9, 0.4: 0.7}[lr]]}
-
-    monkeypatch.setattr(layerwise_runs, "run", fake)
-    assert tuned(SMALL, {"scheme": "layer_wise"}, (0.1, 0.2, 0.4), tmp_path) == 0.2
-    kept_run(tmp_path, SMALL, 0, 0.2, scheme="layer_wise")
-    assert calls == [0.1, 0.2, 0.4]
-    kept_run(tmp_path, replace(SMALL, steps=3), 0, 0.2, scheme="layer_wise")
-    assert calls[3:] == [0.2]
-
-
-def test_dirichlet_clients_hold_a_batch_each() -> None:
-    run, _ = layerwise_runs.federation(replace(SMALL, alpha=0.3), 0, 1e-3, scheme="layer_wise")
-    assert run.partition.sizes.min() >= SMALL.batch_size and "dirichlet" in run.partition.description
-
-
-def test_supervised_training_gives_an_accuracy() -> None:
-    assert 0 <= layerwise_runs.supervised(SMALL, 0, 1e-3) <= 1
+@pytest.mark.parametrize("study", layerwise_runs.COMPARISONS, ids=lambda study: study.name)
+def test_recorded_runs_are_those_of_the_plan(study: Comparison) -> None:
+    assert missing(study.record, known(study.record, Path("nowhere"))) == []
 
 
 def test_the_small_network_has_equal_memory() -> None:
-    assert layerwise_record.equal_memory(SMALL) >= 1
-    with pytest.raises(ValueError, match="name='nothing' is unknown"):
-        layerwise_record.record("nothing")
+    (arm,) = {arm.changes["model_options"]["depth"] for name, arm in TINY.arms.items() if name.endswith("small")}
+    assert layerwise_runs.equal_memory(layerwise_runs.DIGITS) == arm == 1
 
 
-def test_pictures_of_recorded_runs(runs: dict[str, dict], tmp_path) -> None:
+def test_pictures_of_recorded_runs(runs: dict[str, list[dict]], tmp_path: Path) -> None:
     data = recorded(runs)
-    fig = plots_layerwise.three_budgets(data)
+    fig = TINY.record.draw(data)
     labels = [line.get_label() for line in fig.axes[0].get_lines()]
     assert "layer-wise" in labels and "random frozen features" in labels and "centralised" not in labels
     assert [ax.get_xscale() for ax in fig.axes[:4]] == ["linear", "log", "log", "log"]
     plots.save(fig, tmp_path / "a", data)
-    rates = {"runs": {rate: [runs["layer-wise"]] for rate in ("0", "0.5", "0.5, mask by step")}}
+    rates = {rate: runs["layer-wise"] for rate in ("0", "0.5", "0.5, mask by step")}
     fig = plots_layerwise.dropout_rates(rates)
     assert isinstance(fig, Figure) and list(fig.axes[1].get_lines()[0].get_ydata()) == [1.0, 1.0]
 
@@ -165,7 +153,7 @@ def test_the_network_is_drawn_as_it_is_trained() -> None:
 
 
 def test_the_climb_follows_its_sliders() -> None:
-    model = lambda units: build_staged((1, 8, 8), generator(0, "w"), **{**SMALL.model, "depth": units})  # noqa: E731
+    model = lambda units: build_staged((1, 8, 8), generator(0, "w"), **{**SMALL.model_options, "depth": units})  # noqa: E731
     climb = Climb(model, (1, 8, 8))
     before = climb.image.value
     assert climb.round.max == 24 and climb.set(round=24).image.value != before

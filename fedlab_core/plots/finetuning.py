@@ -28,6 +28,8 @@ COLUMNS = ("embedding", "prompt", "norms", "attention", "LoRA", "MLP", "adapter"
 FROZEN, TRAINED = "#C9DCEB", "#E69F00"
 AXES = {"round": ("rounds", 1.0), "bytes": ("MB sent, both ways", 1e6), "flops": ("TFLOP, all clients", 1e12)}
 COLORS = (*LINE_COLORS, "#7F7F7F")  # one for each of eight methods
+Groups = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
+"""By start, or by shots, and by method: one run per seed, see `studies.finetuning_runs.run`."""
 _DASHES = ("-", (0, (5, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1.5, 1.2)), (0, (7, 1.5, 1.5, 1.5, 1.5, 1.5)))
 
 
@@ -145,25 +147,24 @@ def dots(ax: Axes, groups: Mapping[str, Mapping[str, Sequence[float]]]) -> Axes:
     return ax
 
 
-def strength(data: Mapping[str, Any]) -> Figure:
+def strength(starts: Groups) -> Figure:
     """The recorded runs by start: the last accuracy of every method, and the curves of the strongest start."""
     fig, axes = figure(1, 4, (14, 3.6))
-    starts = data["starts"]
-    dots(axes[0, 0], {n: {m: _ends(seeds) for m, seeds in one["runs"].items()} for n, one in starts.items()})
+    dots(axes[0, 0], {n: {m: _ends(seeds) for m, seeds in one.items()} for n, one in starts.items()})
     axes[0, 0].set_title("by start")
     last = list(starts)[-1]
-    budgets(axes[0, 1:], starts[last]["runs"])
+    budgets(axes[0, 1:], starts[last])
     axes[0, 2].set_title(f"start: {last}")
     fig.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     return fig
 
 
-def over_shots(data: Mapping[str, Any]) -> Figure:
+def over_shots(groups: Groups) -> Figure:
     """The recorded runs over shots: accuracy at the end, and before any training."""
     fig, axes = figure(1, 2, (10, 3.8))
-    shots = list(data["shots"])
-    for i, name in enumerate(data["shots"][shots[0]]["runs"]):
-        kinds = [data["shots"][count]["runs"][name] for count in shots]
+    shots = list(groups)
+    for i, name in enumerate(groups[shots[0]]):
+        kinds = [groups[count][name] for count in shots]
         _band(axes[0, 0], shots, [_ends(seeds) for seeds in kinds], name, i)
         _band(axes[0, 1], shots, [[one["test"][0] for one in seeds] for seeds in kinds], name, i)
     for ax, title in zip(axes.flat, ("after fine-tuning", "before"), strict=True):
@@ -173,13 +174,13 @@ def over_shots(data: Mapping[str, Any]) -> Figure:
     return fig
 
 
-def federated_or_alone(data: Mapping[str, Any]) -> Figure:
+def federated_or_alone(groups: Groups) -> Figure:
     """The recorded federated and local-only runs over shots: accuracy on all and on the client's own classes, and
     the gap to the training pictures."""
     fig, axes = figure(1, 3, (12, 3.6))
-    shots = list(data["shots"])
-    for i, name in enumerate(data["shots"][shots[0]]["runs"]):
-        kinds = [[one["clients"] for one in data["shots"][count]["runs"][name]] for count in shots]
+    shots = list(groups)
+    for i, name in enumerate(groups[shots[0]]):
+        kinds = [[one["clients"] for one in groups[count][name]] for count in shots]
         for ax, measure in zip(axes.flat, ("test", "own"), strict=False):
             _band(ax, shots, [[one[measure] for one in seeds] for seeds in kinds], name, i)
         _band(axes[0, 2], shots, [[one["train"] - one["own"] for one in seeds] for seeds in kinds], name, i)

@@ -145,14 +145,18 @@ def budgets(
     return axes
 
 
-def three_budgets(data: Mapping[str, Any]) -> Figure:
-    """The recorded comparison: nearest neighbours and the few-label probe over rounds, FLOPs and both sums of bytes."""
+def three_budgets(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """The recorded comparison: nearest neighbours and the few-label probe over rounds, FLOPs and both sums of bytes.
+
+    Args:
+        found: runs by name, one per seed, see `studies.layerwise_runs.run`.
+    """
     fig, axes = figure(2, 4, (12, 6))
-    runs = {name: seeds for name, seeds in data["runs"].items() if name != "centralised"}
+    runs = {name: seeds for name, seeds in found.items() if name not in ("centralised", "supervised")}
     low, high = 1.0, 0.0
     for row, measure in zip(axes, ("knn", "few"), strict=True):
-        floor = float(np.mean([one[measure][0] for one in data["runs"]["end-to-end"]]))
-        ceiling = float(np.mean(data["supervised"])) if measure == "knn" else None
+        floor = float(np.mean([one[measure][0] for one in runs["end-to-end"]]))
+        ceiling = float(np.mean([one["accuracy"] for one in found["supervised"]])) if measure == "knn" else None
         budgets(row, runs, measure, floor, ceiling)
         low, high = min(low, *(ax.get_ylim()[0] for ax in row)), max(high, *(ax.get_ylim()[1] for ax in row))
     for ax in axes.flat:
@@ -163,22 +167,26 @@ def three_budgets(data: Mapping[str, Any]) -> Figure:
     return fig
 
 
-def dropout_rates(data: Mapping[str, Any]) -> Figure:
-    """The recorded runs over dropout rates: accuracy per seed and its mean, and the FLOPs and bytes they took."""
+def dropout_rates(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """The recorded runs over dropout rates: accuracy per seed and its mean, and the FLOPs and bytes they took.
+
+    Args:
+        runs: by rate, one per seed, see `studies.layerwise_runs.run`.
+    """
     fig, axes = figure(1, 2, (9, 3.6))
-    rates = [name for name in data["runs"] if "mask" not in name]
+    rates = [name for name in runs if "mask" not in name]
     x = [float(rate) for rate in rates]
     for i, (measure, label) in enumerate(MEASURES.items()):
-        values = np.array([[one[measure][-1] for one in data["runs"][rate]] for rate in rates])
+        values = np.array([[one[measure][-1] for one in runs[rate]] for rate in rates])
         axes[0, 0].plot(x, values.mean(1), label=label, color=LINE_COLORS[i], linestyle=_DASHES[i], marker="os^"[i])
         for column in values.T:
             axes[0, 0].plot(x, column, color=LINE_COLORS[i], linestyle="", marker="os^"[i], markersize=3, alpha=0.6)
     low, high = axes[0, 0].get_ylim()
     axes[0, 0].set(ylabel="accuracy", ylim=(low - 0.3 * (high - low), high))  # room for the legend
-    first = data["runs"][rates[0]][0]
+    first = runs[rates[0]][0]
     for i, (axis, label) in enumerate({"flops": "FLOPs", "bytes_stateless": "bytes, clients keep nothing",
                                        "bytes": "bytes, clients keep frozen blocks"}.items()):  # fmt: skip
-        y = [np.mean([one[axis][-1] for one in data["runs"][rate]]) / first[axis][-1] for rate in rates]
+        y = [np.mean([one[axis][-1] for one in runs[rate]]) / first[axis][-1] for rate in rates]
         axes[0, 1].plot(x, y, label=label, color=LINE_COLORS[i + 3], linestyle=_DASHES[i], marker="Dv*"[i])
     axes[0, 1].set(ylabel="relative to no dropout", ylim=(0, 1.1))
     for ax in axes.flat:

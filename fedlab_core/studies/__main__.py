@@ -20,8 +20,8 @@ from fedlab_core.studies import (
     batchnorm_runs,
     fedavg,
     fedavg_tables,
-    finetuning_record,
-    layerwise_record,
+    finetuning_runs,
+    layerwise_runs,
     pretraining,
     pretraining_imagenet,
     pretraining_standard,
@@ -30,7 +30,7 @@ from fedlab_core.studies import (
 
 QUEUE = (
     *(pretraining_imagenet.RECORD, fedavg_tables.RECORD, batchnorm_distributions.RECORD, *attribution.RECORDS),
-    *(study.record for study in batchnorm_runs.COMPARISONS),
+    *(study.record for module in (batchnorm_runs, finetuning_runs, layerwise_runs) for study in module.COMPARISONS),
     batchnorm_exact.NO_NOISE,
 )
 """Records that are made of units, in the order in which `make records` works them off."""
@@ -38,9 +38,7 @@ RECORDS: dict[str, Callable[[], Any]] = {
     **{f"fedavg_{name}": partial(fedavg.record, name) for name in fedavg.RECORDS},
     "pretraining": pretraining.write_record,
     "pretraining_standard": pretraining_standard.write_record,
-    **{f"finetuning_{name}": partial(finetuning_record.record, name) for name in finetuning_record.STUDIES},
     **{record.name: partial(queue.work_off, [record]) for record in QUEUE},
-    **{f"layerwise_{name}": partial(layerwise_record.record, name) for name in layerwise_record.RECORDS},
 }
 """By the name of the files: what writes them."""
 

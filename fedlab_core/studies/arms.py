@@ -44,6 +44,7 @@ class Arm:
         seeds: of the record; None for the comparison's own.
         then: changes of settings for a second half of the run, "lr" among them as a factor of the rate.
         lr: a rate that is known; None has it searched.
+        more: settings of its units, for a comparison with a `make` of its own.
     """
 
     changes: Mapping[str, Any] = field(default_factory=dict)
@@ -51,6 +52,7 @@ class Arm:
     seeds: tuple[int, ...] | None = None
     then: Mapping[str, Any] = field(default_factory=dict)
     lr: float | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 def climb(
@@ -159,6 +161,21 @@ def trained(federation: Federation, rounds: int, stop: Stop = lambda: False) -> 
     return federation
 
 
+def grouped(data: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """The runs of a record whose arms are called "group: name", by group and name."""
+    found: dict[str, dict[str, Any]] = {}
+    for arm, results in by_arm(data).items():
+        group, _, name = arm.partition(": ")
+        found.setdefault(group, {})[name] = results
+    return found
+
+
+def rates(data: Mapping[str, Any] | None) -> dict[str, float]:
+    """The learning rate of each arm's runs."""
+    units = [one for one in (data or {}).get("units", []) if one["seed"] != SEARCHED]
+    return {one["arm"]: full(one["settings"]["experiment"]).settings.lr for one in units}
+
+
 def finals(runs: Runs, name: str, measure: str = "test") -> list[float]:
     """A measure of an arm's runs, seed by seed; empty if there are none."""
     return [result[measure] for result in runs.get(name, ())]
@@ -202,7 +219,7 @@ class Comparison:
         rate = {"lr": arm.lr} if exponent is None else {"lr": float(f"{10 ** (exponent / 2):.3g}")}
         one = self.experiment.replace(**arm.changes).replace(**rate, seed=seed)
         settings = {"experiment": sparse(one), "rounds": self.rounds, "held_out": self.held_out}
-        more: dict[str, Any] = {"then": dict(arm.then)} if arm.then else {}
+        more = {**arm.more, **({"then": dict(arm.then)} if arm.then else {})}
         return Unit(name, seed, settings | more | ({} if self.tests is None else {"tests": self.tests}))
 
     def plan(self, done: Results) -> list[Unit]:

@@ -151,14 +151,17 @@ class Claim:
         return row
 
 
-def headlined(id: str, text: str, expected: Range, measured: Mapping[str, Measured], **more: Any) -> Claim:
-    """A claim whose headline is the first part measured.
+def headlined(
+    id: str, text: str, expected: Range, measured: Mapping[str, Measured], headline: str = "", **more: Any
+) -> Claim:
+    """A claim about a mean over seeds.
 
     Args:
         expected: range of the headline.
+        headline: by default the first part measured.
         more: other attributes of the `Claim`.
     """
-    headline = next(iter(measured))
+    headline = headline or next(iter(measured))
     return Claim(id, text, expected={headline: expected}, measured=measured, headline=headline, **more)
 
 

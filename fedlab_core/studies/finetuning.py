@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from fedlab_core.finetuning.accounts import cost_table, meta_vit_b_16, payload_table
-from fedlab_core.studies.claim import Claim, Measured, Range, two_digits
-from fedlab_core.studies.finetuning_runs import until
+from fedlab_core.studies.arms import Runs, grouped, rates
+from fedlab_core.studies.claim import Claim, Measured, Range, headlined, two_digits
+from fedlab_core.studies.finetuning_runs import SHOTS, until
 from fedlab_core.studies.record import recorded
 from fedlab_core.studies.statistics import differences, ratios
 
@@ -32,7 +33,8 @@ SMALL = ("bias", "layer_norm", "vpt_deep", "lora")
 """Methods that send more than a hundred times less than everything, besides the head alone."""
 SET = "17c669c, before the record"
 CHOSEN = f"{SET}; its one headline was picked with the record known"
-SCENES = {"chance": 1 / 16}
+SEEDS = (0, 1, 2)
+Data = Mapping[str, Any]
 TARGET = 0.95  # of what full fine-tuning reaches at the end
 
 
@@ -67,126 +69,110 @@ def ends(runs: Sequence[Mapping[str, Any]], measure: str = "test") -> list[float
     return [one["clients"][measure] for one in runs]
 
 
-def levels(
-    runs: Mapping[str, Sequence[Mapping[str, Any]]], prefix: str, rates: Mapping[str, float]
-) -> dict[str, Measured]:
+def levels(runs: Runs, prefix: str, rates: Mapping[str, float]) -> dict[str, Measured]:
     """What every run reaches, best first, and its learning rate."""
     found: dict[str, Measured] = {}
     for name in sorted(runs, key=lambda name: -mean(ends(runs[name]))):
-        found |= {f"{prefix}{name}": ends(runs[name]), f"{prefix}{name}, lr": rates[name]}
+        found |= {f"{prefix}{name}": ends(runs[name]), f"{prefix}{name}, lr": rates[f"{prefix}{name}"]}
     return found
 
 
-def strength_claim(data: Mapping[str, Any] | None = None) -> Claim:
-    """Row 2: the order of the methods over pre-training strength, from the recorded runs."""
-    data = recorded("finetuning_strength") if data is None else data
-    headline = "strong: bias minus the best other"
-    measured: dict[str, Measured] = {headline: None}
-    if data:
-        starts = {name: one["runs"] for name, one in data["starts"].items()}
-        gap = {name: differences(ends(runs["bias"]), ends(runs["full"])) for name, runs in starts.items()}
-        strong = starts["strong"]
-        best = max((name for name in strong if name != "bias"), key=lambda name: mean(ends(strong[name])))
-        measured = {
-            headline: differences(ends(strong["bias"]), ends(strong[best])),
-            "strong: bias minus full": gap["strong"],
-            "random: bias minus full": gap["random"],
-            "bias minus full, strong minus random": differences(gap["strong"], gap["random"]),
-        }
-        for name, one in data["starts"].items():
-            measured |= levels(one["runs"], f"{name}: ", one["lr"])
-    return Claim(
-        id="finetuning.strength",
-        text="Scenes, 8 clients, small ViT: biases alone are best if the pre-trained network is strong",
-        source=PAPER,
-        size="standard",
-        headline=headline,
-        expected={headline: Range(low=0)},
-        measured=measured,
-        seeds=data["seeds"] if data else (),
-        registered=CHOSEN,
-        test_size=400,
-        references=SCENES | {"reached": mean(ends(strong["bias"]))} if data else {},
+def every_level(data: Data | None) -> dict[str, Measured]:
+    """`levels` of all groups of a record."""
+    found: dict[str, Measured] = {}
+    for group, runs in grouped(data).items():
+        found |= levels(runs, f"{group}: ", rates(data))
+    return found
+
+
+def _claim(
+    name: str, text: str, expected: Range, measured: dict[str, Measured], reached: Sequence[float] = (), **more: Any
+) -> Claim:
+    """A row from recorded runs; "reached" are the accuracies that the test set's error is computed at."""
+    about: dict[str, Any] = {"source": PAPER, "size": "standard", "registered": CHOSEN, "test_size": 400} | more
+    chance, known = about.pop("chance", 1 / 16), len(measured) > 1
+    references = {"chance": chance, "reached": mean(reached)} if reached else {}
+    return headlined(
+        f"finetuning.{name}", text, expected, measured, references=references, seeds=SEEDS if known else (), **about
     )
 
 
-def clip_claim(data: Mapping[str, Any] | None = None) -> Claim:
-    """Row 3: CLIP-tiny against a ViT of the same size and pictures over shots, with controls."""
-    data = recorded("finetuning_clip") if data is None else data
-    headline = "1 shot: CLIP minus ViT"
+def strength_claim(data: Data | None = None) -> Claim:
+    """Row 2: the order of the methods over pre-training strength, from the recorded runs."""
+    data = recorded("finetuning_strength") if data is None else data
+    headline, reached = "strong: bias minus the best other", []
     measured: dict[str, Measured] = {headline: None}
     if data:
-        few, many = (data["shots"][count]["runs"] for count in ("1", "16"))
-        text, vit = "CLIP, text head", "ViT, linear head"
-        lost = [differences(ends(many[name]), ends(few[name])) for name in (vit, text)]
+        starts = grouped(data)
+        gap = {name: differences(ends(runs["bias"]), ends(runs["full"])) for name, runs in starts.items()}
+        strong = starts["strong"]
+        best = max((name for name in strong if name != "bias"), key=lambda name: mean(ends(strong[name])))
+        reached = ends(strong["bias"])
         measured = {
-            headline: differences(ends(few[text]), ends(few[vit])),
+            headline: differences(reached, ends(strong[best])),
+            "strong: bias minus full": gap["strong"],
+            "random: bias minus full": gap["random"],
+            "bias minus full, strong minus random": differences(gap["strong"], gap["random"]),
+        } | every_level(data)
+    text = "Scenes, 8 clients, small ViT: biases alone are best if the pre-trained network is strong"
+    return _claim("strength", text, Range(low=0), measured, reached)
+
+
+def clip_claim(data: Data | None = None) -> Claim:
+    """Row 3: CLIP-tiny against a ViT of the same size and pictures over shots, with controls."""
+    data = recorded("finetuning_clip") if data is None else data
+    headline, reached = "1 shot: CLIP minus ViT", []
+    measured: dict[str, Measured] = {headline: None}
+    if data:
+        few, many = (grouped(data)[count] for count in ("1", "16"))
+        text, vit, prototypes = "CLIP, text head", "ViT, linear head", "ViT, prototype head"
+        lost = [differences(ends(many[name]), ends(few[name])) for name in (vit, text)]
+        reached = ends(few[text])
+        measured = {
+            headline: differences(reached, ends(few[vit])),
             "16 shots: CLIP minus ViT": differences(ends(many[text]), ends(many[vit])),
             "lost from 16 shots to 1: ViT minus CLIP": differences(*lost),
             "head: 1 shot, CLIP with a random head minus ViT": differences(
                 ends(few["CLIP, random head"]), ends(few[vit])
             ),
-            "head: 1 shot, CLIP minus ViT with prototypes": differences(
-                ends(few[text]), ends(few["ViT, prototype head"])
-            ),
+            "head: 1 shot, CLIP minus ViT with prototypes": differences(ends(few[text]), ends(few[prototypes])),
             "zero-shot": [one["test"][0] for one in few[text]],
-            "prototypes before training, 1 shot": [one["test"][0] for one in few["ViT, prototype head"]],
-        }
-        for count, one in data["shots"].items():
-            measured |= levels(one["runs"], f"{count}: ", one["lr"])
-    return Claim(
-        id="finetuning.clip",
-        text="Scenes, biases tuned: CLIP-tiny is above a ViT of its size and pictures, and loses less with few shots",
-        source=PAPER,
-        size="standard",
-        headline=headline,
-        expected={headline: Range(low=0.05)},
-        measured=measured,
-        seeds=data["seeds"] if data else (),
-        registered=CHOSEN,
-        test_size=400,
-        references=SCENES | {"reached": mean(ends(few[text]))} if data else {},
-    )
+            "prototypes before training, 1 shot": [one["test"][0] for one in few[prototypes]],
+        } | every_level(data)
+    text = "Scenes, biases tuned: CLIP-tiny is above a ViT of its size and pictures, and loses less with few shots"
+    return _claim("clip", text, Range(low=0.05), measured, reached)
 
 
-def local_claim(data: Mapping[str, Any] | None = None) -> Claim:
+def local_claim(data: Data | None = None) -> Claim:
     """Row 4: federated against local-only training over shots."""
     data = recorded("finetuning_local") if data is None else data
-    headline = "4: all classes, FL minus alone"
+    headline, reached = "4: all classes, FL minus alone", []
     measured: dict[str, Measured] = {headline: None}
     if data:
-        measured = {}
+        found, measured = grouped(data), {}
+        reached = ends(found["4"]["bias, federated"])
         for method, prefix in (("bias", ""), ("full", "full, ")):
-            for count in ("1", "2", "4", "8", "16"):
-                both = [data["shots"][count]["runs"][f"{method}, {where}"] for where in ("federated", "alone")]
+            for count in map(str, SHOTS):
+                both = [found[count][f"{method}, {where}"] for where in ("federated", "alone")]
                 for name, measure in (("all classes", "test"), ("own distribution", "own")):
                     values = differences(*(ends(runs, measure) for runs in both))
                     measured[f"{prefix}{count}: {name}, FL minus alone"] = values
                 over = [differences(ends(runs, "train"), ends(runs, "own")) for runs in both]
                 measured[f"{prefix}{count}: train minus own, alone minus FL"] = differences(*reversed(over))
-    return Claim(
-        id="finetuning.local",
-        text="Scenes, strong ViT, biases tuned, Dirichlet 0.5, 1 to 16 pictures per class and client: training "
-        "together beats training alone, also on a client's own classes, and over-fits less",
-        source=PAPER,
-        size="standard",
-        headline=headline,
-        expected={headline: Range(low=0.05)},
-        measured=measured,
-        seeds=data["seeds"] if data else (),
-        registered=CHOSEN,
-        test_size=400,
-        references=SCENES | {"reached": mean(ends(data["shots"]["4"]["runs"]["bias, federated"]))} if data else {},
+    text = (
+        "Scenes, strong ViT, biases tuned, Dirichlet 0.5, 1 to 16 pictures per class and client: training together "
+        "beats training alone, also on a client's own classes, and over-fits less"
     )
+    return _claim("local", text, Range(low=0.05), measured, reached, headline=headline)
 
 
-def targets_claim(data: Mapping[str, Any] | None = None) -> Claim:
+def targets_claim(data: Data | None = None) -> Claim:
     """Row 5: rounds and bytes to a target, per method, from the runs with the strong start."""
     data = recorded("finetuning_strength") if data is None else data
     headline = "bias: times fewer bytes than full"
     measured: dict[str, Measured] = {headline: None}
     if data:
-        runs = data["starts"]["strong"]["runs"]
+        runs = grouped(data)["strong"]
         target = TARGET * mean(ends(runs["full"]))
         rounds, sent = (
             {name: [until(one, axis, target) for one in seeds] for name, seeds in runs.items()}
@@ -199,19 +185,11 @@ def targets_claim(data: Mapping[str, Any] | None = None) -> Claim:
         }
         for name in runs:
             measured |= {f"{name}: rounds": rounds[name], f"{name}: MB": [value / 1e6 for value in sent[name]]}
-    return Claim(
-        id="finetuning.targets",
-        text=f"Scenes, strong ViT: to {TARGET:g} of what full fine-tuning reaches, biases take few more rounds and far "
-        "fewer bytes",
-        source=PAPER,
-        size="standard",
-        headline=headline,
-        expected={headline: Range(low=10)},
-        measured=measured,
-        seeds=data["seeds"] if data else (),
-        registered=CHOSEN,
-        test_size=400,
+    text = (
+        f"Scenes, strong ViT: to {TARGET:g} of what full fine-tuning reaches, biases take few more rounds and far "
+        "fewer bytes"
     )
+    return _claim("targets", text, Range(low=10), measured)
 
 
 def memory_claim() -> Claim:
@@ -240,34 +218,24 @@ def memory_claim() -> Claim:
     )
 
 
-def caltech_cifar_claim(data: Mapping[str, Any] | None = None) -> Claim:
+def caltech_cifar_claim(data: Data | None = None) -> Claim:
     """Row 7: photographs, from a recorded run if there is one."""
     data = recorded("finetuning_caltech_cifar") if data is None else data
-    headline = "bias: pre-trained minus random"
+    headline, reached = "bias: pre-trained minus random", []
     measured: dict[str, Measured] = {headline: None}
     if data:
-        random, learnt = (data["starts"][name]["runs"] for name in ("random", "Caltech-101"))
+        random, learnt = (grouped(data)[name] for name in ("random", "Caltech-101"))
+        reached = ends(learnt["bias"])
         measured = {
-            headline: differences(ends(learnt["bias"]), ends(random["bias"])),
+            headline: differences(reached, ends(random["bias"])),
             "full: pre-trained minus random": differences(ends(learnt["full"]), ends(random["full"])),
             "pre-trained: bias minus head only": differences(ends(learnt["bias"]), ends(learnt["head"])),
-        }
-        for name, one in data["starts"].items():
-            measured |= levels(one["runs"], f"{name}: ", one["lr"])
-    return Claim(
-        id="finetuning.caltech_cifar",
-        text="CIFAR-10, 2,000 pictures, 8 clients: a small ViT that has seen photographs of other objects is above one "
-        "that has not, and biases are above the head alone",
-        source=PAPER,
-        size="standard",
-        headline=headline,
-        expected={headline: Range(low=0.03)},
-        measured=measured,
-        seeds=data["seeds"] if data else (),
-        registered=CHOSEN,
-        test_size=500,
-        references={"chance": 0.1, "reached": mean(ends(learnt["bias"]))} if data else {},
+        } | every_level(data)
+    text = (
+        "CIFAR-10, 2,000 pictures, 8 clients: a small ViT that has seen photographs of other objects is above one that "
+        "has not, and biases are above the head alone"
     )
+    return _claim("caltech_cifar", text, Range(low=0.03), measured, reached, test_size=500, chance=0.1)
 
 
 def paper_claim() -> Claim:

@@ -1,21 +1,25 @@
-"""Federated fine-tuning runs: a start, a classifier, a method and a learning rate, and what they reach and cost."""
+"""Federated fine-tuning runs: a start, a classifier, a method and a learning rate, and what they reach and cost; and
+the records that are made of them.
+
+Learning rates are the best of seven steps of about 10^(1/2) by accuracy on further pictures with seed 0; the record
+names the grids.
+"""
 
 import copy
-import hashlib
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from fedlab_core.costs import count_flops
-from fedlab_core.data import Dataset, load_dataset
+from fedlab_core.data import Dataset
+from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.finetuning.accounts import classification_loss, payload
 from fedlab_core.finetuning.classifiers import class_means, cosine_classifier, with_head
@@ -24,79 +28,29 @@ from fedlab_core.finetuning.tuning import tune
 from fedlab_core.methods import FedAvg, LocalOnly
 from fedlab_core.models.clip import zero_shot_weights
 from fedlab_core.models.weights.shipped import CAPTIONS, VOCABULARY, blank, load_backbone
-from fedlab_core.partition import Partition, dirichlet
+from fedlab_core.partition import Partition
+from fedlab_core.plots import finetuning as plots_finetuning
 from fedlab_core.randomness import generator
 from fedlab_core.round import while_finite
 from fedlab_core.settings import Settings
 from fedlab_core.state import State, set_state
-from fedlab_core.studies.record import once
+from fedlab_core.studies.arms import Arm, Comparison, grouped
+from fedlab_core.studies.queue import Stop, full
+from fedlab_core.studies.record import Stopped
 
 NO_EVALUATION = 10**6  # rounds between two evaluations by the loop; the study has its own
-GRIDS = {
-    "linear": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
-    "cosine": (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1),
-    "coop": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
-}
-"""Learning rates tried, equally many for every method: by the classifier, since scaled cosines need smaller steps."""
 OPTIONS: dict[str, dict[str, Any]] = {"vpt_deep": {"tokens": 4}, "vpt_shallow": {"tokens": 4}, "lora": {"rank": 4}}
 """Options of `tune` for networks of width 64."""
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What the runs of a comparison have in common.
-
-    Attributes:
-        dataset, per_class, test_per_class: a name for `load_dataset`, with the sizes of "scenes"; of any other data
-            set, `per_class` times the classes are the sizes of a random subset.
-        clients, alpha: Dirichlet label partition.
-        shots: most examples of a class that a client keeps; None for all.
-        fraction, steps, batch_size, rounds: of the federated run; SGD with momentum 0.9.
-        every: rounds between two evaluations.
-    """
-
-    dataset: str = "scenes"
-    per_class: int = 100
-    test_per_class: int = 25
-    clients: int = 8
-    alpha: float = 0.5
-    shots: int | None = 16
-    fraction: float = 0.5
-    steps: int = 4
-    batch_size: int = 16
-    rounds: int = 12
-    every: int = 2
-
-    def data(self, root: str | Path | None = None) -> Dataset:
-        """The clients' data and the test pictures, loaded once."""
-        return _load(self.dataset, self.per_class, self.test_per_class, None if root is None else str(root))[0]
-
-    def validation(self, root: str | Path | None = None) -> Dataset:
-        """Further pictures, as its training part, to choose learning rates on."""
-        return _load(self.dataset, self.per_class, self.test_per_class, None if root is None else str(root))[1]
-
-    def partition(self, seed: int, labels: Tensor) -> Partition:
-        """Who holds what."""
-        made = dirichlet(labels, self.clients, self.alpha, generator(seed, "partition"), min_size=8)
-        return made if self.shots is None else few_shot_clients(made, labels, self.shots, seed)
-
-
-@lru_cache(maxsize=4)
-def _load(name: str, per_class: int, test_per_class: int, root: str | None) -> tuple[Dataset, Dataset]:
-    """Data of the clients with the test, and other pictures."""
-    if name == "scenes":
-        counts = ((per_class, 0), (test_per_class, 1))
-        first, second = (
-            load_dataset(name, per_class=count, test_per_class=test_per_class, seed=seed) for count, seed in counts
-        )
-        return first, second
-    data = load_dataset(name, root)
-    own, others = per_class * data.num_classes, test_per_class * data.num_classes
-    order = torch.randperm(len(data.x), generator=generator(0, "pictures of the study"))
-    parts = [order[:own].sort().values, order[own : own + others].sort().values]
-    small = data.subset(own, others)
-    first, second = (replace(small, x=data.x[part], y=data.y[part]) for part in parts)
-    return first, second
+SCENES = Experiment(
+    "scenes",
+    {"per_class": 100, "test_per_class": 25},
+    "dirichlet",
+    {"alpha": 0.5, "min_size": 8},
+    clients=8,
+    settings=Settings(0.5, None, 4, 16, 0.03, momentum=0.9, evaluate_every=NO_EVALUATION),
+)
+PHOTOGRAPHS = SCENES.replace(dataset="cifar10", dataset_options={}, steps=8, batch_size=32)
+SIZES = (2000, 500)  # photographs handed out, and as many each to test with and to choose rates by
 
 
 @dataclass(frozen=True)
@@ -108,12 +62,33 @@ class Way:
         method: a key of `TUNINGS`.
         head: "linear", "prototypes" (class means of the clients' training pictures; ViT), or a key of `HEADS` (CLIP).
         local: clients train alone and never send anything.
+        shots: most examples of a class that a client keeps; None for all.
     """
 
     start: str = "vit_strong"
     method: str = "bias"
     head: str = "linear"
     local: bool = False
+    shots: int | None = 16
+
+
+@lru_cache(maxsize=4)
+def _pictures(name: str, options: tuple[tuple[str, Any], ...]) -> tuple[Dataset, Dataset]:
+    one = Experiment(name, dict(options))
+    data = one.load_data()
+    if name == "scenes":
+        changes = {"per_class": one.dataset_options["test_per_class"], "seed": 1}
+        return data, one.replace(dataset_options={**one.dataset_options, **changes}).load_data()
+    own, others = SIZES
+    order, small = torch.randperm(len(data.x), generator=generator(0, "pictures of the study")), data.subset(*SIZES)
+    parts = [order[:own].sort().values, order[own : own + others].sort().values]
+    first, second = (replace(small, x=data.x[part], y=data.y[part]) for part in parts)
+    return first, second
+
+
+def pictures(experiment: Experiment) -> tuple[Dataset, Dataset]:
+    """The clients' data with the test pictures, and further ones, as a training part, to choose learning rates on."""
+    return _pictures(experiment.dataset, tuple(experiment.dataset_options.items()))
 
 
 def network(way: Way, data: Dataset, partition: Partition, seed: int) -> nn.Module:
@@ -139,25 +114,17 @@ def network(way: Way, data: Dataset, partition: Partition, seed: int) -> nn.Modu
     return tune(with_head(vit, data.num_classes, head), way.method, draws, **options)
 
 
-def federation(setup: Setup, way: Way, seed: int, lr: float, root: str | Path | None = None) -> Federation:
+def federation(experiment: Experiment, way: Way) -> Federation:
     """A federation that is ready to run."""
-    statistics = "vit_strong" if way.start == "random" and setup.dataset == "scenes" else way.start
-    data = setup.data(root)
+    data, seed = pictures(experiment)[0], experiment.settings.seed
+    statistics = "vit_strong" if way.start == "random" and experiment.dataset == "scenes" else way.start
     if statistics != "random":
         data = load_backbone(statistics).reads(data)
-    partition = setup.partition(seed, data.y)
-    settings = Settings(
-        setup.fraction,
-        None,
-        setup.steps,
-        setup.batch_size,
-        lr,
-        momentum=0.9,
-        seed=seed,
-        evaluate_every=NO_EVALUATION,
-    )
-    model = network(way, data, partition, seed)
-    return Federation(data, partition, model, settings, LocalOnly() if way.local else FedAvg(), name=way.method)
+    partition = experiment.make_partition(data)
+    if way.shots is not None:
+        partition = few_shot_clients(partition, data.y, way.shots, seed)
+    model, method = network(way, data, partition, seed), LocalOnly() if way.local else FedAvg()
+    return Federation(data, partition, model, experiment.settings, method, name=way.method)
 
 
 @torch.no_grad()
@@ -198,41 +165,39 @@ def at_clients(run: Federation, x: Tensor, y: Tensor) -> dict[str, float]:
     return {name: mean(row[name] for row in rows) for name in rows[0]}
 
 
-def run(setup: Setup, way: Way, seed: int, lr: float, root: str | Path | None = None) -> dict[str, Any]:
-    """One run, evaluated after every `setup.every` rounds.
+def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
+    """A unit: one run, evaluated after every so many rounds.
 
     Returns:
         Plain data; lists have an entry per evaluation: rounds, test accuracy of the global model, bytes and FLOPs of
-        all clients so far. "validation" and "clients" are of the end.
+        all clients so far. "held_out" (of clients that train alone on their own distribution) and "clients" are of the
+        end.
+
+    Raises:
+        Stopped: it was asked to stop.
     """
-    fed = federation(setup, way, seed, lr, root)
-    data, held_out = fed.dataset, setup.validation(root)
-    loss = classification_loss(data.prepare(data.x[: setup.batch_size]))
+    experiment, way, rounds = full(settings["experiment"]), Way(**settings["way"]), settings["rounds"]
+    fed = federation(experiment.replace(device=device), way)
+    data, held_out = fed.dataset, pictures(experiment)[1]
+    loss = classification_loss(data.prepare(data.x[: fed.settings.batch_size]))
     step = count_flops(fed.model, loss) if parameters(fed) else 0
-    curve: dict[str, list[Any]] = {
-        "round": [0],
-        "test": [accuracy(fed, fed.state, data.test_x, data.test_y)],
-        "bytes": [0],
-        "flops": [0],
-    }
-    for record in while_finite(fed.rounds(setup.rounds)):
-        if not way.local and (record.round % setup.every == 0 or record.round == setup.rounds):
+    first = accuracy(fed, fed.state, data.test_x, data.test_y)
+    curve: dict[str, list[Any]] = {"round": [0], "test": [first], "bytes": [0], "flops": [0]}
+    for record in while_finite(fed.rounds(rounds)):
+        if stop():
+            raise Stopped(f"after round {record.round}")
+        if not way.local and (record.round % settings["every"] == 0 or record.round == rounds):
             curve["round"].append(record.round)
             curve["test"].append(accuracy(fed, fed.state, data.test_x, data.test_y))
             curve["bytes"].append(record.total.bytes)
             curve["flops"].append(record.total.steps * step)
-    ends = at_clients(fed, data.test_x, data.test_y)
+    ends, unseen = (at_clients(fed, x, y) for x, y in ((data.test_x, data.test_y), (held_out.x, held_out.y)))
     count = payload(fed.model)
-    unseen = at_clients(fed, held_out.x, held_out.y)["own" if way.local else "test"]
     return {
-        "setup": asdict(setup),
-        "way": asdict(way),
-        "seed": seed,
-        "lr": lr,
         "trained": count.trained,
         "head_numbers": count.head,
         **{name: [round(v, 4) if isinstance(v, float) else v for v in values] for name, values in curve.items()},
-        "validation": round(unseen, 4),
+        "held_out": round(unseen["own" if way.local else "test"], 4),
         "clients": {name: round(value, 4) for name, value in ends.items()},
     }
 
@@ -240,50 +205,6 @@ def run(setup: Setup, way: Way, seed: int, lr: float, root: str | Path | None = 
 def parameters(fed: Federation) -> bool:
     """Whether anything is trained."""
     return any(p.requires_grad for p in fed.model.parameters())
-
-
-def kept_run(
-    folder: Path | None, setup: Setup, way: Way, seed: int, lr: float, root: str | Path | None = None
-) -> dict[str, Any]:
-    """Call `run` once per folder, and read its result afterwards."""
-    plain = json.dumps([asdict(setup), asdict(way)], sort_keys=True)
-    short = hashlib.sha256(plain.encode()).hexdigest()[:8]
-    key = f"finetuning-{way.start}-{way.method}-{way.head}-lr{lr:g}-seed{seed}-{short}"
-    return once(key, lambda: run(setup, way, seed, lr, root), folder)
-
-
-def tuned(folder: Path | None, setup: Setup, way: Way, root: str | Path | None = None) -> float:
-    """The learning rate of the way's grid with the best accuracy on further pictures at the end of a run with seed 0;
-    clients alone are judged by their own distribution."""
-    kind = "coop" if way.method == "coop" else "linear" if way.head == "linear" else "cosine"
-    return max(GRIDS[kind], key=lambda lr: kept_run(folder, setup, way, 0, lr, root)["validation"])
-
-
-def compared(
-    folder: Path | None,
-    setup: Setup,
-    ways: Mapping[str, Way],
-    seeds: Sequence[int],
-    tuned_at: Setup | None = None,
-    root: str | Path | None = None,
-) -> dict[str, Any]:
-    """Runs of every way over seeds, each at its best rate.
-
-    Args:
-        tuned_at: the setup in which rates are searched; by default that of the runs.
-    """
-    rates, runs = {}, {}
-    for name, way in ways.items():
-        rates[name] = tuned(folder, tuned_at or setup, way, root=root)
-        runs[name] = [kept_run(folder, setup, way, seed, rates[name], root) for seed in seeds]
-        ends = [one["clients"]["test"] for one in runs[name]]
-        print(f"{name:32} lr {rates[name]:<6g} {mean(ends):.3f}  {min(ends):.3f} to {max(ends):.3f}", flush=True)
-    return {"lr": rates, "runs": runs}
-
-
-def shots_of(setup: Setup, shots: int) -> Setup:
-    """The setup with another number of examples per class and client."""
-    return replace(setup, shots=shots)
 
 
 def until(one: Mapping[str, Any], axis: str, target: float) -> float:
@@ -297,3 +218,78 @@ def until(one: Mapping[str, Any], axis: str, target: float) -> float:
     low, high = one["test"][reached - 1 : reached + 1]
     before, after = one[axis][reached - 1 : reached + 1]
     return before + (after - before) * (target - low) / (high - low)
+
+
+STARTS = {"random": "random", "weak": "vit_weak", "strong": "vit_strong"}
+METHODS = ("full", "head", "bias", "layer_norm", "vpt_shallow", "vpt_deep", "adapter", "lora")
+SHOTS = (1, 2, 4, 8, 16)
+FAMILIES = {
+    "CLIP, text head": Way("clip_tiny", "bias", "text_frozen"),
+    "CLIP, text head, trained": Way("clip_tiny", "bias", "text_init"),
+    "CLIP, random head": Way("clip_tiny", "bias", "random_init"),
+    "CLIP, learnt prompt": Way("clip_tiny", "coop", "text_frozen"),
+    "ViT, linear head": Way("vit_strong", "bias"),
+    "ViT, prototype head": Way("vit_strong", "bias", "prototypes"),
+}
+"""CLIP-tiny and ViT-strong by classifier; the same network, the same pictures before, biases tuned."""
+_STRENGTH = {  # learning rates in the order of METHODS
+    "random": (0.03, 0.003, 0.1, 0.003, 1.0, 0.003, 0.001, 0.003),
+    "weak": (0.03, 0.03, 0.03, 0.1, 0.1, 0.03, 0.03, 0.03),
+    "strong": (0.03, 0.3, 0.1, 0.1, 0.3, 0.1, 0.1, 0.1),
+}
+_CLIP = {  # in the order of FAMILIES
+    1: (0.0003, 0.003, 0.03, 0.01, 0.3, 0.03),
+    2: (0.0003, 0.0003, 0.03, 0.01, 0.1, 0.003),
+    4: (0.0003, 0.01, 0.03, 0.01, 0.03, 0.001),
+    8: (0.001, 0.01, 0.01, 0.003, 0.03, 0.03),
+    16: (0.001, 0.001, 0.01, 0.003, 0.1, 0.03),
+}
+_LOCAL = {
+    "bias, federated": (Way(), 0.03),
+    "bias, alone": (Way(local=True), 0.1),
+    "full, federated": (Way(method="full"), 0.03),
+    "full, alone": (Way(method="full", local=True), 0.03),
+}
+"""Rates that were found with 4 shots."""
+_CALTECH = (
+    ("random", "random", {"full": 0.01, "bias": 0.003, "head": 0.03}),
+    ("Caltech-101", "vit_caltech", {"full": 0.003, "bias": 0.01, "head": 0.01}),
+)
+
+
+def arm(way: Way, lr: float | None, every: int = 2) -> Arm:
+    """A way as an arm, evaluated after every so many rounds."""
+    return Arm(lr=lr, more={"way": asdict(way), "every": every})
+
+
+def study(
+    name: str, title: str, draw: Callable[[Any], Figure], arms: Mapping[str, Arm], experiment: Experiment = SCENES,
+    rounds: int = 12,
+) -> Comparison:  # fmt: skip
+    """Ways side by side, three seeds of each."""
+    return Comparison(
+        f"finetuning_{name}", title, experiment, rounds, arms, (0, 1, 2), 0, make=run,
+        picture=lambda data: draw(grouped(data)),
+    )  # fmt: skip
+
+
+COMPARISONS = (
+    study("strength", "Scenes: methods over the strength of the start", plots_finetuning.strength, {
+        f"{name}: {method}": arm(Way(start, method), lr)
+        for name, start in STARTS.items()
+        for method, lr in zip(METHODS, _STRENGTH[name], strict=True)
+    }),
+    study("clip", "Scenes: CLIP-tiny and a ViT of its size over shots", plots_finetuning.over_shots, {
+        f"{shots}: {name}": arm(replace(way, shots=shots), lr)
+        for shots in SHOTS
+        for (name, way), lr in zip(FAMILIES.items(), _CLIP[shots], strict=True)
+    }),
+    study("local", "Scenes: together or alone over shots", plots_finetuning.federated_or_alone, {
+        f"{shots}: {name}": arm(replace(way, shots=shots), lr) for shots in SHOTS for name, (way, lr) in _LOCAL.items()
+    }),
+    study("caltech_cifar", "CIFAR-10: from random weights and from photographs", plots_finetuning.strength, {
+        f"{name}: {method}": arm(Way(start, method, shots=None), lr, 4)
+        for name, start, rates in _CALTECH
+        for method, lr in rates.items()
+    }, PHOTOGRAPHS, 8),
+)  # fmt: skip

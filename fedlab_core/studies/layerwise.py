@@ -1,6 +1,6 @@
 """The claims about layer-wise federated learning and depth dropout: what notebook 06 and the recorded runs show."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from statistics import mean
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 
 from fedlab_core.costs import count_flops
 from fedlab_core.data import Dataset
+from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.layerwise.accounts import peak_memory, relative_flops, stage_loss, staged_run, traffic, training_memory
 from fedlab_core.layerwise.method import LayerWise
@@ -17,8 +18,18 @@ from fedlab_core.layerwise.stages import MASKS, SCHEMES
 from fedlab_core.partition import pooled
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
-from fedlab_core.studies.claim import Claim, Measured, Range, two_digits
-from fedlab_core.studies.layerwise_runs import NO_EVALUATION, Setup, at_budget, federation
+from fedlab_core.studies.arms import Runs, by_arm
+from fedlab_core.studies.claim import Claim, Measured, Range, headlined, two_digits
+from fedlab_core.studies.layerwise_runs import (
+    DIGITS,
+    NO_EVALUATION,
+    RATES,
+    SEEDS,
+    at_budget,
+    changed,
+    federation,
+    network,
+)
 from fedlab_core.studies.record import recorded
 from fedlab_core.studies.statistics import differences
 
@@ -28,10 +39,9 @@ TINY = {"patch": 4, "dim": 192, "heads": 3, "hidden": 512, "out": 256, "layers":
 """ViT-Tiny on 32x32 pictures with the heads of LW-FedSSL, which also have a predictor."""
 NO_HEADS = {"hidden": 1, "out": 1, "layers": 1}
 BLOCKS, ROUNDS, GIB = 12, 180, 2**30
-RATES = (0.25, 0.5, 0.75)
 COMPARABLE = 0.02
 SET = "7a2ca3e, before the record"
-DIGITS = Setup()
+CHOSEN = f"{SET}; its one headline was picked with the record known"
 
 
 def tiny(depth: int = BLOCKS, **changes: Any) -> StagedModel:
@@ -132,24 +142,23 @@ def memory_claim() -> Claim:
 
 def dropout_claim() -> Claim:
     """Row 3: what depth dropout saves, and where."""
-    setup = Setup(stage=1, steps=1, batch_size=16)
-    data = setup.data()
-    model, rule = setup.network(data, 0), LayerWise(drop=0.5)
-    last = rule.schedule.stage(setup.units - 1, setup.units)
-    batch, mask = torch.zeros(setup.batch_size, *data.input_shape), [False, True, False, True, False, True]
+    one = changed(DIGITS.replace(steps=1, batch_size=16), rounds_per_stage=1, stateful=False)
+    data, units = one.load_data(), 6
+    model, rule = network(one, data), LayerWise(drop=0.5)
+    last = rule.schedule.stage(units - 1, units)
+    batch, mask = torch.zeros(16, *data.input_shape), [False, True, False, True, False, True]
     plain, dropped = (training_memory(model, rule, last, batch, kept) for kept in (None, mask))
-    ratios = counted_flops(setup.network(data, 0, **NO_HEADS), torch.zeros(8, *data.input_shape))
+    ratios = counted_flops(network(one, data, **NO_HEADS), torch.zeros(8, *data.input_shape))
     measured: dict[str, float] = {
         f"FLOPs at rate {rate:g}, relative to the closed form": ratios[f"drop {rate:g}"]
-        / relative_flops(LayerWise(drop=rate), setup.units)
+        / relative_flops(LayerWise(drop=rate), units)
         for rate in RATES
     }
     measured["kept for backward, relative to no dropout"] = dropped.kept / plain.kept
     down = {}
     for name in ("none", *MASKS):
         drop: dict[str, Any] = {} if name == "none" else {"drop": 0.5, "mask": name}
-        run, rounds = federation(setup, 0, 1e-3, scheme="layer_wise", stateful=False, **drop)
-        down[name] = run.run(rounds).history[-1].total.bytes_down
+        down[name] = federation(changed(one, **drop)).run(units).history[-1].total.bytes_down
     for name in MASKS:
         measured[f"download of a stateless client, mask by {name}, relative to no dropout"] = down[name] / down["none"]
     names = list(measured)
@@ -167,12 +176,12 @@ def dropout_claim() -> Claim:
     )
 
 
-def frozen_claim() -> Claim:
+def frozen_claim(experiment: Experiment = DIGITS) -> Claim:
     """Row 5: frozen blocks are bit-identical from the end of their stage on."""
-    setup = Setup(stage=2, steps=2)
+    one, rounds = experiment.replace(steps=2), 2 * experiment.model_options["depth"]
     equal = moved = count = 0
     for optimiser in ("adamw", "sgd"):
-        run, rounds = federation(setup, 0, 1e-3, scheme="layer_wise", optimiser_name=optimiser, drop=0.3)
+        run = federation(changed(one, rounds_per_stage=2, optimiser_name=optimiser, drop=0.3))
         run = run.fork("with decay and momentum", weight_decay=0.1, momentum=0.9).run(rounds)
         for unit, names in enumerate(staged_run(run)[0].parts()["units"]):
             for later in range(2 * unit + 3, rounds + 1):
@@ -196,17 +205,13 @@ def frozen_claim() -> Claim:
     )
 
 
-def gaps(data: Mapping[str, Any], measure: str) -> dict[str, list[float]]:
+def gaps(runs: Runs, measure: str) -> dict[str, list[float]]:
     """Layer-wise minus end-to-end training at equal rounds, FLOPs and bytes, seed by seed, when the smaller of the two
     budgets is spent. At equal rounds it is the run of equal length, else the three times longer one."""
-    runs = data["runs"]
+    longer = "layer-wise, 3 x longer"
+    compared = {"round": "layer-wise", "flops": longer, "bytes": longer, "bytes_stateless": longer}
     found: dict[str, list[float]] = {}
-    for axis, layered in (
-        ("round", "layer-wise"),
-        ("flops", "layer-wise, 3 x longer"),
-        ("bytes", "layer-wise, 3 x longer"),
-        ("bytes_stateless", "layer-wise, 3 x longer"),
-    ):
+    for axis, layered in compared.items():
         found[axis] = []
         for a, b in zip(runs[layered], runs["end-to-end"], strict=True):
             budget = min(a[axis][-1], b[axis][-1])
@@ -216,17 +221,18 @@ def gaps(data: Mapping[str, Any], measure: str) -> dict[str, list[float]]:
     return found
 
 
+def _ends(runs: Runs, measure: str = "knn") -> dict[str, list[float]]:
+    """A measure at the end of every run, by arm."""
+    return {name: [one[measure][-1] for one in found] for name, found in runs.items() if name != "supervised"}
+
+
 def accuracy_claim(data: Mapping[str, Any] | None = None, chance: float = 0.1, test_size: int = 360) -> Claim:
     """Row 4: accuracy of the frozen features on three budgets, from the recorded runs."""
-    data = recorded("layerwise_digits") if data is None else data
     names = {"round": "rounds", "flops": "FLOPs", "bytes": "bytes", "bytes_stateless": "bytes, stateless"}
-    headline = "minus end-to-end at equal rounds"
-    measured: dict[str, Measured] = {headline: None}
+    measured: dict[str, Measured] = {"minus end-to-end at equal rounds": None}
     references: dict[str, float] = {}
-    seeds: Sequence[int] = ()
-    if data:
-        found, runs, seeds = gaps(data, "knn"), data["runs"], data["seeds"]
-        last = {name: [one["knn"][-1] for one in kind] for name, kind in runs.items()}
+    if runs := by_arm(recorded("layerwise_digits") if data is None else data):
+        found, last = gaps(runs, "knn"), _ends(runs)
         untrained, small = [one["knn"][0] for one in runs["end-to-end"]], last["end-to-end, small"]
         measured = {f"minus end-to-end at equal {label}": found[axis] for axis, label in names.items()}
         measured["minus random frozen features"] = differences(last["layer-wise"], untrained)
@@ -234,21 +240,20 @@ def accuracy_claim(data: Mapping[str, Any] | None = None, chance: float = 0.1, t
         longer = differences(last["layer-wise, 3 x longer"], small)
         measured["3 x longer, minus end-to-end of equal memory"] = longer
         for label, kind in (("few-label probe", "few"), ("linear probe", "probe")):
-            measured |= {f"{label}: at equal {names[a]}": gap for a, gap in gaps(data, kind).items()}
+            measured |= {f"{label}: at equal {names[a]}": gap for a, gap in gaps(runs, kind).items()}
         measured |= {f"nearest neighbours: {name}": values for name, values in last.items()}
         references = {"chance": chance, "random frozen features": mean(untrained), "reached": mean(last["layer-wise"])}
-        references["supervised"] = mean(data["supervised"])
-    return Claim(
-        id="layerwise.accuracy",
-        text="Digits, ViT with 6 blocks, 4 clients, SimCLR: nearest-neighbour accuracy of layer-wise training is "
+        references["supervised"] = mean(one["accuracy"] for one in runs["supervised"])
+    return headlined(
+        "layerwise.accuracy",
+        "Digits, ViT with 6 blocks, 4 clients, SimCLR: nearest-neighbour accuracy of layer-wise training is "
         f"comparable (within {COMPARABLE:g} or better) to end-to-end training",
+        Range(low=-COMPARABLE),
+        measured,
         source=f'{PAPER}, abstract: "comparable"; {PROXY}, table 2: -0.5 points on CIFAR-10, -6.3 on Caltech-101',
         size="standard",
-        headline=headline,
-        expected={headline: Range(low=-COMPARABLE)},
-        measured=measured,
-        seeds=seeds,
-        registered=f"{SET}; its one headline was picked with the record known",
+        seeds=SEEDS if runs else (),
+        registered=CHOSEN,
         test_size=test_size,
         references=references,
     )
@@ -256,32 +261,27 @@ def accuracy_claim(data: Mapping[str, Any] | None = None, chance: float = 0.1, t
 
 def dropout_accuracy_claim(data: Mapping[str, Any] | None = None) -> Claim:
     """Row 3, second half: accuracy over dropout rates, from the recorded runs."""
-    data = recorded("layerwise_dropout") if data is None else data
-    headline, references = "rate 0.5 minus none", {}
-    measured: dict[str, Measured] = {headline: None}
-    if data:
-        runs = data["runs"]
-        last = {name: [one["knn"][-1] for one in kind] for name, kind in runs.items()}
+    measured: dict[str, Measured] = {"rate 0.5 minus none": None}
+    if runs := by_arm(recorded("layerwise_dropout") if data is None else data):
+        last, few = _ends(runs), _ends(runs, "few")
         measured = {f"rate {rate:g} minus none": differences(last[f"{rate:g}"], last["0"]) for rate in RATES}
         first = {name: values[0] - last["0"][0] for name, values in last.items() if "mask" in name}
         measured |= {f"rate {name}, seed 0, minus none": gap for name, gap in first.items()}
         for rate in RATES:
-            few = ([one["few"][-1] for one in runs[name]] for name in (f"{rate:g}", "0"))
-            measured[f"few-label probe: rate {rate:g} minus none"] = differences(*few)
-        references = {"chance": 0.1, "reached": mean(last["0.5"])}
-    return Claim(
-        id="layerwise.dropout_accuracy",
-        text="Digits, ViT with 6 blocks, mask per client and round: depth dropout costs at most 0.02 of "
-        "nearest-neighbour accuracy",
+            measured[f"few-label probe: rate {rate:g} minus none"] = differences(few[f"{rate:g}"], few["0"])
+    return headlined(
+        "layerwise.dropout_accuracy",
+        "Digits, ViT with 6 blocks, mask per client and round: depth dropout costs at most 0.02 of nearest-neighbour "
+        "accuracy",
+        Range(low=-COMPARABLE),
+        measured,
+        "rate 0.5 minus none",
         source=f"{PROXY}, table 6: +0.1 points on the mean of four data sets, rate not given",
         size="standard",
-        headline=headline,
-        expected={headline: Range(low=-COMPARABLE)},
-        measured=measured,
-        seeds=data["seeds"] if data else (),
-        registered=f"{SET}; its one headline was picked with the record known",
+        seeds=SEEDS if runs else (),
+        registered=CHOSEN,
         test_size=360,
-        references=references,
+        references={"chance": 0.1, "reached": mean(last["0.5"])} if runs else {},
     )
 
 
@@ -289,11 +289,8 @@ def photographs_claim(name: str) -> Claim:
     """Row 4 on photographs, from a recorded run if there is one."""
     chance = 0.1 if name == "cifar10" else 1 / 101
     claim = accuracy_claim(recorded(f"layerwise_{name}") or {}, chance, 1_000)
-    return replace(
-        claim,
-        id=f"layerwise.{name}",
-        text=f"{name}: nearest-neighbour accuracy of layer-wise training is comparable to end-to-end training",
-    )
+    text = f"{name}: nearest-neighbour accuracy of layer-wise training is comparable to end-to-end training"
+    return replace(claim, id=f"layerwise.{name}", text=text)
 
 
 CLAIMS: dict[str, Callable[[], Claim]] = {

@@ -1,133 +1,72 @@
-"""Runs of layer-wise, progressive and end-to-end federated self-supervised learning, and their controls."""
+"""Runs of layer-wise, progressive and end-to-end federated self-supervised learning, their controls, and the records.
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+Learning rates are the best of six steps of 2 from 0.00025 on by the nearest-neighbour accuracy on the training images
+(each left out in turn) with seed 0, one for each scheme.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from matplotlib.figure import Figure
 
-from fedlab_core.data import Dataset, load_dataset
+from fedlab_core.data import Dataset
+from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
-from fedlab_core.layerwise.accounts import flops_by_round, peak_memory, staged_run, traffic
+from fedlab_core.layerwise.accounts import deepest, flops_by_round, peak_memory, staged_run, traffic
 from fedlab_core.layerwise.evaluation import features, knn_accuracy, linear_probe
 from fedlab_core.layerwise.method import LayerWise
 from fedlab_core.layerwise.network import StagedModel, build_staged
-from fedlab_core.local.work import Context
-from fedlab_core.methods import FedAvg
-from fedlab_core.models import build_model
-from fedlab_core.partition import Partition, dirichlet, iid, pooled
+from fedlab_core.methods import build_method
+from fedlab_core.plots import layerwise as plots_layerwise
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
-from fedlab_core.studies.record import once
+from fedlab_core.studies.arms import Arm, Comparison, Runs, by_arm
+from fedlab_core.studies.queue import Stop, full
+from fedlab_core.studies.record import Stopped
 
 NO_EVALUATION = 10**6  # rounds between two evaluations by the loop; the study has its own
+LABELS = 10  # labelled examples per class of the few-label probe
+HEADS = {"hidden": 128, "out": 64, "layers": 2}
+DIGITS = Experiment(
+    clients=4,
+    model="vit",
+    model_options={"patch": 4, "dim": 64, "depth": 6, "heads": 4},
+    method="layer_wise",
+    method_options={"rounds_per_stage": 5},
+    settings=Settings(1.0, None, 5, 64, 1e-3, weight_decay=1e-5, evaluate_every=NO_EVALUATION),
+)
+"""All of four clients in every round, five steps each."""
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What the runs of a comparison have in common.
-
-    Attributes:
-        dataset, examples, test_examples: a name for `load_dataset` and, if not None, the sizes of a random subset.
-        model: options of `build_staged`.
-        clients: that hold the data; all take part in every round.
-        alpha: of a Dirichlet label partition; None for IID.
-        steps, batch_size: of each client and round.
-        stage: rounds per stage of a staged run; the length of all runs is `stage` times the number of units.
-        views: see `LayerWise`.
-        labels: labelled examples per class of the few-label probe.
-    """
-
-    dataset: str = "digits"
-    examples: int | None = None
-    test_examples: int | None = None
-    model: Mapping[str, Any] = field(
-        default_factory=lambda: {"patch": 4, "dim": 64, "depth": 6, "heads": 4, "hidden": 128, "out": 64, "layers": 2}
-    )
-    clients: int = 4
-    alpha: float | None = None
-    steps: int = 5
-    batch_size: int = 64
-    stage: int = 5
-    views: str = "characters"
-    labels: int = 10
-
-    def data(self, root: str | Path | None = None) -> Dataset:
-        """The data set, loaded once."""
-        return _load(self.dataset, self.examples, self.test_examples, None if root is None else str(root))
-
-    def network(self, data: Dataset, seed: int, **changes: Any) -> StagedModel:
-        """The model with its initial weights."""
-        return build_staged(data.input_shape, generator(seed, "initial weights"), **{**self.model, **changes})
-
-    @property
-    def units(self) -> int:
-        """Units of the encoder (ViT only)."""
-        return int(self.model["depth"])
-
-    @property
-    def rounds(self) -> int:
-        """Rounds of a run."""
-        return self.stage * self.units
+def network(experiment: Experiment, data: Dataset, **changes: Any) -> StagedModel:
+    """The encoder and its heads, with their initial weights."""
+    draws = generator(experiment.settings.seed, "initial weights")
+    return build_staged(data.input_shape, draws, **{**experiment.model_options, **HEADS, **changes})
 
 
-@lru_cache(maxsize=2)
-def _load(name: str, examples: int | None, test_examples: int | None, root: str | None) -> Dataset:
-    data = load_dataset(name, root)
-    return data if examples is None else data.subset(examples, test_examples)
+def federation(experiment: Experiment, data: Dataset | None = None) -> Federation:
+    """A federation that is ready to run."""
+    data = experiment.load_data() if data is None else data
+    rule = build_method(experiment.method, **experiment.method_options)
+    model = network(experiment, data)
+    return Federation(data, experiment.make_partition(data), model, experiment.settings, rule)
 
 
-COMPARED: dict[str, dict[str, Any]] = {
-    "layer-wise": {"scheme": "layer_wise"},
-    "end-to-end": {"scheme": "end_to_end"},
-    "progressive": {"scheme": "progressive"},
-    "layer-wise, 3 x longer": {"scheme": "layer_wise", "longer": 3},
-    "centralised": {"scheme": "end_to_end", "central": True},
-}
-"""Options of `LayerWise`, and: "longer" (times as many rounds), "central" (all data in one place), "depth"."""
+def changed(experiment: Experiment, lr: float | None = None, depth: int | None = None, **options: Any) -> Experiment:
+    """An experiment with another rate, depth, or options of its method."""
+    model = experiment.model_options if depth is None else {**experiment.model_options, "depth": depth}
+    one = experiment.replace(method_options={**experiment.method_options, **options}, model_options=model)
+    return one if lr is None else one.replace(lr=lr)
 
 
-@dataclass(frozen=True)
-class Supervised(FedAvg):
-    """FedAvg with the optimiser of the self-supervised runs."""
-
-    def optimiser(self, parameters: Sequence[nn.Parameter], context: Context) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(parameters, context.lr, weight_decay=context.settings.weight_decay, foreach=True)
-
-
-def federation(
-    setup: Setup, seed: int, lr: float, root: str | Path | None = None, **options: Any
-) -> tuple[Federation, int]:
-    """A federation that is ready to run, and the number of its rounds."""
-    data = setup.data(root)
-    longer, central, depth = options.pop("longer", 1), options.pop("central", False), options.pop("depth", setup.units)
-    rule = LayerWise(rounds_per_stage=setup.stage * longer, views=setup.views, **options)
-    settings = Settings(
-        fraction=1.0,
-        steps=setup.steps * (setup.clients if central else 1),
-        epochs=None,
-        batch_size=setup.batch_size,
-        lr=lr,
-        weight_decay=1e-5,
-        seed=seed,
-        evaluate_every=NO_EVALUATION,
-    )
-    model = setup.network(data, seed, depth=depth)
-    return Federation(data, pooled(len(data.x)) if central else _split(setup, data, seed), model, settings, rule), (
-        setup.rounds * longer
-    )
-
-
-def measure(setup: Setup, run: Federation, seed: int) -> dict[str, float]:
+def measure(run: Federation) -> dict[str, float]:
     """Nearest neighbours, the linear probe, and the mean of three few-label probes on the run's frozen features."""
-    data, (model, rule) = run.dataset, staged_run(run)
+    data, seed, (model, rule) = run.dataset, run.settings.seed, staged_run(run)
     bank = features(model, data, run.state, rule.depth(run.round, len(model.units)))
-    few = [linear_probe(bank, data.y, data.test_y, per_class=setup.labels, seed=3 * seed + i) for i in range(3)]
+    few = [linear_probe(bank, data.y, data.test_y, per_class=LABELS, seed=3 * seed + i) for i in range(3)]
     return {
         "knn": knn_accuracy(bank.x, data.y, bank.test_x, data.test_y),
         "knn_train": knn_accuracy(bank.x, data.y, bank.x, data.y, leave_one_out=True),
@@ -136,101 +75,51 @@ def measure(setup: Setup, run: Federation, seed: int) -> dict[str, float]:
     }
 
 
-def run(
-    setup: Setup, seed: int, lr: float, *, every: int | None = None, root: str | Path | None = None, **options: Any
-) -> dict[str, Any]:
-    """One run, evaluated at the end of every stage, or after every so many rounds.
+def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
+    """A unit: one run, evaluated after every so many rounds; of "fedavg" the test accuracy of supervised training of
+    the encoder, a ceiling.
 
     Returns:
         Plain data; lists have an entry per evaluation: rounds, measures, and cumulated over all clients FLOPs and
         bytes (both ways, of stateful and of stateless clients).
+
+    Raises:
+        Stopped: it was asked to stop.
     """
-    fed, rounds = federation(setup, seed, lr, root, **options)
-    every = every or setup.stage
-    at, measures = [0], [measure(setup, fed, seed)]
-    losses = []
+    experiment, rounds = full(settings["experiment"]).replace(device=device), settings["rounds"]
+    data = experiment.load_data()
+    if settings.get("tests") is not None:
+        data = data.subset(len(data.x), settings["tests"])
+    if experiment.method == "fedavg":
+        ceiling = experiment.begin(experiment.make_start(data=data), data=data).run(rounds)
+        return {"accuracy": ceiling.evaluate()["test_accuracy"]}
+    fed = federation(experiment, data)
+    at, measures, losses = [0], [measure(fed)], []
     for record in fed.rounds(rounds):
+        if stop():
+            raise Stopped(f"after round {record.round}")
         losses.append(round(record.metrics["train_loss"], 4))
-        if record.round % every == 0 or record.round == rounds:
+        if record.round % settings["every"] == 0 or record.round == rounds:
             at.append(record.round)
-            measures.append(measure(setup, fed, seed))
-    flops = list(accumulate(flops_by_round(fed)))
-    both = {
-        name: [0, *accumulate(map(sum, traffic(fed, stateful)))]
-        for name, stateful in (("bytes", True), ("bytes_stateless", False))
-    }
+            measures.append(measure(fed))
+    costs = {"flops": list(accumulate(flops_by_round(fed)))}
+    for name, stateful in (("bytes", True), ("bytes_stateless", False)):
+        costs[name] = [0, *accumulate(map(sum, traffic(fed, stateful)))]
     return {
-        "setup": asdict(setup),
-        "options": options,
-        "seed": seed,
-        "lr": lr,
         "round": at,
         **{key: [round(m[key], 4) for m in measures] for key in measures[0]},
-        "flops": [flops[r] for r in at],
-        **{name: [values[r] for r in at] for name, values in both.items()},
+        **{name: [values[r] for r in at] for name, values in costs.items()},
         "loss": losses,
+        "held_out": round(measures[-1]["knn_train"], 4),
     }
 
 
-def supervised(setup: Setup, seed: int, lr: float, root: str | Path | None = None) -> float:
-    """Test accuracy of the same encoder trained with labels for as many steps: a ceiling."""
-    data = setup.data(root)
-    names = {"patch", "dim", "depth", "heads"} & setup.model.keys()
-    options = {name: setup.model[name] for name in names}
-    model = build_model("vit", data.input_shape, data.num_classes, generator(seed, "initial weights"), **options)
-    settings = Settings(
-        1.0, None, setup.steps, setup.batch_size, lr, weight_decay=1e-5, seed=seed, evaluate_every=setup.rounds
-    )
-    fed = Federation(data, _split(setup, data, seed), model, settings, Supervised()).run(setup.rounds)
-    return fed.history[-1].metrics["test_accuracy"]
-
-
-def kept_run(folder: Path | None, setup: Setup, seed: int, lr: float, **options: Any) -> dict[str, Any]:
-    """Call `run` once per folder, and read its result afterwards."""
-    named = "-".join(f"{k}={v}" for k, v in sorted(options.items()) if k != "root")
-    changed = {k: v for k, v in asdict(setup).items() if v != asdict(Setup())[k]}
-    key = f"layerwise-{setup.dataset}-{named}-lr{lr:g}-seed{seed}-{_key(changed)}"
-    return once(key, lambda: run(setup, seed, lr, **options), folder)
-
-
-def _key(changes: Mapping[str, Any]) -> str:
-    """A short hash of plain data."""
-    return hashlib.sha256(repr(sorted(changes.items())).encode()).hexdigest()[:6]
-
-
-def tuned(
-    setup: Setup, options: Mapping[str, Any], grid: Sequence[float], folder: Path | None, root: str | Path | None = None
-) -> float:
-    """The learning rate of a grid with the best nearest-neighbour accuracy on the training images (each left out in
-    turn) at the end of a run with seed 0."""
-    return max(grid, key=lambda lr: kept_run(folder, setup, 0, lr, root=root, **options)["knn_train"][-1])
-
-
-def memory_curves(setup: Setup = Setup()) -> dict[str, list[dict[str, float]]]:
-    """Peak memory of layer-wise and end-to-end training over depth, batch and loss, one varied at a time.
-
-    Returns:
-        By what is varied: rows with its value, the bytes of both, and their ratio.
-    """
-    shape = setup.data().input_shape
-    curves: dict[str, list[dict[str, float]]] = {}
-    varied: dict[str, Sequence[Any]] = {
-        "depth": (1, 2, 4, 6, 8, 12),
-        "batch": (8, 16, 32, 64, 128, 256),
-        "objective": ("simclr", "simsiam", "byol", "moco_v3"),
-    }
-    for name, values in varied.items():
-        for value in values:
-            depth, batch = value if name == "depth" else setup.units, value if name == "batch" else setup.batch_size
-            options = {"objective": value} if name == "objective" else {}
-            model = setup.network(setup.data(), 0, depth=depth, predictor_hidden=64 if options else None)
-            pictures = torch.zeros(batch, *shape)
-            row = {
-                s: peak_memory(model, LayerWise(scheme=s, **options), pictures).total
-                for s in ("layer_wise", "end_to_end")
-            }
-            curves.setdefault(name, []).append({name: value, **row, "ratio": row["end_to_end"] / row["layer_wise"]})
-    return curves
+def equal_memory(experiment: Experiment) -> int:
+    """Units of the deepest end-to-end network that needs no more memory than layer-wise training of the whole one."""
+    data = experiment.load_data()
+    batch = torch.zeros(experiment.settings.batch_size or 1, *data.input_shape)
+    budget = peak_memory(network(experiment, data), LayerWise(), batch).total
+    return deepest(budget, lambda n: network(experiment, data, depth=n), LayerWise(scheme="end_to_end"), batch)
 
 
 def at_budget(one: Mapping[str, Any], axis: str, budget: float, measure: str) -> float | None:
@@ -246,8 +135,72 @@ def at_budget(one: Mapping[str, Any], axis: str, budget: float, measure: str) ->
     return values[after - 1] + share * (values[after] - values[after - 1])
 
 
-def _split(setup: Setup, data: Dataset, seed: int) -> Partition:
-    draws = generator(seed, "partition")
-    if setup.alpha is None:
-        return iid(len(data.x), setup.clients, draws)
-    return dirichlet(data.y, setup.clients, setup.alpha, draws, min_size=setup.batch_size)
+SEEDS = (0, 1, 2)
+RATES = (0.25, 0.5, 0.75)
+"""Probabilities of dropping a frozen block."""
+
+
+def study(
+    name: str, title: str, experiment: Experiment, arms: Mapping[str, Arm], draw: Callable[[Runs], Figure]
+) -> Comparison:
+    """Arms side by side, evaluated after every stage."""
+    stage = experiment.method_options["rounds_per_stage"]
+    rounds, picture = stage * experiment.model_options["depth"], lambda data: draw(by_arm(data))
+    arms = {name: replace(arm, more={"every": stage, **arm.more}) for name, arm in arms.items()}
+    return Comparison(f"layerwise_{name}", title, experiment, rounds, arms, SEEDS, 0, None, run, picture)
+
+
+def budgets(
+    name: str, title: str, experiment: Experiment, layered: float, progressive: float, whole: float
+) -> Comparison:
+    """The schemes at their rates, with controls: three times as long, all data in one place, an end-to-end network of
+    equal memory (see `equal_memory`), and supervised training."""
+    model, options, settings = experiment.model_options, experiment.method_options, experiment.settings
+    stage, pooled = (
+        options["rounds_per_stage"],
+        {"partition": "pooled", "steps": experiment.clients * (settings.steps or 1)},
+    )
+
+    def scheme(name: str, lr: float, seeds: tuple[int, ...] = SEEDS, **changes: Any) -> Arm:
+        return Arm({"method_options": {**options, "scheme": name}, **changes}, lr=lr, seeds=seeds)
+
+    longer = {"method_options": {**options, "scheme": "layer_wise", "rounds_per_stage": 3 * stage}}
+    supervised = {"method": "fedavg", "method_options": {}, "optimiser": "adamw"}
+    arms = {
+        "layer-wise": scheme("layer_wise", layered),
+        "end-to-end": scheme("end_to_end", whole),
+        "progressive": scheme("progressive", progressive),
+        "layer-wise, 3 x longer": Arm(longer, lr=layered, more={"rounds": 3 * stage * model["depth"]}),
+        "centralised": scheme("end_to_end", whole, SEEDS[:1], **pooled),
+        "end-to-end, small": scheme("end_to_end", whole, model_options={**model, "depth": 1}),
+        "supervised": Arm(supervised, lr=2e-3, seeds=SEEDS[:1]),
+    }
+    return study(name, title, experiment, arms, plots_layerwise.three_budgets)
+
+
+def dropped(**options: Any) -> Arm:
+    """Depth dropout; who draws the mask changes the costs, so one seed shows the accuracy."""
+    changes = {"method_options": {"rounds_per_stage": 2, "scheme": "layer_wise", **options}}
+    return Arm(changes, lr=2e-3, seeds=SEEDS[:1] if "mask" in options else SEEDS)
+
+
+_DROPOUT = {"0": dropped(), **{f"{rate:g}": dropped(drop=rate) for rate in RATES}}
+_DROPOUT |= {f"0.5, mask by {mask}": dropped(drop=0.5, mask=mask) for mask in ("step", "server")}
+_PHOTOGRAPHS = DIGITS.replace(
+    dataset_options={"examples": 4000}, method_options={"rounds_per_stage": 3, "views": "photographs"}
+)
+_CIFAR10 = _PHOTOGRAPHS.replace(dataset="cifar10", model_options={**DIGITS.model_options, "patch": 8})
+_CALTECH = _PHOTOGRAPHS.replace(dataset="caltech101", model_options={**DIGITS.model_options, "patch": 16})
+"""The images of Caltech-101 are 64 pixels wide, those of CIFAR-10 32: 16 patches in both."""
+COMPARISONS = (
+    budgets("digits", "Digits, ViT with 6 blocks", DIGITS, 2e-3, 4e-3, 1e-3),
+    study(
+        "dropout",
+        "Digits, ViT with 6 blocks: depth dropout",
+        changed(DIGITS, rounds_per_stage=2),
+        _DROPOUT,
+        plots_layerwise.dropout_rates,
+    ),
+    replace(budgets("cifar10", "CIFAR-10, 4,000 images", _CIFAR10, 1e-3, 5e-4, 5e-4), tests=1000),
+    replace(budgets("caltech101", "Caltech-101, 4,000 images", _CALTECH, 5e-4, 1e-3, 5e-4), tests=1000),
+)

@@ -1,6 +1,5 @@
 """Notebook 05: what should travel, and together or alone."""
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,12 +7,12 @@ from typing import Any
 from fedlab_core import plots
 from fedlab_core.costs import count_flops
 from fedlab_core.finetuning.accounts import classification_loss, payload
-from fedlab_core.studies.finetuning_runs import Setup, Way, accuracy, at_clients, federation
+from fedlab_core.studies.arms import grouped, rates
+from fedlab_core.studies.finetuning_runs import SCENES, STARTS, Way, accuracy, at_clients, federation
 from fedlab_core.studies.record import recorded
 from fedlab_core.workbench.plan import Band, Plan, Result
 
 METHODS = ("bias", "layer_norm", "vpt_deep", "adapter", "lora", "head", "full")
-STARTS = {"random": "random", "weak": "vit_weak", "strong": "vit_strong"}
 
 
 @dataclass(frozen=True)
@@ -29,16 +28,14 @@ class Spent:
 
 def rate(start: str, method: str) -> float:
     """The learning rate that the recorded search chose; 0.03 without a record."""
-    found = recorded("finetuning_strength")
-    return float(found["starts"][start]["lr"].get(method, 0.03)) if found else 0.03
+    return rates(recorded("finetuning_strength")).get(f"{start}: {method}", 0.03)
 
 
 def tune(start: str, method: str, shots: int) -> Iterator[Spent]:
     """One frame per second round."""
-    setup = dataclasses.replace(Setup(), shots=shots)
-    run = federation(setup, Way(STARTS[start], method), 0, rate(start, method))
+    run = federation(SCENES.replace(lr=rate(start, method)), Way(STARTS[start], method, shots=shots))
     data = run.dataset
-    step = count_flops(run.model, classification_loss(data.prepare(data.x[: setup.batch_size])))
+    step = count_flops(run.model, classification_loss(data.prepare(data.x[: run.settings.batch_size])))
     trained = payload(run.model).trained
     yield Spent(0, accuracy(run, run.state, data.test_x, data.test_y), 0.0, 0.0, trained)
     while True:
@@ -79,13 +76,12 @@ def read_travel(result: Result) -> str:
 
 def travel_behind(method: str, start: str, shots: int) -> Sequence[Band]:
     """The recorded runs of the same start and methods."""
-    found = recorded("finetuning_strength")
-    if found is None or shots != 16:
+    found = grouped(recorded("finetuning_strength"))
+    if not found or shots != 16:
         return ()
     bands = []
     for name in dict.fromkeys((method, "full")):
-        runs = found["starts"][start]["runs"].get(name, [])
-        if runs:
+        if runs := found[start].get(name):
             bands.append(Band.of_curves(f"{name}", runs[0]["round"], [run["test"] for run in runs]))
     return bands
 
@@ -116,8 +112,8 @@ class Ends:
 
 def clients(shots: int, alpha: float, alone: bool) -> Iterator[Ends]:
     """One frame per third round."""
-    setup = dataclasses.replace(Setup(), shots=shots, alpha=alpha)
-    run = federation(setup, Way("vit_strong", "bias", local=alone), 0, 0.1 if alone else 0.03)
+    one = SCENES.replace(partition_options={"alpha": alpha, "min_size": 8}, lr=0.1 if alone else 0.03)
+    run = federation(one, Way("vit_strong", "bias", local=alone, shots=shots))
     if alone:  # as many local steps for each client as the federated run takes for all
         run = run.fork("alone", at=0, fraction=1.0)
     while True:

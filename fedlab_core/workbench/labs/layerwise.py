@@ -1,6 +1,5 @@
 """Notebook 06: the active block climbs through the network while it trains."""
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +12,7 @@ from fedlab_core.layerwise.evaluation import features, knn_accuracy
 from fedlab_core.layerwise.method import LayerWise
 from fedlab_core.layerwise.stages import Stage
 from fedlab_core.plots import layerwise as plots_layerwise
-from fedlab_core.studies.layerwise_runs import Setup, federation
+from fedlab_core.studies.layerwise_runs import DIGITS, changed, federation
 from fedlab_core.workbench.plan import Plan, Result
 
 RATES = {"layer_wise": 2e-3, "progressive": 2e-3, "end_to_end": 1e-3}
@@ -46,15 +45,14 @@ class Climbing:
 
 def climb(scheme: str, blocks: int, drop: float, stage_rounds: int) -> Mapping[str, Iterator[Climbing]]:
     """One frame per round."""
-    setup = Setup(stage=stage_rounds)
-    setup = dataclasses.replace(setup, model={**setup.model, "depth": blocks})
+    one = changed(DIGITS, RATES[scheme], blocks, scheme=scheme, drop=drop, rounds_per_stage=stage_rounds)
 
     def frames() -> Iterator[Climbing]:
-        run, rounds = federation(setup, 0, RATES[scheme], scheme=scheme, drop=drop)
+        run = federation(one)
         (model, rule), data = staged_run(run), run.dataset
-        batch = torch.zeros(setup.batch_size, *data.input_shape)
+        batch = torch.zeros(run.settings.batch_size or 1, *data.input_shape)
         whole = peak_memory(model, LayerWise(scheme="end_to_end"), batch).total
-        for number in range(rounds + 1):
+        for number in range(stage_rounds * blocks + 1):
             stage = rule.schedule.stage(max(0, number - 1), blocks)
             kept = rule.schedule.kept(stage, 0, max(1, number), 0, 0)
             memory = training_memory(model, rule, stage, batch, kept).total
