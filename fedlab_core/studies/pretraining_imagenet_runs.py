@@ -47,6 +47,7 @@ class Size:
         images: handed out to the clients.
         held_out: further images to choose rates by.
         tests: of the test set.
+        rounds, search_rounds: of the record's runs, and of those that only choose a rate.
         mixtures: of the clients' models of the last round.
         probe_lr: rate at which clients drift for one round from a given model, the same for both starts.
         level: test accuracy at which drift is compared as well.
@@ -58,6 +59,7 @@ class Size:
     held_out: int = 1000
     tests: int = 5000
     rounds: int = 12
+    search_rounds: int = 6
     mixtures: int = 12
     probe_lr: float = 0.1
     level: float = 0.2
@@ -73,6 +75,7 @@ def unit(experiment: Experiment, size: Size, start: str, rates: Mapping[str, int
     lrs = {skew: float(f"{10 ** (exponent / 2):.3g}") for skew, exponent in rates.items()}
     arm = start if len(rates) == len(SKEWS) else f"{start}, {next(iter(rates))}"
     one = sparse(experiment.replace(seed=seed))
+    size = replace(size, rounds=size.search_rounds) if seed == SEARCHED else size
     return Unit(arm, seed, {"experiment": one, "size": asdict(size), "start": start, "rates": lrs})
 
 

@@ -21,7 +21,7 @@ from fedlab_core.studies.queue import Record, gathered, missing
 pytest.importorskip("timm")
 DIGITS = Experiment("digits", clients=4, model="mlp", settings=Settings(1.0, epochs=1, batch_size=16, evaluate_every=1))
 SIZE = runs.Size(
-    unlabelled=200, images=300, held_out=100, tests=100, rounds=2, mixtures=3, level=0.1, first=-1,
+    unlabelled=200, images=300, held_out=100, tests=100, rounds=2, search_rounds=1, mixtures=3, level=0.1, first=-1,
     how=Distillation(enlarge=4, epochs=2, lr=0.01, batch_size=32),
 )  # fmt: skip
 
