@@ -1,7 +1,5 @@
 """Every recorded picture of a study has a name by which it is made again."""
 
-from pathlib import Path
-
 import pytest
 
 from fedlab_core.studies.__main__ import RECORDS, main
@@ -27,15 +25,3 @@ def test_names_are_checked_before_anything_runs(monkeypatch: pytest.MonkeyPatch,
     assert made == [] and "only the batch-norm study takes one" in capsys.readouterr().err
     assert main(["batchnorm_cifar", "--device", "cuda"]) == 0 and main(["layerwise_digits", "pretraining"]) == 0
     assert made == [("batchnorm_cifar", {"device": "cuda"}), ("layerwise_digits", {}), ("pretraining", {})]
-
-
-def test_a_study_of_standard_size_writes_a_picture_and_its_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from fedlab_core.studies import fedavg
-
-    data = {"title": "a", "target": 0.5, "metric": "test_accuracy", "runs": []}
-    monkeypatch.setitem(fedavg.RECORDS, "mnist", lambda folder: data)
-    monkeypatch.setattr(fedavg, "draw", lambda data: fedavg.plots.figure()[0])
-    assert fedavg.record("mnist", None, tmp_path) == data
-    assert {path.name for path in tmp_path.iterdir()} == {"fedavg_mnist.json", "fedavg_mnist.png"}

@@ -18,8 +18,9 @@ from fedlab_core.studies import (
     batchnorm_distributions,
     batchnorm_exact,
     batchnorm_runs,
-    fedavg,
+    fedavg_rounds,
     fedavg_tables,
+    fedavg_text,
     finetuning_runs,
     layerwise_runs,
     pretraining,
@@ -31,11 +32,10 @@ from fedlab_core.studies import (
 QUEUE = (
     *(pretraining_imagenet.RECORD, fedavg_tables.RECORD, batchnorm_distributions.RECORD, *attribution.RECORDS),
     *(study.record for module in (batchnorm_runs, finetuning_runs, layerwise_runs) for study in module.COMPARISONS),
-    batchnorm_exact.NO_NOISE,
+    *(batchnorm_exact.NO_NOISE, fedavg_rounds.STUDY.record, fedavg_text.RECORD),
 )
 """Records that are made of units, in the order in which `make records` works them off."""
 RECORDS: dict[str, Callable[[], Any]] = {
-    **{f"fedavg_{name}": partial(fedavg.record, name) for name in fedavg.RECORDS},
     "pretraining": pretraining.write_record,
     "pretraining_standard": pretraining_standard.write_record,
     **{record.name: partial(queue.work_off, [record]) for record in QUEUE},

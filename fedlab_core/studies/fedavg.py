@@ -2,13 +2,10 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 
-from fedlab_core import plots, probes
+from fedlab_core import probes
 from fedlab_core.costs import serialise, serialised_tensor_bytes
 from fedlab_core.data import Dataset, load_dataset
 from fedlab_core.federation import Federation
@@ -18,12 +15,13 @@ from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 from fedlab_core.state import State
 from fedlab_core.studies import fedavg_tables, fedavg_text, resume
-from fedlab_core.studies.claim import Claim, Measured, Range
-from fedlab_core.studies.fedavg_rounds import WORK, Rounds, mnist_standard, rounds_table, speed_ups
-from fedlab_core.studies.record import FIGURES, RUNS, recorded
-from fedlab_core.studies.tuning import curve
+from fedlab_core.studies.arms import by_arm, rates
+from fedlab_core.studies.claim import Claim, Measured, Range, headlined
+from fedlab_core.studies.fedavg_rounds import WORK, Rounds, rounds_table, speed_ups
+from fedlab_core.studies.record import recorded
 
-CHOSEN = "its one headline was picked with the record known"
+SET = "6897499, before the record"
+CHOSEN = f"{SET}; its one headline was picked with the record known"
 
 
 def figure_one(
@@ -90,8 +88,7 @@ def count_bytes(clients: int = 5) -> dict[str, int]:
 def rounds_claim(cells: Rounds | None = None) -> Claim:
     """Row 1: FedAvg needs fewer rounds than FedSGD on digits."""
     name = "E=5, B=10"
-    if cells is None:
-        cells, _ = rounds_table({key: WORK[key] for key in ("FedSGD", name)})
+    cells = rounds_table({key: WORK[key] for key in ("FedSGD", name)}) if cells is None else cells
     measured: dict[str, Measured] = {}
     for partition, label in (("iid", "IID"), ("shards", "2 shards")):
         measured[f"{label}: times fewer rounds"] = speed_ups(cells, name, partition)
@@ -100,62 +97,62 @@ def rounds_claim(cells: Rounds | None = None) -> Claim:
             edge = ", at the edge of the grid" if cell.at_edge else ""
             measured[f"{label}: {work} at lr {cell.lr}{edge}"] = list(cell.per_seed) or math.inf
     grid, seeds = cells[name, "iid"].grid, cells[name, "iid"].seeds
-    return Claim(
+    return headlined(
         "fedavg.rounds",
         f"Digits, 20 clients, C=0.25, 93 % test accuracy, best lr of {', '.join(map(str, grid))}: "
         f"FedAvg ({name}) needs fewer rounds than FedSGD",
-        "ours; McMahan et al. 2017, tables 2 and 4: 3 to 46 times on IID MNIST, 0.5 to 3.7 times on 2 shards",
-        "quick",
-        {"IID: times fewer rounds": Range(low=8)},
+        Range(low=8),
         measured,
-        seeds,
-        "IID: times fewer rounds",
-        f"6897499, before the record; {CHOSEN}",
-        360,
+        source="ours; McMahan et al. 2017, tables 2 and 4: 3 to 46 times on IID MNIST, 0.5 to 3.7 times on 2 shards",
+        size="quick",
+        seeds=seeds,
+        registered=CHOSEN,
+        test_size=360,
     )
 
 
 def figure_one_claim(lines: Mapping[str, Sequence[probes.LossLine]] | None = None) -> Claim:
     """Row 2: the midpoint is bad between independent starts and good between shared ones."""
     lines = figure_one() if lines is None else lines
-    headline = "independent: midpoint above the worse parent"
-    return Claim(
+    return headlined(
         "fedavg.figure_one",
         f"Digits, {len(lines['shared'])} pairs of 2NN with 600 examples each: averaging independent starts ruins both "
         "models, averaging a shared start does not",
-        "McMahan et al. 2017, figure 1 (MNIST, one pair: about 0.45 to 1.25, and 0.46 to 0.40, read off)",
-        "quick",
-        {headline: Range(low=0.5)},
+        Range(low=0.5),
         {
-            headline: [line.midpoint - max(line.parents) for line in lines["independent"]],
+            "independent: midpoint above the worse parent": [
+                line.midpoint - max(line.parents) for line in lines["independent"]
+            ],
             "shared: midpoint above the better parent": [line.midpoint - min(line.parents) for line in lines["shared"]],
         },
-        range(len(lines["shared"])),
-        headline,
-        f"6897499, before the record, of the least pair; {CHOSEN}",
+        source="McMahan et al. 2017, figure 1 (MNIST, one pair: about 0.45 to 1.25, and 0.46 to 0.40, read off)",
+        size="quick",
+        seeds=range(len(lines["shared"])),
+        registered=CHOSEN.replace(";", ", of the least pair;"),
     )
 
 
 def mnist_claim() -> Claim:
     """Row 4: rounds on MNIST, from the recorded run."""
-    cells = (recorded("fedavg_mnist") or {"cells": {}})["cells"]
-    measured: dict[str, Measured] = {}
-    for key, label in (("E=1, B=10, iid", "rounds, IID"), ("E=1, B=10, shards", "rounds, 2 shards")):
-        measured[label] = cells[key]["per_seed"] if key in cells else None
-    for key, cell in cells.items():
-        measured |= {f"{key}: rounds": cell["per_seed"], f"{key}: best lr": cell["lr"]}
-    return Claim(
+    data = recorded("fedavg_mnist")
+    lrs = rates(data)
+    found = {arm: [one["reached"] for one in runs] for arm, runs in by_arm(data).items()}
+    measured: dict[str, Measured] = {"rounds, IID": found.get("iid: E=1, B=10")}
+    measured["rounds, 2 shards"] = found.get("shards: E=1, B=10")
+    for arm, rounds in found.items():
+        partition, _, name = arm.partition(": ")
+        measured |= {f"{name}, {partition}: rounds": rounds, f"{name}, {partition}: best lr": lrs[arm]}
+    return headlined(
         "fedavg.mnist",
         "MNIST, standardised pixels, 2NN, 100 clients, C=0.1, E=1, B=10, best lr of a grid: rounds to 97 % as in the "
         "paper, within 25 %",
-        "McMahan et al. 2017, tables 1 and 4: 87 and 92 rounds IID, 664 and 831 on 2 shards",
-        "standard",
-        {"rounds, IID": Range(0.75 * 87, 1.25 * 92)},
+        Range(0.75 * 87, 1.25 * 92),
         measured,
-        next((cell["seeds"] for cell in cells.values()), ()),
-        "rounds, IID",
-        f"6897499, before the record; {CHOSEN}",
-        10_000,
+        source="McMahan et al. 2017, tables 1 and 4: 87 and 92 rounds IID, 664 and 831 on 2 shards",
+        size="standard",
+        seeds=(0, 1, 2) if found else (),
+        registered=CHOSEN,
+        test_size=10_000,
     )
 
 
@@ -170,7 +167,7 @@ def resume_claim() -> Claim:
         {"equal after a kill, of 20 runs": Range(20, 20), "equal after rewinding, of 20": Range(20, 20)},
         {"equal after a kill, of 20 runs": resume.killed(20), "equal after rewinding, of 20": resume.rewound(20)},
         (0,),
-        registered="6897499, before the record",
+        registered=SET,
     )
 
 
@@ -191,7 +188,7 @@ def bytes_claim() -> Claim:
         },
         found,
         (0,),
-        registered="6897499, before the record",
+        registered=SET,
     )
 
 
@@ -220,42 +217,3 @@ CLAIMS: dict[str, Callable[[], Claim]] = {
     "fedavg.bytes": bytes_claim,
     "fedavg.first_run": first_run_claim,
 }
-
-RECORDS: dict[str, Callable[[Path | None], dict[str, Any]]] = {
-    "mnist": mnist_standard,
-    "text": fedavg_text.standard,
-}
-"""Studies of standard size: folder of finished runs -> data."""
-
-
-def record(name: str, folder: Path | None = RUNS, out: Path = FIGURES) -> dict[str, Any]:
-    """Runs one study of standard size and writes its picture and its data.
-
-    Args:
-        name: a key of `RECORDS`.
-        folder: where finished runs are kept.
-        out: where the picture and its data go.
-    """
-    data = RECORDS[name](folder)
-    plots.save(draw(data), out / f"fedavg_{name}", data)
-    return data
-
-
-def draw(data: Mapping[str, Any]) -> Figure:
-    """The recorded curves: a panel per partition, a line per run at the best learning rate."""
-    metric = data["metric"]
-    panels = list(dict.fromkeys(run["partition"] for run in data["runs"]))
-    fig, axes = plots.figure(1, len(panels), (4.2 * len(panels), 3.2))
-    for ax, panel in zip(axes[0], panels, strict=True):
-        for index, run in enumerate(one for one in data["runs"] if one["partition"] == panel):
-            settings = run["experiment"]["settings"]
-            name = f"{run['work']}, lr {settings['lr']:g}, seed {settings['seed']}"
-            plots.curves(ax, [plots.Line(name, curve(run, metric), index=index)], metric)
-        if "target" in data:
-            ax.axhline(data["target"], color="0.35", linewidth=1, linestyle=":", label=f"target {data['target']:g}")
-        if metric == "test_accuracy":
-            ax.set_ylim(0.8 if data["target"] > 0.9 else 0, 1)
-        ax.set_title(panel)
-        ax.legend()
-    fig.suptitle(data["title"], fontsize=10)
-    return fig

@@ -128,8 +128,7 @@ def unit(row: Row, exponent: int, seed: int, most: int) -> Unit:
 def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
     """A unit: rounds to the target, and the curve."""
     one = full(settings["experiment"]).replace(device=device)
-    found = tuning.run(one, settings["target"], settings["most"], stop=stop)
-    return {name: found[name] for name in ("reached", "done", "round", "test_accuracy")}
+    return tuning.run(one, settings["target"], settings["most"], stop=stop)
 
 
 def searched(row: Row, done: Results) -> tuple[list[Unit], int | None]:

@@ -1,16 +1,18 @@
 """A character LSTM, one client per natural author: rounds FedAvg needs for FedSGD's best bits per character."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fedlab_core.experiment import Experiment
 from fedlab_core.settings import Settings
-from fedlab_core.studies.claim import Claim, Measured, Range
-from fedlab_core.studies.record import once, recorded
+from fedlab_core.studies import tuning
+from fedlab_core.studies.arms import by_arm, rates
+from fedlab_core.studies.claim import Claim, Measured, Range, headlined
+from fedlab_core.studies.fedavg_rounds import draw
+from fedlab_core.studies.queue import Record, Results, Unit, sparse
+from fedlab_core.studies.record import recorded
 from fedlab_core.studies.statistics import ratios
 from fedlab_core.studies.tuning import run, tune
 
@@ -27,7 +29,7 @@ TEXT = Experiment(
 
 FEDSGD_GRID = (4.64, 10.0, 21.5)
 FEDAVG_GRID = (2.15, 4.64, 10.0)
-TIMES = "times fewer rounds"
+TIMES, SEEDS, ROUNDS, EVERY = "times fewer rounds", (0, 1, 2), 40, 5
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,6 @@ class Race:
         edges: for FedSGD and FedAvg, whether the best rate is at the edge of its grid.
         rounds: of FedSGD.
         seeds: of partition, initial weights, sampling and batches.
-        notes: which text it was, with its hash.
     """
 
     bits: tuple[float, ...]
@@ -52,30 +53,22 @@ class Race:
     edges: tuple[bool, bool]
     rounds: int
     seeds: tuple[int, ...]
-    notes: str
 
     @property
     def ratios(self) -> list[float] | None:
-        """`ratio` seed by seed."""
+        """FedSGD's rounds over FedAvg's, seed by seed; None if FedAvg did not get there with every seed."""
         return ratios(self.fedsgd, self.fedavg) if self.fedavg else None
-
-    @property
-    def ratio(self) -> float | None:
-        """FedSGD's rounds over FedAvg's, means over the seeds; None if FedAvg did not get there with every seed."""
-        return sum(self.fedsgd) / sum(self.fedavg) if self.fedavg else None
 
 
 def race(
     experiment: Experiment = TEXT,
-    rounds: int = 40,
+    rounds: int = ROUNDS,
     *,
     fedsgd_grid: Sequence[float] = FEDSGD_GRID,
     fedavg_grid: Sequence[float] = FEDAVG_GRID,
-    seeds: Sequence[int] = (0, 1, 2),
-    every: int = 5,
-    root: str | Path | None = None,
-    folder: Path | None = None,
-) -> tuple[Race, list[dict[str, Any]]]:
+    seeds: Sequence[int] = SEEDS,
+    every: int = EVERY,
+) -> Race:
     """Runs FedSGD for `rounds` rounds at each learning rate, then FedAvg until it has FedSGD's best loss.
 
     Both learning rates are tuned on the test loss, as the paper does (section 3). The loss of a seed is compared with
@@ -85,98 +78,88 @@ def race(
         experiment: the setting of FedAvg's local work.
         rounds: FedSGD's budget; FedAvg has the same.
         every: rounds between two evaluations of FedSGD; in between the curve is interpolated.
-        folder: where finished runs are kept.
-
-    Returns:
-        The result, and the runs at the best rates: FedSGD's, then FedAvg's, one per seed each.
     """
-    slow = {}
-    for lr in fedsgd_grid:
-        for seed in seeds:
-            one = experiment.replace(method="fedsgd", lr=lr, seed=seed, evaluate_every=every)
-            make = partial(run, one, 0.0, rounds, lower=True, metric="test_loss", root=root)
-            slow[lr, seed] = once(f"{one.key}-fedsgd-{rounds}", make, folder)
-    lows = {key: min(found["test_loss"]) for key, found in slow.items()}
-    best = min(fedsgd_grid, key=lambda lr: sum(lows[lr, seed] for seed in seeds))
-    chosen = [slow[best, seed] for seed in seeds]
-    reached = [found["round"][found["test_loss"].index(min(found["test_loss"]))] for found in chosen]
-    targets = {seed: lows[best, seed] for seed in seeds}
-    options: dict[str, Any] = {"lower": True, "metric": "test_loss", "root": root, "folder": folder}
-    tuned, found = tune(experiment, targets, rounds, grid=fedavg_grid, seeds=seeds, **options)
-    result = Race(
-        bits=tuple(low / math.log(2) for low in targets.values()),
-        fedsgd=tuple(reached),
-        fedavg=tuned.per_seed,
-        fedsgd_lr=best,
-        fedavg_lr=tuned.lr,
-        edges=(best in (fedsgd_grid[0], fedsgd_grid[-1]), tuned.at_edge),
-        rounds=rounds,
-        seeds=tuple(seeds),
-        notes=experiment.load_data(root).notes,
-    )
-    return result, chosen + found
+    slow = experiment.replace(method="fedsgd", evaluate_every=every)
+    found = {
+        lr: [run(slow.replace(lr=lr, seed=seed), 0.0, rounds, "test_loss") for seed in seeds] for lr in fedsgd_grid
+    }
+    best = min(found, key=lambda lr: sum(min(one["test_loss"]) for one in found[lr]))
+    lows = [min(one["test_loss"]) for one in found[best]]
+    targets = dict(zip(seeds, lows, strict=True))
+    tuned, _ = tune(experiment, targets, rounds, grid=fedavg_grid, seeds=seeds, metric="test_loss")
+    edges = best in (fedsgd_grid[0], fedsgd_grid[-1]), tuned.at_edge
+    bits, spent = tuple(low / math.log(2) for low in lows), tuple(map(_lowest, found[best]))
+    return Race(bits, spent, tuned.per_seed, best, tuned.lr, edges, rounds, tuple(seeds))
+
+
+def _lowest(one: Mapping[str, Any]) -> int:
+    """The round with the lowest loss."""
+    return one["round"][one["test_loss"].index(min(one["test_loss"]))]
 
 
 def claim(result: Race | None = None) -> Claim:
     """Row 3: the ratio of rounds on the text that Python brings along."""
-    result = race()[0] if result is None else result
+    result = race() if result is None else result
     sizes = {"FedSGD": (result.fedsgd, result.fedsgd_lr), "FedAvg": (result.fedavg, result.fedavg_lr)}
     measured: dict[str, Measured] = {TIMES: result.ratios}
     for (name, (rounds, lr)), edge in zip(sizes.items(), result.edges, strict=True):
         measured[f"{name} at lr {lr}{', at the edge of the grid' if edge else ''}: rounds"] = list(rounds) or math.inf
-    measured["bits per character"] = list(result.bits)
-    return Claim(
+    return headlined(
         "fedavg.text",
         f"Python's documentation, one client per topic, small LSTM: rounds to the best bits per character of FedSGD "
         f"within {result.rounds} rounds; FedAvg (E=5, B=10) needs fewer",
-        "McMahan et al. 2017: 95 times fewer on Shakespeare (table 2), 23 times on posts (figure 5)",
-        "quick",
-        {TIMES: Range(low=1)},
-        measured,
-        result.seeds,
-        TIMES,
-        "6897499, before the record",
+        Range(low=1),
+        measured | {"bits per character": list(result.bits)},
+        source="McMahan et al. 2017: 95 times fewer on Shakespeare (table 2), 23 times on posts (figure 5)",
+        size="quick",
+        seeds=result.seeds,
+        registered="6897499, before the record",
     )
 
 
 def shakespeare_claim() -> Claim:
     """Row 3 on Shakespeare, one client per speaking role, from the recorded run."""
-    record = recorded("fedavg_text") or {}
-    found = record.get("race", {})
-    names = ("fedsgd", "fedavg", "fedsgd_lr", "fedavg_lr", "edges", "bits")
-    fedsgd, fedavg, fedsgd_lr, fedavg_lr, edges, bits = (found.get(name) for name in names)
-    return Claim(
+    data = recorded("fedavg_text")
+    runs, lrs = by_arm(data), rates(data)
+    slow, fast = runs.get(FEDSGD, ()), runs.get(FEDAVG, ())
+    edges = {FEDSGD: FEDSGD_GRID, FEDAVG: FEDAVG_GRID}
+    return headlined(
         "fedavg.shakespeare",
         "Tiny Shakespeare (1,500 lines), one client per speaking role, the same small LSTM and the same race",
-        "McMahan et al. 2017, table 2: 95 times fewer (866,578 parameters, all of Shakespeare, to 54 %)",
-        "standard",
-        {TIMES: Range(low=1)},
+        Range(low=1),
         {
-            TIMES: ratios(fedsgd, fedavg) if fedavg else None,
-            "bits per character": bits,
-            "FedSGD: best lr": fedsgd_lr,
-            "FedAvg: best lr": fedavg_lr,
-            "a best rate at the edge of its grid": None if edges is None else float(any(edges)),
+            TIMES: ratios([*map(_lowest, slow)], [one["reached"] for one in fast]) if fast else None,
+            "bits per character": [min(one["test_loss"]) / math.log(2) for one in slow] or None,
+            "FedSGD: best lr": lrs.get(FEDSGD),
+            "FedAvg: best lr": lrs.get(FEDAVG),
+            "a best rate at the edge of its grid": None
+            if not lrs
+            else float(any(lrs[arm] in (grid[0], grid[-1]) for arm, grid in edges.items())),
         },
-        found.get("seeds", ()),
-        TIMES,
-        "6897499, before the record",
+        source="McMahan et al. 2017, table 2: 95 times fewer (866,578 parameters, all of Shakespeare, to 54 %)",
+        size="standard",
+        seeds=SEEDS if data else (),
+        registered="6897499, before the record",
     )
 
 
-def standard(folder: Path | None = None) -> dict[str, Any]:
-    """The race on Shakespeare's roles, where the text is in the data root: 40 rounds of FedSGD, 3 seeds.
+FEDSGD, FEDAVG = "natural: FedSGD", "natural: FedAvg"
 
-    Raises:
-        FileNotFoundError: the text is not there.
-    """
-    roles = TEXT.replace(dataset="shakespeare", engine="auto")
-    result, found = race(roles, folder=folder)
-    works = {"fedsgd": "FedSGD", "fedavg": "FedAvg"}
-    runs = [{"work": works[one["experiment"]["method"]], "partition": "natural", **one} for one in found]
-    return {
-        "title": "LSTM on the roles of Shakespeare",
-        "metric": "test_loss",
-        "race": asdict(result) | {"ratio": result.ratio},
-        "runs": runs,
-    }
+
+def _unit(arm: str, seed: int, target: float) -> Unit:
+    """One run on Shakespeare's roles, at the best rate of its grid for both."""
+    one = TEXT.replace(dataset="shakespeare", engine="auto", lr=10.0, seed=seed)
+    one = one.replace(method="fedsgd", evaluate_every=EVERY) if arm == FEDSGD else one
+    settings = {"experiment": sparse(one), "target": target, "rounds": ROUNDS, "metric": "test_loss"}
+    return Unit(arm, seed, settings)
+
+
+def plan(done: Results) -> list[Unit]:
+    """FedSGD's runs, and FedAvg's to the best loss that these had."""
+    slow = [_unit(FEDSGD, seed, 0.0) for seed in SEEDS]
+    if any(unit.key not in done for unit in slow):
+        return slow
+    return slow + [_unit(FEDAVG, unit.seed, min(done[unit.key]["test_loss"])) for unit in slow]
+
+
+RECORD = Record("fedavg_text", "LSTM on the roles of Shakespeare", plan, tuning.make, draw, SEEDS)

@@ -1,17 +1,15 @@
 """Rounds to a target with the learning rate tuned per setting, as McMahan et al. (2017, section 3) measure them."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import partial
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from fedlab_core.costs import Costs
 from fedlab_core.experiment import Experiment
 from fedlab_core.history import Record, rounds_to_target
 from fedlab_core.round import while_finite
-from fedlab_core.studies.record import Stopped, once
+from fedlab_core.studies.queue import Stop, full
+from fedlab_core.studies.record import Stopped
 
 GRID = (0.0464, 0.1, 0.215, 0.464, 1.0, 2.15)
 """Learning rates a factor 10^(1/3) apart, the paper's coarser grid (section 3)."""
@@ -38,15 +36,6 @@ class Tuned:
     seeds: tuple[int, ...]
     most: int
 
-    def __str__(self) -> str:
-        if self.lr is None:
-            return f"did not reach (> {self.most})"
-        return f"{self.rounds:.1f}{'*' if self.at_edge else ''}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain data that `json` can write; null for a target never reached."""
-        return asdict(self) | {"rounds": self.rounds if math.isfinite(self.rounds) else None}
-
 
 def negated(history: Sequence[Record], metric: str) -> list[Record]:
     """The records with the metric's sign changed, so that lower values count as better."""
@@ -54,29 +43,21 @@ def negated(history: Sequence[Record], metric: str) -> list[Record]:
 
 
 def run(
-    experiment: Experiment,
-    target: float,
-    most: int,
-    *,
-    lower: bool = False,
-    metric: str = "test_accuracy",
-    root: str | Path | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    experiment: Experiment, target: float, most: int, metric: str = "test_accuracy", stop: Stop = lambda: False
 ) -> dict[str, Any]:
     """One run until the target is reached, `most` rounds are done, or the loss is not finite.
 
     Args:
-        lower: the metric is one that falls, such as "test_loss".
+        metric: "test_accuracy", or "test_loss", which falls to its target.
         stop: asked after every round.
 
     Returns:
-        Plain data: rounds to the target (null if not reached), rounds done, and per evaluated round the metric, plus
-        the costs of the whole run.
+        Plain data: rounds to the target (null if not reached), rounds done, and per evaluated round the metric.
 
     Raises:
         Stopped: it was asked to stop.
     """
-    federation = experiment.build(root)
+    federation, lower = experiment.build(), metric == "test_loss"
     for record in while_finite(federation.rounds(most)):
         if stop():
             raise Stopped(f"after round {record.round}")
@@ -87,21 +68,17 @@ def run(
     reached = rounds_to_target(negated(history, metric) if lower else history, -target if lower else target, metric)
     values = {r.round: r.metrics[metric] for r in history if math.isfinite(r.metrics.get(metric, math.nan))}
     return {
-        "experiment": experiment.to_json(),
         "reached": reached if math.isfinite(reached) else None,
         "done": federation.round,
         "round": list(values),
         metric: [round(value, 5) for value in values.values()],
-        "costs": asdict(history[-1].total) | {"bytes": history[-1].total.bytes},
     }
 
 
-def curve(found: dict[str, Any], metric: str = "test_accuracy") -> list[Record]:
-    """The records of a run from `run`, as far as it keeps them: rounds and the metric, for `plots.curves`."""
-    lr = found["experiment"]["settings"]["lr"]
-    return [
-        Record(r, lr, {metric: v}, Costs(), Costs(), []) for r, v in zip(found["round"], found[metric], strict=True)
-    ]
+def make(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
+    """A unit of a record, see `run`."""
+    one = full(settings["experiment"]).replace(device=device)
+    return run(one, settings["target"], settings["rounds"], settings["metric"], stop)
 
 
 def tune(
@@ -111,10 +88,7 @@ def tune(
     *,
     grid: Sequence[float] = GRID,
     seeds: Sequence[int] = (0, 1, 2),
-    lower: bool = False,
     metric: str = "test_accuracy",
-    root: str | Path | None = None,
-    folder: Path | None = None,
 ) -> tuple[Tuned, list[dict[str, Any]]]:
     """The learning rate with the fewest rounds to a target, averaged over the seeds, by an exact race.
 
@@ -126,7 +100,6 @@ def tune(
         target, most: see `run`; the target may differ between seeds.
         grid: learning rates, ascending.
         seeds: of partition, initial weights, sampling and batches.
-        folder: where finished runs are kept, so that a killed race goes on; None keeps nothing.
 
     Returns:
         The result, and the runs (see `run`) of the best rate.
@@ -141,22 +114,11 @@ def tune(
         tried, total = [], 0.0
         for seed in seeds:
             allowed = most if math.isinf(best) else min(most, math.ceil(best - total))
-            one = experiment.replace(lr=lr, seed=seed)
-            make = partial(run, one, targets[seed], allowed, lower=lower, metric=metric, root=root)
-            key = one.replace(engine="loop").key  # engines agree, so a race may go on with another one
-            tried.append(once(f"{key}-{targets[seed]:.6g}-{allowed}", make, folder))
+            tried.append(run(experiment.replace(lr=lr, seed=seed), targets[seed], allowed, metric))
             total += math.inf if tried[-1]["reached"] is None else tried[-1]["reached"]
             if total >= best:
                 break
         else:
             best, winner, runs = total, lr, tried
-    result = Tuned(
-        rounds=best / len(seeds),
-        lr=winner,
-        per_seed=tuple(one["reached"] for one in runs),
-        at_edge=winner in (grid[0], grid[-1]),
-        grid=tuple(grid),
-        seeds=tuple(seeds),
-        most=most,
-    )
-    return result, runs
+    per_seed, edge = tuple(one["reached"] for one in runs), winner in (grid[0], grid[-1])
+    return Tuned(best / len(seeds), winner, per_seed, edge, tuple(grid), tuple(seeds), most), runs
