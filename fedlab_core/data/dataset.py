@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -271,9 +271,7 @@ class Dataset:
         if self.x.dtype == torch.uint8:
             x = x.to(torch.float32, copy=True).div_(255)
         shape = (-1, 1, 1) if self.kind == "image" else (-1,)
-        mean, std = (
-            torch.tensor(values, dtype=x.dtype, device=x.device).view(shape) for values in (self.mean, self.std)
-        )
+        mean, std = (_constants(values, x.dtype, x.device).view(shape) for values in (self.mean, self.std))
         return x.sub_(mean).div_(std) if self.x.dtype == torch.uint8 else x.sub(mean).div_(std)
 
     def subset(self, n: int, test_n: int | None = None, seed: int = 0) -> Dataset:
@@ -327,3 +325,8 @@ class Dataset:
         counts = f"{len(self.x)} train{held} / {len(self.test_x)} test"
         targets = f"{self.num_classes} classes" if self.classes else f"{self.outputs} target values"
         return f"Dataset({self.name}: {counts}, {what}, {targets}{clients}; {self.notes})"
+
+
+@lru_cache(maxsize=16)
+def _constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor(values, dtype=dtype, device=device)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fedlab_core.data import Dataset
 from fedlab_core.local.draws import AddressedDraws
 from fedlab_core.local.factored import factored
-from fedlab_core.local.fitness import in_precision, model_dtype
+from fedlab_core.local.fitness import in_precision
 from fedlab_core.local.optimisers import moments, recall
 from fedlab_core.local.work import Context, LocalMethod, Stopped, Task, Update, Work, task_loss
 from fedlab_core.randomness import generator
@@ -258,4 +258,4 @@ def as_input(work: Work, x: Tensor) -> Tensor:
     if not x.is_floating_point():
         return x.to(work.settings.device)
     layout = work.memory_format if x.ndim == 4 else torch.preserve_format
-    return x.to(work.settings.device, model_dtype(work.model, work.settings), memory_format=layout)
+    return x.to(work.settings.device, work.dtype, memory_format=layout)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fedlab_core.data import Dataset
-from fedlab_core.local.fitness import Traits
+from fedlab_core.local.fitness import Traits, model_dtype
 from fedlab_core.partition import Partition
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
@@ -57,6 +57,11 @@ class Work:
     def memory_format(self) -> torch.memory_format:
         """The layout of images and of convolutions' weights."""
         return self.settings.memory_format if self.traits.channels_last else torch.contiguous_format
+
+    @functools.cached_property
+    def dtype(self) -> torch.dtype:
+        """The type that the model computes in."""
+        return model_dtype(self.model, self.settings)
 
 
 class Stopped(Exception):

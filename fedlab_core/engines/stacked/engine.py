@@ -49,6 +49,7 @@ class StackedEngine:
         self.workers, self.largest = workers, largest
         self._split: tuple[nn.Module, bool] | None = None
         self._pace = Pace(cores())
+        self._threads = ThreadsEngine(workers)
         self._networks: queue.SimpleQueue[tuple[nn.Module, Fold]] = queue.SimpleQueue()
 
     @contextlib.contextmanager
@@ -113,7 +114,9 @@ class StackedEngine:
         together = EVALUATED if work.settings.device != "cpu" or is_dense(work.model) else 1
         own = work.dataset.loss is not None or list(work.dataset.metrics.values()) != [accuracy]
         if together == 1 or len(states) == 1 or own or work.traits.random:
-            return ThreadsEngine(workers).evaluate(work, states, split)
+            if self._threads.workers != workers:
+                self._threads = ThreadsEngine(workers)
+            return self._threads.evaluate(work, states, split)
         work = _contiguous(work)
         batches = evaluation_batches(work, split)
         parts = min(workers, len(batches))
