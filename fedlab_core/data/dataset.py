@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from numbers import Integral, Real
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from fedlab_core import check
 from fedlab_core.data import checks
 from fedlab_core.data.arrays import fields
 from fedlab_core.data.examples import read_examples
-from fedlab_core.data.measures import LOSSES, Measure, absolute_error, accuracy
+from fedlab_core.data.measures import LOSSES, Measure, absolute_error, accuracy, constants
 from fedlab_core.randomness import generator
 
 ACCURACY: dict[str, Measure] = {"accuracy": accuracy}
@@ -271,7 +271,7 @@ class Dataset:
         if self.x.dtype == torch.uint8:
             x = x.to(torch.float32, copy=True).div_(255)
         shape = (-1, 1, 1) if self.kind == "image" else (-1,)
-        mean, std = (_constants(values, x.dtype, x.device).view(shape) for values in (self.mean, self.std))
+        mean, std = (constants(values, x.dtype, x.device).view(shape) for values in (self.mean, self.std))
         return x.sub_(mean).div_(std) if self.x.dtype == torch.uint8 else x.sub(mean).div_(std)
 
     def subset(self, n: int, test_n: int | None = None, seed: int = 0) -> Dataset:
@@ -325,8 +325,3 @@ class Dataset:
         counts = f"{len(self.x)} train{held} / {len(self.test_x)} test"
         targets = f"{self.num_classes} classes" if self.classes else f"{self.outputs} target values"
         return f"Dataset({self.name}: {counts}, {what}, {targets}{clients}; {self.notes})"
-
-
-@lru_cache(maxsize=16)
-def _constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor(values, dtype=dtype, device=device)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 IGNORE = -100  # target of padded positions: the default ignore_index of torch's cross-entropy
@@ -45,3 +47,9 @@ def _difference(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 LOSSES: dict[str, Measure] = {"mse": squared_error}
+
+
+@functools.lru_cache(maxsize=16)
+def constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor of a data set's mean or standard deviations, made once."""
+    return torch.tensor(values, dtype=dtype, device=device)
