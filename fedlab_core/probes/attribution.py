@@ -9,6 +9,7 @@ over the sets T that i is in.
 
 import itertools
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
@@ -275,7 +276,7 @@ class Twin:
         return self.healed[measure] - self.federated[measure]
 
 
-def twin_round(federation: Federation, round: int, cause: str) -> Twin:
+def twin_round(federation: Federation, round: int, cause: str, stop: threading.Event | None = None) -> Twin:
     """Plays a round of a run twice from the same model: with every cause on, and with one of them switched off.
 
     The first twin is a round of `Cell`. Where all clients take part and all batches are full, it is the run's own
@@ -284,9 +285,11 @@ def twin_round(federation: Federation, round: int, cause: str) -> Twin:
     Args:
         federation: a run of FedAvg; it is left alone.
         round: from 1 on.
+        stop: once set, the round is given up.
 
     Raises:
         ValueError: an unknown cause, or a run that the cells cannot express.
+        InterruptedError: stopped.
     """
     if cause not in CAUSES:
         raise ValueError(f"cause={cause!r}, accepted: one of {list(CAUSES)}")
@@ -296,10 +299,12 @@ def twin_round(federation: Federation, round: int, cause: str) -> Twin:
     if type(method) is not FedAvg:
         raise ValueError(f"method={method.name!r}: its own rules are no part of the cells, accepted: 'FedAvg'")
     names = federation.trained_names
-    twins = [
-        federation.fork("twin", at=round - 1, method=Cell(on), evaluate_every=1).run(1)
-        for on in (CAUSES, tuple(c for c in CAUSES if c != cause))
-    ]
+    twins = []
+    for on in (CAUSES, tuple(c for c in CAUSES if c != cause)):
+        twin = federation.fork("twin", at=round - 1, method=Cell(on), evaluate_every=1, evaluate_clients=False)
+        if not list(twin.rounds(1, stop=stop)):
+            raise InterruptedError
+        twins.append(twin)
     start, (one, other) = federation.state_at(round - 1), [twin.state for twin in twins]
     measured = [{n: v for n, v in twin.history[-1].metrics.items() if n.startswith("test_")} for twin in twins]
     return Twin(round, cause, distance(start, one, names), distance(one, other, names), *measured)

@@ -22,11 +22,11 @@ from fedlab_core.workbench.pictures import Shown
 from fedlab_core.workbench.runs import Run, changes, describe, unique
 from fedlab_core.workbench.tabs import CLIENTS, COSTS, CURVES, View, curves_view
 from fedlab_core.workbench.training import begin, train, train_reference
-from fedlab_core.workbench.views import drift
+from fedlab_core.workbench.views import drift, twins
 from fedlab_core.workbench.views.probes import BASIN, STABILITY
 from fedlab_core.workbench.worker import Busy, Worker
 
-BUILT_IN = (CURVES, CLIENTS, drift.VIEW, STABILITY, BASIN, COSTS)
+BUILT_IN = (CURVES, CLIENTS, drift.VIEW, STABILITY, BASIN, twins.VIEW, COSTS)
 
 
 class Workbench(Shown):
@@ -45,7 +45,7 @@ class Workbench(Shown):
 
     Args:
         experiment: the first settings, or a federation.
-        views: further views, after Curves, Clients, Drift, Stability, Basin and Costs.
+        views: further views, after `BUILT_IN`.
         rounds: how many rounds Run trains, at first.
         band: whether sampled clients' own models are evaluated, to draw their band.
         reference: whether the centralised reference is trained beside the run.
@@ -300,7 +300,7 @@ class Workbench(Shown):
                 run = begin(experiment, self.catalog, given, self.share_mib, self._display, self._worker)
                 self._advice.trials.check(experiment)
                 self._display.add(run)
-                self._display.draw()
+                self._display.draw(live=True)
                 self._advice.compare()
             self._worker.training = True
             keep = functools.partial(self._keeper.keep, self.runs, run)

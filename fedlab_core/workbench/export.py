@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from fedlab_core.about import versions
 from fedlab_core.experiment import Experiment
 from fedlab_core.glossary import GLOSSARY
-from fedlab_core.settings import Settings
 from fedlab_core.workbench.pictures import png
+from fedlab_core.workbench.plan import experiment_code
 from fedlab_core.workbench.runs import Run, runs_to_frame, runs_to_json
 from fedlab_core.workbench.tabs import View, costs_view, curves_view
 
@@ -115,8 +115,7 @@ def code(run: Run) -> str:
     lines = ["from fedlab_core.experiment import Experiment"]
     if rest:
         lines.append("from fedlab_core.methods import build_method")
-    lines += ["from fedlab_core.settings import Settings", ""]
-    lines += [f"experiment = {_call(first)}", f"federation = experiment.build().run({ends[0]})"]
+    lines += ["", f"experiment = {experiment_code(first)}", f"federation = experiment.build().run({ends[0]})"]
     before = first
     for (after, experiment), end in zip(rest, ends[1:], strict=True):
         old, new = before.settings.to_json(), experiment.settings.to_json()
@@ -151,16 +150,6 @@ def page(run: Run, runs: Sequence[Run], figure: Figure | None) -> str:
     parts.append(f"<h2>Terms</h2><dl>{terms}</dl><p>{html.escape(json.dumps(versions()))}</p>")
     data = json.dumps(runs_to_json(runs), allow_nan=False).replace("</", "<\\/")
     return PAGE.format(title=html.escape(run.name), body="".join(parts), data=data)
-
-
-def _call(experiment: Experiment) -> str:
-    """An experiment as it is written in code, without what is as usual."""
-    usual, plain = Experiment().to_json(), experiment.to_json()
-    words = [f"{n}={v!r}" for n, v in plain.items() if n != "settings" and usual[n] != v]
-    first = Settings().to_json()
-    inner = [f"{name}={value!r}" for name, value in plain["settings"].items() if first[name] != value]
-    words.append(f"settings=Settings({', '.join(inner)})")
-    return f"Experiment({', '.join(words)})"
 
 
 def _flat(experiment: Experiment) -> dict[str, Any]:

@@ -89,9 +89,9 @@ def costs_view(run: Run, round: int) -> Figure:
 
 
 def waiting_view(dataset: Dataset, partition: Partition, name: str = "") -> Figure:
-    """What is shown before the first round, of a run by its name: who will hold what."""
+    """What is shown before the first round, of a run by its name: who will hold what (its own without counts)."""
     fig, ((ax,),) = plots.figure(1, 1, SIZE)
-    if dataset.kind == "image" and dataset.num_classes <= 40:
+    if dataset.kind == "image" and dataset.num_classes <= 40 and not name:
         plots.holdings_heatmap(ax, label_counts(partition, dataset.y, dataset.num_classes), dataset.classes)
     else:
         draw_holdings(ax, dataset, partition)
