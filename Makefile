@@ -1,6 +1,6 @@
 # make lab and make test are the two commands; `make help` lists the rest.
 .DEFAULT_GOAL := help
-.PHONY: help lab test test-lowest types check notebooks faults book bench claims record records clean
+.PHONY: help lab test test-lowest types check notebooks faults book replays bench claims record records clean
 
 # The interpreter that creates .venv: the first one found that is new enough, or `make lab PYTHON=/path/to/python`.
 NEW_ENOUGH = import sys, venv; sys.exit(sys.version_info < (3, 11))
@@ -44,6 +44,9 @@ faults: $(INSTALLED)  ## kill, interrupt, damage, fill the disk and call with no
 
 book: $(INSTALLED)  ## build the book, a static site, into build/book/html (warnings are errors; executes nothing)
 	$(VENV_PYTHON) tools/book.py $(ARGS)
+
+replays: $(INSTALLED)  ## record the run of each lab that the book plays, docs/replays (ARGS=NAME records one)
+	OMP_NUM_THREADS=1 PYTHONPATH=. $(VENV_PYTHON) -m tools.replays $(ARGS)
 
 bench: $(INSTALLED)  ## time rounds against a plain PyTorch loop and write figures/bench.json (QUICK=1: minutes, no file)
 	$(VENV_PYTHON) -m benchmarks $(if $(QUICK),--quick )$(ARGS)

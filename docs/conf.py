@@ -45,6 +45,7 @@ python_maximum_signature_line_length = 88
 html_theme = "furo"
 html_static_path = ["_static"]
 html_css_files = ["book.css"]
+html_js_files = ["player.js"]
 html_show_sphinx = False
 html_copy_source = False
 pygments_style = "friendly"

@@ -117,7 +117,7 @@ def report(options: argparse.Namespace) -> int:
     if not shown.federation.history:
         raise refuse("RUN", str(options.run), "a run that has begun")
     shown.overlaid.append(shown)
-    files.write(path, page(shown, [shown], None).encode())
+    files.write(path, page(shown, [shown], None, whole("--replayed", options.replayed, 0)).encode())
     print(path)
     return 0
 
@@ -232,6 +232,9 @@ def parser() -> argparse.ArgumentParser:
     made = command(report)
     made.add_argument("run", type=Path, metavar="RUN", help="a folder that `run` made")
     made.add_argument("--out", type=Path, help=f"the file to write, by default {REPORT} in the folder")
+    made.add_argument(
+        "--replayed", type=int, default=12, help="rounds trained once more to show updates, 12; 0 for none"
+    )
     _add_own(made)
     command(check)
     made = command(lab)

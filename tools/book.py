@@ -76,6 +76,7 @@ def assemble(target: Path) -> None:
         for file in ROOT.glob(pattern):
             (target / file.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, target / file.relative_to(ROOT))
+    replays(target)
     architecture().savefig(target / "figures" / "architecture.svg", metadata={"Date": None})
     claims = json.loads((ROOT / "figures" / "claims.json").read_text(encoding="utf-8"))
     (target / "gallery.md").write_text(gallery(claims, sorted((ROOT / "figures").glob("*.png"))), encoding="utf-8")
@@ -86,6 +87,40 @@ def assemble(target: Path) -> None:
     for file in sorted([*target.rglob("*.md"), *target.rglob("*.ipynb")]):
         text = file.read_text(encoding="utf-8")
         file.write_text(re.sub(r"(?<!!)\[([^]\[]*)\]\(([^)\s#:]+)\)", partial(unlinked, file), text), encoding="utf-8")
+
+
+def replays(target: Path) -> None:
+    """Put the player and what it plays beside the pages, a page of all replays, and each below its lab in a chapter."""
+    folder = target / "_static" / "replays"
+    folder.mkdir()
+    shutil.copy(ROOT / "fedlab_core" / "workbench" / "player.js", target / "_static")
+    parts = [
+        "# Replays\n\nEach lab's run at its first settings, recorded. Move the slider with finger, mouse or arrow "
+        "keys, or press ▶; nothing is computed here. In a notebook the labs are live, with knobs.\n"
+    ]
+    for file in sorted((ROOT / "docs" / "replays").glob("*.json")):
+        content = file.read_text(encoding="utf-8")
+        script = f"fedlabReplay({json.dumps(file.stem)}, {content});\n"
+        (folder / f"{file.stem}.js").write_text(script, encoding="utf-8")
+        parts.append(f"## {json.loads(content)['title']}\n\n{player(file.stem)}\n")
+    (target / "docs" / "replays.md").write_text("\n".join(parts), encoding="utf-8")
+    for file in target.glob("notebooks/**/*.ipynb"):
+        notebook = json.loads(file.read_text(encoding="utf-8"))
+        cells = []
+        for cell in notebook["cells"]:
+            cells.append(cell)
+            for name in re.findall(r"\bLab\((\w+)\)", "".join(cell["source"]) if cell["cell_type"] == "code" else ""):
+                if (folder / f"{name.lower()}.js").exists():
+                    said = f"Recorded at the first settings, to play without a kernel:\n\n{player(name.lower())}"
+                    cells.append(
+                        {"cell_type": "markdown", "id": f"replay-{len(cells)}", "metadata": {}, "source": said}
+                    )
+        file.write_text(json.dumps({**notebook, "cells": cells}, indent=1), encoding="utf-8")
+
+
+def player(name: str) -> str:
+    """HTML at whose place a replay is played."""
+    return f'<div class="fedlab-player" data-replay="{name}"></div>'
 
 
 def unlinked(file: Path, link: re.Match[str]) -> str:

@@ -17,6 +17,7 @@ from fedlab_core.experiment import Experiment
 from fedlab_core.glossary import GLOSSARY
 from fedlab_core.workbench.pictures import png
 from fedlab_core.workbench.plan import experiment_code
+from fedlab_core.workbench.replay import page_part, run_replay
 from fedlab_core.workbench.runs import Run, runs_to_frame, runs_to_json
 from fedlab_core.workbench.tabs import View, costs_view, curves_view
 
@@ -27,7 +28,7 @@ PRINT_DPI = 300
 EXPLAINED = ("accuracy", "loss", "drift", "relative drift", "cosine", "gradient diversity", "communication", "fork")
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
-body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 900px; margin: 2em auto; padding: 0 1em; color: #222; }}
+body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 980px; margin: 2em auto; padding: 0 1em; color: #222; }}
 table {{ border-collapse: collapse; font-size: 13px; }} td, th {{ border-bottom: 1px solid #ddd; padding: 3px 9px;
 text-align: left; vertical-align: top; }} img, svg {{ max-width: 100%; height: auto; }}
 pre {{ background: #f5f5f5; padding: 10px; overflow: auto; font-size: 12px; }} dt {{ font-weight: 600; }}
@@ -69,13 +70,22 @@ class Report:
         return "\n".join(text.rstrip() for text in lines)
 
 
-def save(kind: str, view: View, run: Run, runs: Sequence[Run], round: int, draw: Callable[[], Figure | None]) -> Path:
+def save(
+    kind: str,
+    view: View,
+    run: Run,
+    runs: Sequence[Run],
+    round: int,
+    draw: Callable[[], Figure | None],
+    replayed: int = 0,
+) -> Path:
     """Writes a file of that kind into the working directory under a new name; figures with their data (JSON) beside.
 
     Args:
         kind: a key of `TYPES`.
         view: the one shown; reports hold its picture unless it is slow.
         draw: draws it.
+        replayed: see `page`.
 
     Returns:
         The path.
@@ -97,7 +107,7 @@ def save(kind: str, view: View, run: Run, runs: Sequence[Run], round: int, draw:
     elif kind == "csv":
         runs_to_frame(runs).to_csv(path, index=False)
     else:
-        path.write_text(page(run, runs, None if view.slow else draw()), encoding="utf-8")
+        path.write_text(page(run, runs, None if view.slow else draw(), replayed), encoding="utf-8")
     return path
 
 
@@ -129,14 +139,20 @@ def code(run: Run) -> str:
     return "\n".join([*lines, "federation.history[-1].metrics"])
 
 
-def page(run: Run, runs: Sequence[Run], figure: Figure | None) -> str:
-    """A page that opens without Jupyter and needs nothing from elsewhere: settings, curves, costs, picture, data."""
+def page(run: Run, runs: Sequence[Run], figure: Figure | None, replayed: int = 6) -> str:
+    """A page that opens without Jupyter and needs nothing from elsewhere: replay, settings, curves, costs, data.
+
+    Args:
+        figure: the view shown.
+        replayed: at most so many rounds are trained once more, for a replay with the clients' updates; 0 for none.
+    """
     record = run.at(run.round)
     settings = [(str(after), name, str(value)) for after, e in run.plan for name, value in _flat(e).items()]
     measured = [] if record is None else [(name, f"{value:.4g}") for name, value in record.metrics.items()]
     parts = [
         f"<p>{run.round} rounds. {html.escape(run.federation.dataset.notes)}</p>",
         "" if run.diverged is None else f"<p><b>Diverged in round {run.diverged}.</b></p>",
+        f"<h2>Replay</h2>{page_part([run_replay(run, replayed)])}" if run.round else "",
         f"<h2>Curves</h2>{_svg(curves_view(run))}<h2>Costs</h2>{_svg(costs_view(run, run.round))}",
         f"<h2>All runs of the panel</h2>{Report(None, runs).html}",
         f"<h2>Last round</h2>{_table(('measure', 'value'), measured)}",
@@ -145,7 +161,7 @@ def page(run: Run, runs: Sequence[Run], figure: Figure | None) -> str:
     ]
     if figure is not None:
         picture = base64.b64encode(png(figure)).decode()
-        parts.insert(2, f"<h2>Picture</h2><img alt='the view shown' src='data:image/png;base64,{picture}'>")
+        parts.insert(3, f"<h2>Picture</h2><img alt='the view shown' src='data:image/png;base64,{picture}'>")
     terms = "".join(f"<dt>{term}</dt><dd>{html.escape(GLOSSARY[term])}</dd>" for term in EXPLAINED)
     parts.append(f"<h2>Terms</h2><dl>{terms}</dl><p>{html.escape(json.dumps(versions()))}</p>")
     data = json.dumps(runs_to_json(runs), allow_nan=False).replace("</", "<\\/")

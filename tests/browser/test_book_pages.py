@@ -12,6 +12,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from fedlab_core import cli
 from tools import book
 
 PHONE = {"width": 390, "height": 844}
@@ -100,3 +101,54 @@ def test_the_search_finds_a_method(site: Path, page: Page) -> None:
     expect(page.locator("#search-results")).to_contain_text("fedlab_core.methods.client.Scaffold")
     page.locator("#search-results a", has_text="methods.client.Scaffold").first.click()
     expect(page.locator("h1")).to_contain_text("methods")
+
+
+def test_every_replay_is_played_with_keys_fingers_and_by_itself(site: Path, browser: Browser) -> None:
+    context = browser.new_context(viewport=PHONE, has_touch=True)  # type: ignore[arg-type]
+    page = context.new_page()
+    page.goto((site / "docs" / "replays.html").as_uri())
+    players = page.locator(".fedlab-player")
+    expect(players.locator(".said")).to_have_count(players.count())
+    for player in players.all():
+        slider, said, pictures = player.get_by_role("slider"), player.locator(".said"), player.locator("svg")
+        last = said.inner_text()
+        assert last and pictures.count() > 0
+        assert all(svg.locator("polyline, path, circle").count() > 0 for svg in pictures.all())
+        if slider.get_attribute("max") == "0":
+            continue  # a lab of one picture
+        slider.press("Home")
+        expect(player.locator(".at")).to_have_text(f"1 of {int(slider.get_attribute('max') or 0) + 1}")
+        assert said.inner_text() != last
+        slider.press("ArrowRight")
+        expect(player.locator(".at")).to_contain_text("2 of ")
+        box = slider.bounding_box()
+        assert box is not None and box["height"] >= 30, "wide enough for a finger"
+        slider.tap(position={"x": box["width"] - 2, "y": box["height"] / 2})
+        expect(said).to_have_text(last)
+    player = page.locator("[data-replay=tug_of_war]")
+    player.get_by_role("slider").press("End")
+    player.get_by_role("button", name="play").tap()
+    expect(player.get_by_role("button", name="pause")).to_be_visible()
+    expect(player.locator(".at")).to_have_text("12 of 12", timeout=30_000)
+    expect(player.get_by_role("button", name="play")).to_be_visible()
+    context.close()
+
+
+def test_a_chapter_plays_its_labs(site: Path, page: Page) -> None:
+    page.goto((site / "notebooks" / "00_start_here.html").as_uri())
+    expect(page.locator("[data-replay=tug_of_war] svg").first).to_be_visible()
+    expect(page.locator("[data-replay=step_by_step] .said")).to_contain_text("their mean")
+
+
+def test_the_report_of_a_run_plays_it_without_a_server(page: Page, tmp_path: Path) -> None:
+    (tmp_path / "small.json").write_text('{"dataset_options": {"examples": 200}, "clients": 4}', encoding="utf-8")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    assert cli.main(["run", str(tmp_path / "small.json"), "--rounds", "3", "--out", str(tmp_path / "run")]) == 0
+    assert cli.main(["report", str(tmp_path / "run")]) == 0
+    page.goto((tmp_path / "run" / "report.html").as_uri())
+    player = page.locator(".fedlab-player")
+    expect(player.locator("svg")).to_have_count(5)
+    player.get_by_role("slider").press("Home")
+    expect(player.locator(".said")).to_contain_text("Round 1: ")
+    assert len(asked) == 1
