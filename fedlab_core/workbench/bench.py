@@ -27,7 +27,6 @@ from fedlab_core.workbench.views.probes import BASIN, STABILITY
 from fedlab_core.workbench.worker import Busy, Worker
 
 BUILT_IN = (CURVES, CLIENTS, drift.VIEW, STABILITY, BASIN, twins.VIEW, COSTS)
-REPLAYED = 6  # rounds that are trained once more for the replay in a saved page
 
 
 class Workbench(Shown):
@@ -271,7 +270,7 @@ class Workbench(Shown):
             panel.show_text(export.code(run))
             panel.say("done", "The cell that rebuilds this run; choose a view to see the figure again.")
             return None
-        replayed = 0 if self._worker.busy else REPLAYED
+        replayed = 0 if self._worker.busy else export.REPLAYED
         path = export.save(kind, self._display.view, run, self.runs, panel.round.value, self._display.figure, replayed)
         panel.say("done", f"Saved {path.name} in {path.parent}.", export.download(path))
         return path

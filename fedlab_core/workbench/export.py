@@ -25,6 +25,7 @@ COLUMNS = ("run", "forked from", "rounds", "test accuracy", "test loss", "MB sen
 FIGURES = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf"}
 TYPES = {**FIGURES, "csv": "text/csv", "html": "text/html"}
 PRINT_DPI = 300
+REPLAYED = 6  # rounds that are trained once more for the replay in a saved page
 EXPLAINED = ("accuracy", "loss", "drift", "relative drift", "cosine", "gradient diversity", "communication", "fork")
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
@@ -139,7 +140,7 @@ def code(run: Run) -> str:
     return "\n".join([*lines, "federation.history[-1].metrics"])
 
 
-def page(run: Run, runs: Sequence[Run], figure: Figure | None, replayed: int = 6) -> str:
+def page(run: Run, runs: Sequence[Run], figure: Figure | None, replayed: int = REPLAYED) -> str:
     """A page that opens without Jupyter and needs nothing from elsewhere: replay, settings, curves, costs, data.
 
     Args:
