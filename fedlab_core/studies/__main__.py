@@ -23,9 +23,8 @@ from fedlab_core.studies import (
     fedavg_text,
     finetuning_runs,
     layerwise_runs,
-    pretraining,
     pretraining_imagenet,
-    pretraining_standard,
+    pretraining_runs,
     queue,
 )
 
@@ -33,11 +32,10 @@ QUEUE = (
     *(pretraining_imagenet.RECORD, fedavg_tables.RECORD, batchnorm_distributions.RECORD, *attribution.RECORDS),
     *(study.record for module in (batchnorm_runs, finetuning_runs, layerwise_runs) for study in module.COMPARISONS),
     *(batchnorm_exact.NO_NOISE, fedavg_rounds.STUDY.record, fedavg_text.RECORD),
+    *(pretraining_runs.STUDY.record, pretraining_runs.STANDARD.record),
 )
 """Records that are made of units, in the order in which `make records` works them off."""
 RECORDS: dict[str, Callable[[], Any]] = {
-    "pretraining": pretraining.write_record,
-    "pretraining_standard": pretraining_standard.write_record,
     **{record.name: partial(queue.work_off, [record]) for record in QUEUE},
 }
 """By the name of the files: what writes them."""

@@ -23,7 +23,9 @@ from fedlab_core.data import Dataset
 from fedlab_core.data.statistics import stratified_split
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
+from fedlab_core.pretraining.starts import Start
 from fedlab_core.randomness import generator
+from fedlab_core.references import centralised
 from fedlab_core.round import while_finite
 from fedlab_core.studies.queue import Record, Results, Run, Stop, Unit, full, sparse
 from fedlab_core.studies.record import Stopped
@@ -101,23 +103,41 @@ def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
     Raises:
         Stopped: it was asked to stop.
     """
-    one, rounds, chooser = full(settings["experiment"]).replace(device=device), settings["rounds"], None
+    one, chooser = full(settings["experiment"]).replace(device=device), None
     data = one.load_data()
     if settings.get("tests") is not None:
         data = data.subset(len(data.x), settings["tests"])
     if settings["held_out"]:
         data, chooser = hold_out(data, settings["held_out"])
-    federation = one.begin(one.make_start(data=data), data=data)
-    then = dict(settings.get("then", {}))
+    return compete(one, one.make_start(data=data), data, chooser, settings, stop)[0]
+
+
+def compete(
+    one: Experiment,
+    start: Start,
+    data: Dataset,
+    chooser: Dataset | None,
+    settings: Mapping[str, Any],
+    stop: Stop,
+) -> tuple[dict[str, Any], Federation]:
+    """A run from a start, see `outcome`, and its federation; bytes and rounds are with those of the start.
+
+    Args:
+        chooser: the data with the held-out images as its test set.
+        settings: of the unit: "rounds", "then", and whether it is "pooled": centralised training with as many steps.
+    """
+    federation, rounds, then = one.begin(start, data=data), settings["rounds"], dict(settings.get("then", {}))
+    federation = centralised(federation) if settings.get("pooled") else federation
     federation = trained(federation, rounds // 2 if then else rounds, stop)
     if then and federation.round == rounds // 2:
         then["lr"] = then.get("lr", 1.0) * one.settings.lr
         federation = trained(federation.fork("second half", **then), rounds, stop)
     found = outcome(federation)
+    found |= {"bytes": found["bytes"] + start.bytes, "rounds": federation.round + start.rounds}
     if chooser is not None:
         held = Federation(chooser, federation.partition, federation.model, federation.settings, federation.method)
         found["held_out"] = round(held.evaluate(federation.state)["test_accuracy"], 4)
-    return found
+    return found, federation
 
 
 def outcome(federation: Federation) -> dict[str, Any]:
@@ -176,7 +196,7 @@ def rates(data: Mapping[str, Any] | None) -> dict[str, float]:
     return {one["arm"]: full(one["settings"]["experiment"]).settings.lr for one in units}
 
 
-def finals(runs: Runs, name: str, measure: str = "test") -> list[float]:
+def finals(runs: Runs, name: str, measure: str = "test") -> list[Any]:
     """A measure of an arm's runs, seed by seed; empty if there are none."""
     return [result[measure] for result in runs.get(name, ())]
 

@@ -1,148 +1,68 @@
-"""The runs of the pre-training study: starts, methods, drift, basins and stability on the same federations."""
+"""The runs of the pre-training study: starts, methods, drift, basins and stability on the same federations.
+
+Two sizes: digits with a small dense network; and MNIST with a CNN from letters and from fractals, CIFAR-10 with a
+batch-normalised ResNet-8 from Caltech-101. Learning rates are the best by the mean accuracy on held-out examples,
+found by climbing the grids from their middle: over all seeds for the digits, with the first seed for the others. What
+else was tried stands in the records.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
-from fedlab_core import probes
+import torch
+from matplotlib.figure import Figure
+from torch.nn import functional as F
+
+from fedlab_core import plots, probes
 from fedlab_core.data import Dataset
+from fedlab_core.data.statistics import channel_statistics
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
+from fedlab_core.plots import probes as plots_probes
 from fedlab_core.pretraining.named import READ, recipe
 from fedlab_core.pretraining.named import STARTS as NAMES
-from fedlab_core.pretraining.starts import Start
-from fedlab_core.references import centralised
-from fedlab_core.round import while_finite
+from fedlab_core.pretraining.starts import Fractals, Supervised
 from fedlab_core.settings import Settings
-from fedlab_core.studies.arms import hold_out
-from fedlab_core.studies.pretraining_rows import chosen_lr, tuned
-from fedlab_core.studies.record import once
+from fedlab_core.studies import arms
+from fedlab_core.studies.arms import Arm, Comparison, by_arm, finals, grouped, hold_out
+from fedlab_core.studies.queue import Stop, full
 
 SEEDS = (0, 1, 2)
+SKEW = "Dir(0.05)"
 SKEWS: dict[str, dict[str, Any]] = {
     "IID": {"partition": "iid"},
     "Dir(0.3)": {"partition": "dirichlet", "partition_options": {"alpha": 0.3}},
-    "Dir(0.05)": {"partition": "dirichlet", "partition_options": {"alpha": 0.05}},
+    SKEW: {"partition": "dirichlet", "partition_options": {"alpha": 0.05}},
 }
 DIGITS = Experiment(
     "digits", clients=10, model="mlp", settings=Settings(1.0, epochs=2, batch_size=32, lr=0.3, evaluate_every=1)
 )
 ROUNDS, HELD_OUT = 15, 0.1  # the paper holds out 2 %, which would be 29 of the digits
-GRID = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-SERVER_GRID = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-"""Learning rates of the clients and, where a method has one, of the server; the search begins in their middle."""
+GRIDS = {"lr": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0), "server_lr": (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)}
+"""Learning rates of the clients and, where a method has one, of the server."""
 SSL_ROUNDS = 5
 LETTERS = recipe("letters", (1, 8, 8))[0]
-IN_COLOUR = ("caltech101", *READ)
-STARTS = {name: recipe(name, (1, 8, 8)) for name in NAMES if name not in IN_COLOUR}
-METHODS: dict[str, dict[str, Any]] = {
-    "fedavg": {},
-    "fedprox": {"mu": 0.1},
-    "scaffold": {},
-    "fednova": {},
-    "feddyn": {"alpha": 0.1},
-    "moon": {"mu": 1.0},
-    "fedavgm": {"server_lr": SERVER_GRID},
-    "fedadam": {"server_lr": SERVER_GRID},
-    "fedyogi": {"server_lr": SERVER_GRID},
+STARTS = [name for name in NAMES if name not in ("caltech101", *READ)]
+RECIPES: dict[tuple[str, str], tuple[Any, ...]] = {
+    ("mnist", "fractal pairs"): (Fractals("pairs", images=4096, epochs=5),),
+    ("cifar10", "Caltech-101"): (Supervised("caltech101", {"size": 16, "channels": 3}, epochs=6, lr=0.05),),
 }
-"""By name: options; a tuple is a grid that is searched together with that of the clients' learning rate."""
+"""Starts by data set and name that differ from those that `Experiment.start` names."""
+METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "fedprox": ({"mu": 0.1}, {"lr": 0.3}, {"lr": 0.3}),
+    "scaffold": ({}, {"lr": 0.1}, {"lr": 0.03}),
+    "fednova": ({}, {"lr": 0.3}, {"lr": 0.1}),
+    "feddyn": ({"alpha": 0.1}, {"lr": 0.1}, {"lr": 0.1}),
+    "moon": ({"mu": 1.0}, {"lr": 0.3}, {"lr": 0.1}),
+    "fedavgm": ({}, {"lr": 0.3, "server_lr": 0.3}, {"lr": 0.1, "server_lr": 1.0}),
+    "fedadam": ({}, {"lr": 0.1, "server_lr": 0.1}, {"lr": 0.1, "server_lr": 0.03}),
+    "fedyogi": ({}, {"lr": 0.1, "server_lr": 0.1}, {"lr": 0.3, "server_lr": 0.1}),
+}
+"""By name: options, and the rates found from random weights and from letters."""
 MEASURES = ("test_accuracy", "test_loss", "drift", "relative_drift", "cosine", "diversity")
-
-
-def run_one(
-    experiment: Experiment,
-    start: Start,
-    rounds: int,
-    data: tuple[Dataset, Dataset],
-    *,
-    pooled: bool = False,
-) -> dict[str, Any]:
-    """One run, see `outcome`.
-
-    Args:
-        pooled: centralised training with as many gradient steps.
-    """
-    federation = experiment.begin(start, data=data[0])
-    federation = centralised(federation) if pooled else federation
-    return outcome(trained_while_finite(federation, rounds), start, data[1])
-
-
-def trained_while_finite(federation: Federation, rounds: int) -> Federation:
-    """The federation after so many rounds, or as many as are finite."""
-    for _ in while_finite(federation.rounds(rounds)):
-        pass
-    return federation
-
-
-def outcome(federation: Federation, start: Start, chooser: Dataset) -> dict[str, Any]:
-    """A finished run as plain data: its curves, its final accuracy on the test set and on the held-out examples (the
-    chooser's test set), its rounds and bytes, those of the start included."""
-    held = Federation(chooser, federation.partition, federation.model, federation.settings, federation.method)
-    history = federation.history
-    curves = {key: [short(record.metrics.get(key)) for record in history] for key in MEASURES}
-    accuracy = held.evaluate(federation.state)["test_accuracy"]
-    return {
-        "curves": curves,
-        "test": short(federation.evaluate()["test_accuracy"]),
-        "held_out": short(accuracy),
-        "bytes": history[-1].total.bytes + start.bytes,
-        "rounds": federation.round + start.rounds,
-    }
-
-
-def table(
-    starts: Mapping[str, Sequence[Any]] = STARTS,
-    skews: Sequence[str] = tuple(SKEWS),
-    *,
-    experiment: Experiment = DIGITS,
-    rounds: int = ROUNDS,
-    grid: Sequence[float] = GRID,
-    seeds: Sequence[int] = SEEDS,
-    methods: Mapping[str, Mapping[str, Any]] | None = None,
-    pooled: bool = True,
-    folder: Path | None = None,
-) -> list[dict[str, Any]]:
-    """Every start, skew and method, its rates searched with all seeds; "pooled" among the skews' names is centralised
-    training.
-
-    Returns:
-        A row per run: start, skew, method, seed, the rates, and what `run_one` returns.
-    """
-    rows = []
-    data = hold_out(experiment.load_data(), HELD_OUT)
-    every = (methods or {"fedavg": {}}).items()
-    for (name, steps), skew, (method, options) in product(starts.items(), [*skews, *(["pooled"] * pooled)], every):
-        ladders = {"lr": grid} | {key: value for key, value in options.items() if isinstance(value, tuple)}
-        fixed = {key: value for key, value in options.items() if key not in ladders}
-        base = experiment.replace(method=method, method_options=fixed, **SKEWS.get(skew, SKEWS["IID"]))
-        run = partial(_row, base, name, steps, rounds, data, skew == "pooled", folder)
-        labels = {"start": name, "skew": skew, "method": method}
-        rows += [labels | row for row in tuned(run, ladders, seeds, seeds)]
-    return rows
-
-
-def _row(
-    base: Experiment,
-    name: str,
-    steps: Sequence[Any],
-    rounds: int,
-    data: tuple[Dataset, Dataset],
-    pooled: bool,
-    folder: Path | None,
-    seed: int,
-    rates: Mapping[str, float],
-) -> dict[str, Any]:
-    """`run_one` of a seed at the rates, kept in the folder."""
-    options = {**base.method_options, **{key: rate for key, rate in rates.items() if key != "lr"}}
-    one = base.replace(seed=seed, lr=rates["lr"], method_options=options)
-    start = one.make_start(steps, name=name, data=data[0], keep=folder is not None)
-    make = partial(run_one, one, start, rounds, data, pooled=pooled)
-    return once(f"{one.key}-{start.fingerprint}-{rounds}{'-pooled' * pooled}", make, folder)
 
 
 def trained(
@@ -155,27 +75,35 @@ def trained(
     weights: int | None = None,
     order: int = 0,
     engine: str = "loop",
+    experiment: Experiment = DIGITS,
+    data: Dataset | None = None,
 ) -> Federation:
-    """One of the runs again, with everything a probe needs.
+    """A finished run with everything that a probe needs.
 
     Args:
+        name: of the start.
         weights: seed of the initial weights, where they are to differ from the run's own.
         order: other values give another order of the batches and nothing else.
+        data: by default the experiment's, without the held-out examples.
     """
-    data = hold_out(DIGITS.load_data(), HELD_OUT)[0]
-    one = DIGITS.replace(seed=seed, lr=lr, engine=engine, **SKEWS[skew])
-    start = one.make_start(STARTS[name], name=name, data=data)
-    federation = one.begin(start, data=data)
-    model = federation.model
-    if weights is not None:
-        model = one.replace(seed=weights).begin(start, data=data).model
+    data = hold_out(experiment.load_data(), HELD_OUT)[0] if data is None else data
+    one = experiment.replace(seed=seed, lr=lr, engine=engine, **SKEWS[skew])
+    drawn = one if weights is None else one.replace(seed=weights)
+    start = _start(drawn, name, data)
+    model = drawn.begin(start, data=data).model
     settings = one.settings if not order else one.settings.replace(seed=seed + 1000 * order)
-    return Federation(data, federation.partition, model, settings, name=f"{name}, {skew}").run(rounds)
+    federation = Federation(data, one.make_partition(data), model, settings, name=f"{name}, {skew}")
+    return arms.trained(federation, rounds)
 
 
-def basin(
-    seed: int, rates: Mapping[tuple[str, str], float], thetas: int = 21, skew: str = "Dir(0.05)"
-) -> dict[str, Any]:
+def _start(experiment: Experiment, name: str, data: Dataset) -> Any:
+    steps = RECIPES.get((experiment.dataset, name))
+    if steps is None:
+        return experiment.replace(start=name).make_start(data=data)
+    return experiment.make_start(steps, name=name, data=data)
+
+
+def basin(seed: int, lr: float = 0.3, thetas: int = 21, skew: str = SKEW) -> dict[str, Any]:
     """Barriers between the final global models of an IID and a skewed run, and of two runs that differ in batch order.
 
     Four kinds of start: "letters" and "random" share initial weights between the two runs; "different random" does
@@ -184,70 +112,211 @@ def basin(
     grid = [i / (thetas - 1) for i in range(thetas)]
     lines = {}
     for name in ("random", "letters"):
-        one, other = (trained(name, where, seed, rates[name, where]) for where in ("IID", skew))
-        again = trained(name, "IID", seed, rates[name, "IID"], order=1)
+        one, other = (trained(name, where, seed, lr) for where in ("IID", skew))
         lines[name] = probes.line(one, one.state, other.state, grid)
+        again = trained(name, "IID", seed, lr, order=1)
         lines[f"{name}, batch order"] = probes.line(one, one.state, again.state, grid)
         if name == "random":
-            third = trained(name, skew, seed, rates[name, skew], weights=seed + 100)
+            third = trained(name, skew, seed, lr, weights=seed + 100)
             lines["different random"] = probes.line(one, one.state, third.state, grid)
     return {name: {"barrier": line.barrier, **asdict(line)} for name, line in lines.items()}
 
 
 def rounds_inside(
-    name: str, seed: int, lr: float, at: Sequence[int] = (1, 2, 3, 5, 8, 15), skew: str = "Dir(0.05)"
+    name: str, seed: int, lr: float, at: Sequence[int] = (1, 2, 3, 5, 8, 15), skew: str = SKEW
 ) -> dict[str, Any]:
     """Stability of the aggregation, local against global accuracy, and the gradients at the start of some rounds of one
     run; the curvature before the first."""
     federation = trained(name, skew, seed, lr)
+    gradients = [probes.client_gradients(federation, federation.state_at(t - 1)).to_json() | {"round": t} for t in at]
     return {
         "stability": [probes.stability(federation, t) for t in at],
         "local": [probes.local_against_global(federation, t) | {"round": t} for t in at],
-        "gradients": [
-            probes.client_gradients(federation, federation.state_at(t - 1)).to_json() | {"round": t} for t in at
-        ],
+        "gradients": gradients,
         "curvature": probes.curvature(federation, federation.state_at(0), examples=500).top,
         "curves": {key: [short(r.metrics.get(key)) for r in federation.history] for key in MEASURES},
     }
 
 
-def everything(folder: Path | None = None) -> dict[str, Any]:
-    """All runs at size "quick", as `figures/pretraining.json` keeps them."""
-    main = {name: STARTS[name] for name in ("random", "letters")}
-    others = {name: steps for name, steps in STARTS.items() if name not in main}
-    rows = table(main, folder=folder)
-    rows += table(others, ("Dir(0.05)",), pooled=False, folder=folder)
-    more = {name: options for name, options in METHODS.items() if name != "fedavg"}
-    rows += table(main, ("Dir(0.05)",), methods=more, pooled=False, folder=folder)
-    longer = table({"random": ()}, ("Dir(0.05)",), rounds=ROUNDS + 2 * SSL_ROUNDS, pooled=False, folder=folder)
-    rates = {
-        (name, skew): chosen_lr(rows, start=name, skew=skew, method="fedavg")
-        for name, skew in product(("random", "letters"), SKEWS)
-    }
-    basins = {seed: once(f"basin-{seed}", partial(basin, seed, rates), folder) for seed in SEEDS}
-    inside: dict[str, Any] = {}
-    for name, seed in product(("random", "letters"), SEEDS):
-        for label, lr in (("tuned", rates[name, "Dir(0.05)"]), ("equal", 0.1)):
-            make = partial(rounds_inside, name, seed, lr)
-            inside.setdefault(f"{name}, {label} lr", []).append(once(f"inside-{name}-{seed}-{lr}", make, folder))
-    return {
-        "experiment": DIGITS.to_json(),
-        "rounds": ROUNDS,
-        "grids": {"lr": GRID, "server_lr": SERVER_GRID},
-        "seeds": list(SEEDS),
-        "rows": [_kept(row) for row in rows],
-        "longer": [_kept(row) for row in longer],
-        "rates": {f"{name}, {skew}": lr for (name, skew), lr in rates.items()},
-        "basins": [basins[seed] for seed in SEEDS],
-        "inside": inside,
-    }
-
-
-def _kept(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with the accuracy's curve only; the other curves are kept for the runs that are looked into."""
-    return row | {"curves": {"test_accuracy": row["curves"]["test_accuracy"]}}
+def make(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
+    """A unit on digits: a run (see `arms.run`), a basin, or what happens inside of the rounds of a run."""
+    one = full(settings["experiment"])
+    if settings.get("look") == "basin":
+        return basin(one.settings.seed, one.settings.lr)
+    if settings.get("look") == "inside":
+        return rounds_inside(one.start, one.settings.seed, one.settings.lr)
+    return arms.run(settings, stop, device)
 
 
 def short(value: float | None) -> float | None:
     """Five digits of a number; None for one that JSON has no word for."""
     return float(f"{value:.5g}") if value is not None and math.isfinite(value) else None
+
+
+def draw(data: Mapping[str, Any]) -> Figure:
+    """Accuracy by start and skew, lines between models of one seed, spread against drift."""
+    fig, ((left, middle, right),) = plots.figure(1, 3, (11, 3.6))
+    runs, names = by_arm(data), ("random", "letters")
+    accuracy = {name: {skew: finals(runs, f"{name}, {skew}") for skew in SKEWS} for name in names}
+    plots_probes.by_skew(left, accuracy, {name: finals(runs, f"{name}, pooled") for name in names})
+    kinds = ("letters", "random", "different random")
+    plots_probes.loss_lines(middle, {kind: runs["basin"][0][kind] for kind in kinds})
+    found = {name: finals(runs, f"inside: {name}, equal lr", "stability") for name in names}
+    plots_probes.spread_against_drift(right, found)
+    return fig
+
+
+_ARMS = {
+    **{
+        f"{start}, {skew}": Arm({"start": start, **SKEWS.get(skew, SKEWS["IID"])}, lr=0.3, more=more)
+        for start, (skew, more) in product(
+            ("random", "letters"), (*((skew, {}) for skew in SKEWS), ("pooled", {"pooled": True}))
+        )
+    },
+    **{f"{start}, {SKEW}": Arm({"start": start, **SKEWS[SKEW]}, lr=0.3) for start in STARTS[1:] if start != "letters"},
+    **{
+        f"{start}, {SKEW}, {method}": Arm(
+            {
+                "start": start,
+                **SKEWS[SKEW],
+                "method": method,
+                "method_options": {**options, **{key: value for key, value in found[i].items() if key != "lr"}},
+            },
+            lr=found[i]["lr"],
+        )
+        for method, (options, *found) in METHODS.items()
+        for i, start in enumerate(("random", "letters"))
+    },
+    "random, longer": Arm(SKEWS[SKEW], lr=0.3, more={"rounds": ROUNDS + 2 * SSL_ROUNDS}),
+    "basin": Arm(lr=0.3, more={"look": "basin"}),
+    **{
+        f"inside: {start}, {label} lr": Arm({"start": start, **SKEWS[SKEW]}, lr=lr, more={"look": "inside"})
+        for start in ("random", "letters")
+        for label, lr in (("tuned", 0.3), ("equal", 0.1))
+    },
+}
+STUDY = Comparison(
+    "pretraining", "Digits, 10 clients, dense network", DIGITS, ROUNDS, _ARMS, SEEDS, HELD_OUT, None, make, draw
+)
+
+
+# ------------------------------------------------------------------------------------------------- photographs, CNNs
+
+
+def prepare(experiment: Experiment, held_out: float, images: int, tests: int, pixels: int) -> tuple[Dataset, Dataset]:
+    """The images to hand out and to test with, drawn at random and averaged down to so many pixels; and the same with
+    held-out ones of all training images as their test set."""
+    rest, held = hold_out(experiment.load_data(), held_out)
+    used = rest.subset(images, tests)
+    factor = used.input_shape[1] // pixels
+    x, test_x, held_x = (
+        part if factor == 1 else F.avg_pool2d(part.float(), factor).round().to(torch.uint8)
+        for part in (used.x, used.test_x, held.test_x)
+    )
+    mean, std = channel_statistics(x)
+    used = replace(used, x=x, test_x=test_x, mean=mean, std=std)
+    return used, replace(used, test_x=held_x, test_y=held.test_y)
+
+
+def make_standard(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
+    """A unit on MNIST or CIFAR-10: a run and, unless centralised, the spread of mixtures of the clients' models of its
+    last round; or lines between final models."""
+    one, again = full(settings["experiment"]).replace(device=device), settings["again"]
+    data, chooser = prepare(one, settings["held_out"], **settings["size"])
+    if settings.get("look") == "lines":
+        return lines(one, settings["rates"], settings["rounds"], data, again)
+    found, federation = arms.compete(one, _start(one, settings["from"], data), data, chooser, settings, stop)
+    if not settings.get("pooled"):
+        spread = probes.spread(federation, federation.round, count=settings["mixtures"], recalibrate_with=again)
+        found["mixtures"] = {key: short(value) for key, value in spread.items()}
+    return found
+
+
+def lines(
+    experiment: Experiment, rates: Mapping[str, float], rounds: int, data: Dataset, again: int | None
+) -> dict[str, Any]:
+    """Test loss on the lines from the IID to the skewed final model, from each start and from different random weights;
+    with batch normalisation also with its statistics re-estimated at every point.
+
+    Args:
+        rates: by "start, skew".
+        again: training examples that statistics are re-estimated with; None for none.
+    """
+    seed, ends = experiment.settings.seed, {}
+
+    def final(name: str, skew: str, weights: int | None = None) -> Federation:
+        lr = rates[f"{name}, {skew}"]
+        return trained(name, skew, seed, lr, rounds, weights=weights, experiment=experiment, data=data)
+
+    for name in dict.fromkeys(key.rpartition(", ")[0] for key in rates):
+        ends[name] = [final(name, skew) for skew in ("IID", SKEW)]
+    ends["different random"] = [ends["random"][0], final("random", SKEW, seed + 100)]
+    thetas, found = tuple(i / 10 for i in range(11)), {}
+    for (name, (one, other)), statistics in product(ends.items(), dict.fromkeys((None, again))):
+        line = probes.line(one, one.state, other.state, thetas, split="test", recalibrate_with=statistics)
+        label = name if statistics is None else f"{name}, re-estimated"
+        found[label] = {"barrier": line.barrier, **asdict(line)}
+    return found
+
+
+def draw_standard(data: Mapping[str, Any]) -> Figure:
+    """Per data set accuracy by start and skew, and lines between models of one seed."""
+    sets = grouped(data)
+    fig, axes = plots.figure(len(sets), 2, (9, 3.4 * len(sets)))
+    for row, (name, runs) in zip(axes, sets.items(), strict=True):
+        starts, shown = ("random", SOURCES[name]), runs["lines"][0]
+        accuracy = {s: {skew: finals(runs, f"{s}, {skew}") for skew in ("IID", SKEW)} for s in starts}
+        plots_probes.by_skew(row[0], accuracy, {s: finals(runs, f"{s}, pooled") for s in starts})
+        plots_probes.loss_lines(row[1], shown)
+        row[0].set_title(name)
+        row[1].set(title=f"{name}, seed 0", ylabel="test loss (nats)")
+        row[1].set_ylim(0, 1.15 * row[1].get_ylim()[1] if len(shown) > 3 else None)  # room for the legend
+        if len(shown) > 3:  # the room is below the lines then
+            row[1].legend(loc="lower center")
+    return fig
+
+
+SOURCES = {"mnist": "letters", "cifar10": "Caltech-101"}
+MNIST = Experiment(
+    "mnist",
+    clients=10,
+    model="small_cnn",
+    settings=Settings(1.0, epochs=2, batch_size=32, evaluate_every=2, channels_last=True),
+)
+
+
+def _arms(name: str, changes: Mapping[str, Any], rates: Mapping[str, float], **more: Any) -> dict[str, Arm]:
+    """A run by "start, skew", and the lines between them."""
+    found = {}
+    for key, lr in rates.items():
+        start, _, skew = key.rpartition(", ")
+        pooled = {"pooled": True} if skew == "pooled" else {}
+        where = {**changes, **SKEWS.get(skew, SKEWS["IID"])}
+        found[f"{name}: {key}"] = Arm(where, lr=lr, more={**more, "from": start, **pooled})
+    sides = {key: lr for key, lr in rates.items() if key.startswith(("random", SOURCES[name])) and "pooled" not in key}
+    return found | {f"{name}: lines": Arm(changes, lr=0.1, more={**more, "look": "lines", "rates": sides})}
+
+
+_RATES = {"mnist": (0.3, 0.3, 0.1, 0.1, 0.1, 0.1), "cifar10": (1.0, 1.0, 0.3, 0.3, 1.0, 0.03)}
+_MAIN = {
+    name: dict(zip((f"{s}, {k}" for s in ("random", SOURCES[name]) for k in ("IID", SKEW, "pooled")), lrs, strict=True))
+    for name, lrs in _RATES.items()
+}
+_CIFAR = {"dataset": "cifar10", "model": "resnet8", "norm": "batch", "batch_norm": "average"}
+_SIZES = {
+    "mnist": {"images": 6000, "tests": 2000, "pixels": 28},
+    "cifar10": {"images": 1500, "tests": 1000, "pixels": 16},
+}
+_MNIST = {"size": _SIZES["mnist"], "mixtures": 20, "again": None}
+STANDARD = Comparison(
+    "pretraining_standard",
+    "MNIST with a CNN, CIFAR-10 with a ResNet-8, 10 clients",
+    MNIST,
+    20,
+    _arms("mnist", {}, _MAIN["mnist"] | {f"fractal pairs, {SKEW}": 0.03}, **_MNIST)
+    | _arms("cifar10", _CIFAR, _MAIN["cifar10"], size=_SIZES["cifar10"], mixtures=10, again=512, rounds=8),
+    SEEDS,
+    0.02,
+    make=make_standard,
+    picture=draw_standard,
+)

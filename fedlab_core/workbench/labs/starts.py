@@ -14,7 +14,7 @@ from fedlab_core.pretraining.pairs import fractal_pairs, make_renders
 from fedlab_core.pretraining.starts import Decentralised, Fractals
 from fedlab_core.randomness import generator
 from fedlab_core.references import centralised
-from fedlab_core.studies.pretraining_rows import best
+from fedlab_core.studies.arms import by_arm, rates
 from fedlab_core.studies.pretraining_runs import DIGITS
 from fedlab_core.studies.record import recorded
 from fedlab_core.workbench.plan import Band, Plan, Result, best_of
@@ -108,15 +108,13 @@ def read_race(result: Result) -> str:
 
 def behind(start: str, alpha: float, method: str, lr: float) -> Sequence[Band]:
     """The recorded runs at this skew, each start at its best rate."""
-    found, skew = recorded("pretraining"), {0.05: "Dir(0.05)", 0.3: "Dir(0.3)", 100.0: "IID"}.get(alpha)
+    data, skew = recorded("pretraining"), {0.05: "Dir(0.05)", 0.3: "Dir(0.3)", 100.0: "IID"}.get(alpha)
     bands = []
     for name in dict.fromkeys(("random", start)):
-        try:
-            rows = best(found["rows"], start=name, skew=skew, method=method)
-        except (TypeError, ValueError):  # no record, or not of this setting
-            continue
-        curves = [row["curves"]["test_accuracy"] for row in rows]
-        bands.append(Band.of_curves(f"from {name}, lr {rows[0]['lr']:g}", range(len(curves[0])), curves))
+        arm = f"{name}, {skew}" if method == "fedavg" else f"{name}, {skew}, {method}"
+        if runs := by_arm(data).get(arm):  # there is a record, and it is of this setting
+            curves = [run["test_accuracy"] for run in runs]
+            bands.append(Band.of_curves(f"from {name}, lr {rates(data)[arm]:g}", range(len(curves[0])), curves))
     return bands
 
 
