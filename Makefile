@@ -55,7 +55,7 @@ claims: $(INSTALLED)  ## print the table of claims and write figures/claims.json
 	$(VENV_PYTHON) -m fedlab_core.claims $(ARGS)
 
 record: $(INSTALLED)  ## make a record of figures/ again, resumably: make record NAME=fedavg_mnist (NAME=-h lists them)
-	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m fedlab_core.studies $(NAME) $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m fedlab_core.studies records --again $(NAME) $(ARGS)
 
 records: $(INSTALLED)  ## make what is missing in the records, in the background: STOP=1 ends it, DEVICE=cuda, ARGS=NAME
 	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m fedlab_core.studies records $(if $(STOP),--stop )$(if $(DEVICE),--device $(DEVICE) )$(ARGS)

@@ -95,10 +95,10 @@ def full(changes: Mapping[str, Any]) -> Experiment:
     return Experiment(**{**changes, "settings": Settings(**changes["settings"])})
 
 
-def known(record: Record, runs: Path = RUNS, figures: Path = FIGURES) -> dict[str, dict[str, Any]]:
-    """The finished units on this machine and in the committed record, by key."""
-    committed = (recorded(record.name, figures) or {}).get("units", [])
-    found = {unit["key"]: unit for unit in committed}
+def known(record: Record, runs: Path = RUNS, figures: Path = FIGURES, again: bool = False) -> dict[str, dict[str, Any]]:
+    """The finished units on this machine and, unless they are made again, in the committed record, by key."""
+    committed = {} if again else recorded(record.name, figures) or {}
+    found = {unit["key"]: unit for unit in committed.get("units", [])}
     for path in sorted((runs / record.name).glob("*.json")):
         found[path.stem] = recorded(path.stem, path.parent)
     return found
@@ -130,9 +130,9 @@ def gathered(record: Record, found: Mapping[str, Mapping[str, Any]]) -> dict[str
     }
 
 
-def write(record: Record, runs: Path = RUNS, figures: Path = FIGURES) -> dict[str, Any] | None:
+def write(record: Record, runs: Path = RUNS, figures: Path = FIGURES, again: bool = False) -> dict[str, Any] | None:
     """Gathers the finished units into `figures/NAME.json` and draws them; None if there are none yet."""
-    data = gathered(record, known(record, runs, figures))
+    data = gathered(record, known(record, runs, figures, again))
     if not data["units"]:
         return None
     plots.save(record.draw(data), figures / record.name, data)
@@ -145,6 +145,7 @@ def work_off(
     workers: int | None = None,
     device: str = "cpu",
     nice: int = 19,
+    again: bool = False,
     runs: Path = RUNS,
     figures: Path = FIGURES,
     say: Callable[[str], None] = print,
@@ -152,6 +153,9 @@ def work_off(
     """Makes every missing unit of the records, one process each, the records in the order given.
 
     It ends when nothing is missing, or between rounds once `runs/stop` exists or on Ctrl-C.
+
+    Args:
+        again: make the units that only the committed records have as well.
 
     Returns:
         How many units failed; the others are made nevertheless.
@@ -165,7 +169,7 @@ def work_off(
     failed: set[str] = set()
     said = ""
     while True:
-        found = {record.name: known(record, runs, figures) for record in records}
+        found = {record.name: known(record, runs, figures, again) for record in records}
         in_hand = {unit.key for _, unit in busy.values()}
         waiting = [
             (record, unit)
@@ -196,11 +200,11 @@ def work_off(
                 failed.add(unit.key)
                 say(f"{record.name}: {unit.key} failed, exit code {child.exitcode}")
             else:
-                write(record, runs, figures)
+                write(record, runs, figures, again)
     for record in records:  # units that were finished after a killed queue had last gathered them
         committed = (recorded(record.name, figures) or {}).get("units", [])
-        if len(gathered(record, known(record, runs, figures))["units"]) != len(committed):
-            write(record, runs, figures)
+        if len(gathered(record, known(record, runs, figures, again))["units"]) != len(committed):
+            write(record, runs, figures, again)
     return len(failed)
 
 
@@ -266,6 +270,7 @@ def main(records: Sequence[Record], arguments: Sequence[str]) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"only these records: {', '.join(names)}")
     parser.add_argument("--stop", action="store_true", help="end the queue that is running, between two rounds")
     parser.add_argument("--draw", action="store_true", help="only draw what is there")
+    parser.add_argument("--again", action="store_true", help="make units again that only the committed records have")
     parser.add_argument("--device", default="cpu", help="a torch device such as cuda")
     parser.add_argument("--workers", type=int, help="units at a time; by default one per core")
     options = parser.parse_args(arguments)
@@ -278,7 +283,7 @@ def main(records: Sequence[Record], arguments: Sequence[str]) -> int:
         for record in chosen:
             write(record)
     else:
-        return min(work_off(chosen, workers=options.workers, device=options.device), 1)
+        return min(work_off(chosen, workers=options.workers, device=options.device, again=options.again), 1)
     return 0
 
 
