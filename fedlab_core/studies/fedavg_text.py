@@ -5,13 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from matplotlib.figure import Figure
+
+from fedlab_core.data.counts import table_bits
 from fedlab_core.experiment import Experiment
 from fedlab_core.settings import Settings
 from fedlab_core.studies import tuning
 from fedlab_core.studies.arms import by_arm, rates
 from fedlab_core.studies.claim import Claim, Measured, Range, headlined
 from fedlab_core.studies.fedavg_rounds import draw
-from fedlab_core.studies.queue import Record, Results, Unit, sparse
+from fedlab_core.studies.queue import Record, Results, Stop, Unit, full, sparse
 from fedlab_core.studies.record import recorded
 from fedlab_core.studies.statistics import ratios
 from fedlab_core.studies.tuning import run, tune
@@ -29,6 +32,8 @@ TEXT = Experiment(
 
 FEDSGD_GRID = (4.64, 10.0, 21.5)
 FEDAVG_GRID = (2.15, 4.64, 10.0)
+TABLES = {"bigram table: bits": 1, "trigram table: bits": 2}
+"""References, by name: how many characters they look at, see `table_bits`."""
 TIMES, SEEDS, ROUNDS, EVERY = "times fewer rounds", (0, 1, 2), 40, 5
 
 
@@ -104,6 +109,7 @@ def claim(result: Race | None = None) -> Claim:
     measured: dict[str, Measured] = {TIMES: result.ratios}
     for (name, (rounds, lr)), edge in zip(sizes.items(), result.edges, strict=True):
         measured[f"{name} at lr {lr}{', at the edge of the grid' if edge else ''}: rounds"] = list(rounds) or math.inf
+    data = TEXT.load_data()
     return headlined(
         "fedavg.text",
         f"Python's documentation, one client per topic, small LSTM: rounds to the best bits per character of FedSGD "
@@ -114,6 +120,7 @@ def claim(result: Race | None = None) -> Claim:
         size="quick",
         seeds=result.seeds,
         registered="6897499, before the record",
+        references={name: table_bits(data, order) for name, order in TABLES.items()},
     )
 
 
@@ -140,26 +147,48 @@ def shakespeare_claim() -> Claim:
         size="standard",
         seeds=SEEDS if data else (),
         registered="6897499, before the record",
+        references=dict(runs[COUNTS][0]) if COUNTS in runs else {},
     )
 
 
-FEDSGD, FEDAVG = "natural: FedSGD", "natural: FedAvg"
+FEDSGD, FEDAVG, COUNTS = "natural: FedSGD", "natural: FedAvg", "tables of counts"
+ROLES = TEXT.replace(dataset="shakespeare", engine="auto", lr=10.0)
 
 
 def _unit(arm: str, seed: int, target: float) -> Unit:
     """One run on Shakespeare's roles, at the best rate of its grid for both."""
-    one = TEXT.replace(dataset="shakespeare", engine="auto", lr=10.0, seed=seed)
+    one = ROLES.replace(seed=seed)
     one = one.replace(method="fedsgd", evaluate_every=EVERY) if arm == FEDSGD else one
     settings = {"experiment": sparse(one), "target": target, "rounds": ROUNDS, "metric": "test_loss"}
     return Unit(arm, seed, settings)
 
 
 def plan(done: Results) -> list[Unit]:
-    """FedSGD's runs, and FedAvg's to the best loss that these had."""
+    """Tables of counts, FedSGD's runs, and FedAvg's to the best loss that these had."""
+    counts = Unit(COUNTS, 0, {"experiment": sparse(ROLES), "orders": TABLES})
     slow = [_unit(FEDSGD, seed, 0.0) for seed in SEEDS]
     if any(unit.key not in done for unit in slow):
-        return slow
-    return slow + [_unit(FEDAVG, unit.seed, min(done[unit.key]["test_loss"])) for unit in slow]
+        return [counts, *slow]
+    return [counts, *slow, *(_unit(FEDAVG, unit.seed, min(done[unit.key]["test_loss"])) for unit in slow)]
 
 
-RECORD = Record("fedavg_text", "LSTM on the roles of Shakespeare", plan, tuning.make, draw, SEEDS)
+def make(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
+    """A unit: a run, see `tuning.run`, or the bits per character of tables of counts."""
+    if "orders" not in settings:
+        return tuning.make(settings, stop, device)
+    data = full(settings["experiment"]).load_data()
+    return {name: round(table_bits(data, order), 4) for name, order in settings["orders"].items()}
+
+
+def picture(data: Mapping[str, Any]) -> Figure:
+    """The recorded curves, and the tables of counts as lines across."""
+    fig = draw({**data, "units": [unit for unit in data["units"] if unit["arm"] != COUNTS]})
+    for i, (name, bits) in enumerate(next(iter(by_arm(data).get(COUNTS, ())), {}).items()):
+        fig.axes[0].axhline(
+            bits * math.log(2), color="0.35", linewidth=1, linestyle=(":", "--")[i], label=name.partition(":")[0]
+        )
+    fig.axes[0].legend()
+    return fig
+
+
+RECORD = Record("fedavg_text", "LSTM on the roles of Shakespeare", plan, make, picture, SEEDS)
