@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fedlab_core.studies import coverage
+from fedlab_core.studies import coverage, headlines
 from fedlab_core.studies.claim import VERDICTS, Claim, Range
 from fedlab_core.studies.record import FIGURES, recorded
 
@@ -87,7 +87,7 @@ def collect(only: str = "") -> Iterator[Claim]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Command line: prints the table row by row, writes it as JSON, and `docs/coverage.md`."""
+    """Command line: prints the table row by row, writes it as JSON, `docs/coverage.md`, and sentences of the README."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", default="", help="only claims whose id begins so; the file keeps its other rows")
     parser.add_argument("--out", type=Path, default=FIGURES / "claims.json", help="file to write")
@@ -106,6 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.out.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if options.out == FIGURES / "claims.json":
         coverage.write()
+        headlines.write()
     return 0
 
 

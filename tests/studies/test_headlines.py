@@ -1,0 +1,41 @@
+"""The README's sentences say what the records hold, and lead to what is there."""
+
+import json
+import re
+
+import pytest
+
+from fedlab_core.studies import headlines
+from fedlab_core.studies.record import FIGURES, recorded
+
+
+def test_the_readme_says_what_the_claims_say() -> None:
+    text = headlines.FILE.read_text(encoding="utf-8")
+    assert headlines.block(recorded("claims")) in text
+    assert text.count(headlines.BEGIN) == text.count(headlines.END) == 1
+
+
+def test_every_sentence_has_a_number_and_a_link_that_leads_somewhere() -> None:
+    said = headlines.sentences(recorded("claims"))
+    assert len(said) == 5
+    for sentence in said:
+        (target,) = re.findall(r"\]\(([^)]+)\)", sentence)
+        assert re.search(r"\d", sentence) and (FIGURES.parent / target).exists()
+
+
+def test_another_record_gives_other_numbers(tmp_path) -> None:
+    rows = json.loads(json.dumps(recorded("claims")))
+    (memory,) = [row for row in rows if row["id"] == "finetuning.memory"]
+    memory["measured"]["bias: payload, times less"] = 12345.0
+    assert "sends 12345 times fewer bytes" in headlines.sentences(rows)[3]
+    file = tmp_path / "README.md"
+    headlines.write(file)  # there is none: nothing is written
+    assert not file.exists()
+    file.write_text(f"before\n{headlines.BEGIN}\nold\n{headlines.END}\nafter\n")
+    headlines.write(file)
+    assert file.read_text() == f"before\n{headlines.block(recorded('claims'))}\nafter\n"
+
+
+def test_a_missing_claim_is_named() -> None:
+    with pytest.raises(KeyError, match=r"batchnorm\.identity"):
+        headlines.sentences([])
