@@ -144,7 +144,7 @@ def claim(name: str) -> Claim:
 def draw(data: Mapping[str, Any]) -> Figure:
     """Accuracy by split and over rounds, a line between two splits, spread of mixtures, of the seeds that are there."""
     pairs = list(paired(data).values())
-    fig, ((first, second, third, fourth),) = plots.figure(1, 4, (15, 3.6))
+    fig, ((first, second), (third, fourth)) = plots.figure(2, 2, (9.6, 7))
     fig.suptitle(f"{data['title']} ({len(pairs)} of {len(data['seeds'])} seeds)")
     if not pairs:
         return fig
