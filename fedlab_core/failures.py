@@ -58,6 +58,17 @@ class Failures:
         probability = getattr(self, kind)
         return [c for c in clients if probability and _uniform(seed, kind, round, c) < probability]
 
+    def draw(self, sampled: list[int], clients: int, seed: int, round: int) -> dict[str, list[int]]:
+        """Who of the sampled clients fails in a round, by kind; who is "unavailable" fails in no other way.
+
+        Args:
+            clients: number of all.
+        """
+        failed = {"unavailable": self.strikes("unavailable", sampled, seed, round)}
+        reached = [client for client in sampled if client not in failed["unavailable"]]
+        failed |= {kind: self.strikes(kind, reached, seed, round) for kind in ("lost", "late", "stale")}
+        return failed | {"lied": sorted(self.lying(clients, seed).intersection(reached))}
+
     def steps(self, client: int, steps: int, seed: int, round: int) -> int:
         """How many of its local steps a late client has done at the deadline."""
         return 1 + int(_uniform(seed, "late steps", round, client) * (steps - 1))

@@ -121,10 +121,8 @@ class Rules:
         clients, sizes = len(self.partition), self.partition.sizes
         failures = self.failures
         sampled = method.sample(clients, settings.clients_per_round(clients), settings.seed, number)
-        failed = {"unavailable": failures.strikes("unavailable", sampled, settings.seed, number)}
+        failed = failures.draw(sampled, clients, settings.seed, number)
         sampled = [client for client in sampled if client not in failed["unavailable"]]
-        failed |= {kind: failures.strikes(kind, sampled, settings.seed, number) for kind in ("lost", "late", "stale")}
-        failed["lied"] = sorted(failures.lying(clients, settings.seed).intersection(sampled))
         tasks = [self.task(client, past, client in failed["stale"]) for client in sampled]
         work = self.work(number, past.server)
         if failures.lie == "labels_flipped" and failures.liars:

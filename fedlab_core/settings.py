@@ -161,11 +161,11 @@ class Settings:
         """m = max(C K, 1), rounded to the nearest whole client."""
         return max(1, round(self.fraction * clients))
 
-    def local_steps(self, examples: int) -> int:
-        """Gradient steps of a client with that many examples in one round."""
+    def local_steps(self, examples: int, full: bool = False) -> int:
+        """Gradient steps of a client with that many examples in one round; `full` as in `used`."""
         if self.steps is not None:
             return self.steps
-        return (self.epochs or 1) * math.ceil(self.used(examples) / (self.batch_size or examples))
+        return (self.epochs or 1) * math.ceil(self.used(examples, full) / (self.batch_size or examples))
 
     def used(self, examples: int, full: bool = False) -> int:
         """How many of a client's examples go into an epoch: all, unless `drop_last`, or `full`, leaves the smaller last

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedlab_core import claims
 from fedlab_core.studies.claim import VERDICTS, Claim, Range
-from fedlab_core.studies.record import once, recorded
+from fedlab_core.studies.record import recorded
 from fedlab_core.studies.statistics import differences, interval, ratios, test_set_error
 
 numbers = st.one_of(
@@ -207,17 +207,3 @@ def test_records_are_read_or_missing_or_damaged(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(ValueError, match="bad.json"):
         recorded("bad", tmp_path)
-
-
-def test_a_finished_run_is_not_computed_again(tmp_path: Path) -> None:
-    calls = []
-
-    def make() -> dict:
-        calls.append(1)
-        return {"x": [1.5, None]}
-
-    folder = tmp_path / "runs"
-    assert [once("key", make, folder) for _ in range(3)] == [{"x": [1.5, None]}] * 3 and len(calls) == 1
-    assert [p.name for p in folder.iterdir()] == ["key.json"]
-    once("key", make, None)
-    assert len(calls) == 2

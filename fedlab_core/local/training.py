@@ -128,7 +128,7 @@ def batches(examples: int, settings: Settings, draws: torch.Generator, full: boo
     """
     size = settings.batch_size or examples
     used = settings.used(examples, full)
-    left = settings.local_steps(used)
+    left = settings.local_steps(examples, full)
     while left > 0:
         for batch in torch.randperm(examples, generator=draws)[:used].split(size)[:left]:
             left -= 1

@@ -5,6 +5,7 @@ whose default is to stop the run. Only `GeometricMedian` and `NormClipping` use 
 count every client alike.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -17,8 +18,29 @@ from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.state import State, is_finite, mean_state
 
 
+class Robust(FedAvg):
+    """FedAvg that combines the clients' models in another way; nothing changes where none of them is usable."""
+
+    def aggregate(
+        self, start: State, updates: Sequence[Update], weights: Sequence[float], server: State, clients: int
+    ) -> tuple[State, State]:
+        states, shares = _usable(updates, weights)
+        return (self.combine(start, states, shares, len(updates)) if states else start), server
+
+    @abstractmethod
+    def combine(self, start: State, states: list[State], weights: list[float], sent: int) -> State:
+        """The new global model.
+
+        Args:
+            start: the global model that the round began with.
+            states: the clients' models, at least one; all their values are finite.
+            weights: of these models; they add up to what those of all clients did.
+            sent: how many clients sent a model, usable or not.
+        """
+
+
 @dataclass(frozen=True)
-class Median(FedAvg):
+class Median(Robust):
     """The median of the clients' models, coordinate by coordinate (Yin et al. 2018, ICML, definition 1).
 
     Of an even number of clients it is the mean of the middle two. Fewer than half of the clients, whatever they send,
@@ -27,15 +49,12 @@ class Median(FedAvg):
 
     name = "median"
 
-    def aggregate(
-        self, start: State, updates: Sequence[Update], weights: Sequence[float], server: State, clients: int
-    ) -> tuple[State, State]:
-        states, _ = _usable(updates, weights)
-        return _middle(start, states, (len(states) - 1) // 2), server
+    def combine(self, start: State, states: list[State], weights: list[float], sent: int) -> State:
+        return _middle(states, (len(states) - 1) // 2)
 
 
 @dataclass(frozen=True)
-class TrimmedMean(FedAvg):
+class TrimmedMean(Robust):
     """The mean of what is left, coordinate by coordinate, without the largest and the smallest values (Yin et al.
     2018, ICML, definition 2).
 
@@ -49,15 +68,12 @@ class TrimmedMean(FedAvg):
     def __post_init__(self) -> None:
         check.number("trim", self.trim, 0, 0.4999)
 
-    def aggregate(
-        self, start: State, updates: Sequence[Update], weights: Sequence[float], server: State, clients: int
-    ) -> tuple[State, State]:
-        states, _ = _usable(updates, weights)
-        return _middle(start, states, int(self.trim * len(states) + 1e-9)), server
+    def combine(self, start: State, states: list[State], weights: list[float], sent: int) -> State:
+        return _middle(states, int(self.trim * len(states) + 1e-9))
 
 
 @dataclass(frozen=True)
-class GeometricMedian(FedAvg):
+class GeometricMedian(Robust):
     """The point with the smallest weighted sum of distances to the clients' models: sum_k p_k ||z - w_k||.
 
     Computed as in RFA (Pillutla et al. 2022, IEEE TSP, algorithm 2): from the mean, Weiszfeld's steps
@@ -76,12 +92,7 @@ class GeometricMedian(FedAvg):
         check.whole("steps", self.steps, 1)
         check.number("nu", self.nu, above=0)
 
-    def aggregate(
-        self, start: State, updates: Sequence[Update], weights: Sequence[float], server: State, clients: int
-    ) -> tuple[State, State]:
-        states, weights = _usable(updates, weights)
-        if not states:
-            return start, server
+    def combine(self, start: State, states: list[State], weights: list[float], sent: int) -> State:
         median = mean_state(states, _scaled(weights))
         for _ in range(self.steps):
             distances = [_distance(median, state) for state in states]
@@ -89,11 +100,11 @@ class GeometricMedian(FedAvg):
             before, median = median, mean_state(states, shares)
             if _distance(before, median) <= 1e-6 * sorted(distances)[len(distances) // 2]:
                 break
-        return median, server
+        return median
 
 
 @dataclass(frozen=True)
-class Krum(FedAvg):
+class Krum(Robust):
     """The client's model that has the closest neighbours, or the mean of several such (Blanchard et al. 2017, NeurIPS,
     section 4).
 
@@ -113,17 +124,12 @@ class Krum(FedAvg):
         check.whole("liars", self.liars, 0)
         check.whole("chosen", self.chosen, 1)
 
-    def aggregate(
-        self, start: State, updates: Sequence[Update], weights: Sequence[float], server: State, clients: int
-    ) -> tuple[State, State]:
-        states, _ = _usable(updates, weights)
-        if not states:
-            return start, server
-        neighbours = max(1, len(updates) - self.liars - 2)
+    def combine(self, start: State, states: list[State], weights: list[float], sent: int) -> State:
+        neighbours = max(1, sent - self.liars - 2)
         squares = torch.tensor([[_distance(one, other) ** 2 for other in states] for one in states])
         scores = squares.sort(1).values[:, 1 : neighbours + 1].sum(1)  # the nearest of all is the client itself
         best = sorted(scores.argsort(stable=True)[: self.chosen].tolist())
-        return mean_state([states[k] for k in best], [1 / len(best)] * len(best)), server
+        return mean_state([states[k] for k in best], [1 / len(best)] * len(best))
 
 
 @dataclass(frozen=True)
@@ -135,7 +141,7 @@ class MultiKrum(Krum):
 
 
 @dataclass(frozen=True)
-class NormClipping(FedAvg):
+class NormClipping(Robust):
     """FedAvg of updates that are scaled down to a norm (Sun et al. 2019, arXiv 1911.07963, section 4):
     w+ = w + sum_k p_k D_k min(1, bound / ||D_k||) with D_k = w_k - w.
 
@@ -149,15 +155,10 @@ class NormClipping(FedAvg):
     def __post_init__(self) -> None:
         check.number("bound", self.bound, above=0)
 
-    def aggregate(
-        self, start: State, updates: Sequence[Update], weights: Sequence[float], server: State, clients: int
-    ) -> tuple[State, State]:
-        states, weights = _usable(updates, weights)
-        if not states:
-            return start, server
+    def combine(self, start: State, states: list[State], weights: list[float], sent: int) -> State:
         norms = [_distance(state, start) for state in states]
         shares = [p * min(1.0, self.bound / n) if n else p for p, n in zip(weights, norms, strict=True)]
-        return mean_state([start, *states], [1 - sum(shares), *shares]), server
+        return mean_state([start, *states], [1 - sum(shares), *shares])
 
 
 def _usable(updates: Sequence[Update], weights: Sequence[float]) -> tuple[list[State], list[float]]:
@@ -175,17 +176,15 @@ def _scaled(weights: Sequence[float]) -> list[float]:
     return [weight / sum(weights) for weight in weights]
 
 
-def _middle(start: State, states: Sequence[State], trimmed: int) -> State:
+def _middle(states: Sequence[State], trimmed: int) -> State:
     """The mean of each coordinate without so many values at each end."""
-    if not states:
-        return start
 
     def middle(values: list[Tensor]) -> Tensor:
         if values[0].is_complex():  # real and imaginary parts are coordinates
             return torch.view_as_complex(middle([torch.view_as_real(value) for value in values]))
         return torch.stack(values).sort(0).values[trimmed : len(values) - trimmed].mean(0)
 
-    return {name: middle([state[name] for state in states]) for name in start}
+    return {name: middle([state[name] for state in states]) for name in states[0]}
 
 
 def _distance(a: State, b: State) -> float:

@@ -113,12 +113,7 @@ def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
 
 
 def compete(
-    one: Experiment,
-    start: Start,
-    data: Dataset,
-    chooser: Dataset | None,
-    settings: Mapping[str, Any],
-    stop: Stop,
+    one: Experiment, start: Start, data: Dataset, chooser: Dataset | None, settings: Mapping[str, Any], stop: Stop
 ) -> tuple[dict[str, Any], Federation]:
     """A run from a start, see `outcome`, and its federation; bytes and rounds are with those of the start.
 

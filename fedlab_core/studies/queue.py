@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
-from fedlab_core import plots
+from fedlab_core import files, plots
 from fedlab_core.experiment import Experiment
 from fedlab_core.settings import Settings
 from fedlab_core.studies.record import FIGURES, RUNS, Stopped, recorded
@@ -222,9 +222,7 @@ def _make(run: Run, unit: Unit, file: Path, device: str, stop: Path, nice: int =
     plain = {"arm": unit.arm, "seed": unit.seed, "settings": unit.settings, "key": unit.key}
     plain |= {"seconds": seconds, "device": device, "torch": torch.__version__, "result": result}
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f".{os.getpid()}.part")
-    part.write_text(json.dumps(plain, allow_nan=False), encoding="utf-8")
-    part.replace(file)
+    files.write(file, files.seal(plain))
 
 
 def _yield_to_others(nice: int) -> None:
@@ -285,6 +283,3 @@ def main(records: Sequence[Record], arguments: Sequence[str]) -> int:
     else:
         return min(work_off(chosen, workers=options.workers, device=options.device, again=options.again), 1)
     return 0
-
-
-__all__ = ["Record", "Results", "Unit", "gathered", "halt", "known", "main", "missing", "results", "work_off", "write"]

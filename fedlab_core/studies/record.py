@@ -1,6 +1,5 @@
-"""Recorded runs: JSON in `figures/`, and finished runs kept so that a killed study goes on where it was."""
+"""Recorded runs: JSON in `figures/`, and finished units in `runs/`."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +27,3 @@ def recorded(name: str, folder: Path = FIGURES) -> Any:
         return None
     except ValueError as error:
         raise ValueError(f"{error}; record it again") from error
-
-
-def once(key: str, make: Callable[[], dict[str, Any]], folder: Path | None) -> dict[str, Any]:
-    """The result of `make()`, computed once per key and kept in a file of the folder; without a folder, just computed.
-
-    The file is complete or absent, and a changed byte in it is an error.
-    """
-    if folder is None:
-        return make()
-    if (known := recorded(key, folder)) is not None:
-        return known
-    folder.mkdir(parents=True, exist_ok=True)
-    files.write(folder / f"{key}.json", files.seal(make()))
-    return recorded(key, folder) or {}
