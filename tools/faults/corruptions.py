@@ -31,6 +31,7 @@ def _run_read(folder: Path) -> str:
 
 def _record(folder: Path) -> None:
     content = {"curve": [0.5, 0.75, 0.875], "seeds": [0, 1, 2], "name": "FedAvg"}
+    folder.mkdir(parents=True, exist_ok=True)
     files.write(folder / "accuracy.json", files.seal(content))
 
 
@@ -40,11 +41,11 @@ def _record_read(folder: Path) -> str:
 
 def _start(folder: Path) -> None:
     state = small_run().state
-    starts._write([folder], "key", starts.Start("start", dict(sorted(state.items())), {"kind": "test"}, 3, 100))
+    starts.write([folder], "key", starts.Start("start", dict(sorted(state.items())), {"kind": "test"}, 3, 100))
 
 
 def _start_read(folder: Path) -> str:
-    start = starts._read(folder / "key", "start")
+    start = starts.read(folder / "key", "start")
     if start is None:  # it would be learnt again
         return "learnt again"
     return repr((start.fingerprint, start.recipe, start.rounds, start.bytes))
