@@ -12,26 +12,16 @@ from typing import Any
 from fedlab_core.experiment import Experiment
 from fedlab_core.settings import Settings
 from fedlab_core.studies.arms import Arm, Comparison
-from fedlab_core.studies.claim import Claim, Range
+from fedlab_core.studies.batchnorm_runs import THEN, VARIANTS
+from fedlab_core.studies.claim import Claim, Range, headlined
 from fedlab_core.studies.record import recorded
 
 ROUNDS = 200
+_SETTINGS = Settings(
+    1.0, None, 1, 32, lr_schedule="cosine", schedule_rounds=ROUNDS, batch_norm="average", evaluate_every=50
+)
 CIFAR = Experiment(
-    "cifar10",
-    {"download": False, "examples": 5000},
-    clients=10,
-    model="resnet8",
-    norm="batch",
-    settings=Settings(
-        fraction=1.0,
-        epochs=None,
-        steps=1,
-        batch_size=32,
-        lr_schedule="cosine",
-        schedule_rounds=ROUNDS,
-        batch_norm="average",
-        evaluate_every=50,
-    ),
+    "cifar10", {"download": False, "examples": 5000}, clients=10, model="resnet8", norm="batch", settings=_SETTINGS
 )
 DISTRIBUTIONS: dict[str, dict[str, Any]] = {
     "2 classes": {"partition": "shards", "partition_options": {"per_client": 2}},
@@ -41,21 +31,14 @@ DISTRIBUTIONS: dict[str, dict[str, Any]] = {
     "Dir(0.5)": {"partition": "dirichlet", "partition_options": {"alpha": 0.5, "min_size": 2}},
 }
 """Who holds what, in the order in which it is run; shards are cut from the images in order of their labels."""
-REMEDIES: dict[str, dict[str, Any]] = {
-    "FedTAN": {"changes": {"method": "fedtan"}},
-    "FedAvg+BN": {},
-    "centralised BN": {"changes": {"method": "union_sgd"}},
-    "FixBN": {"then": {"batch_norm": "frozen", "lr": 0.3}},
-    "GroupNorm": {"changes": {"norm": "group", "batch_norm": None}},
-}
+REMEDIES = ("FedTAN", "FedAvg+BN", "centralised BN", "FixBN", "GroupNorm")
 MANY = (0, 1, 2, 3, 4)  # of the headlines; three seeds elsewhere
 
 
 def _arm(distribution: str, remedy: str) -> Arm:
-    parts = REMEDIES[remedy]
     headline = distribution == "2 classes" or (distribution == "1 class" and remedy not in ("FixBN", "GroupNorm"))
-    changes = {**DISTRIBUTIONS[distribution], **parts.get("changes", {})}
-    return Arm(changes, -1, MANY if headline else MANY[:3], parts.get("then", {}))
+    changes = {**DISTRIBUTIONS[distribution], **VARIANTS[remedy]}
+    return Arm(changes, -1, MANY if headline else MANY[:3], THEN.get(remedy, {}))
 
 
 STUDY = Comparison(
@@ -69,55 +52,36 @@ STUDY = Comparison(
 )
 RECORD = STUDY.record
 REGISTERED = "a1f69cd, before the record"
-_CLAIMS: dict[str, tuple[str, str, str, Range]] = {
-    "damage": (
-        "2 classes per client: FedAvg with batch normalisation ends below centralised training",
-        "2 classes: centralised BN",
-        "2 classes: FedAvg+BN",
-        Range(low=0.05),
-    ),
-    "repair": (
-        "2 classes per client: FedTAN ends where centralised training does",
-        "2 classes: centralised BN",
-        "2 classes: FedTAN",
-        Range(-0.02, 0.02),
-    ),
-    "one_class": (
-        "1 class per client: FedTAN ends far above FedAvg with batch normalisation",
-        "1 class: FedTAN",
-        "1 class: FedAvg+BN",
-        Range(low=0.1),
-    ),
-    "iid": (
-        "IID clients: FedAvg with batch normalisation ends where centralised training does",
-        "IID: centralised BN",
-        "IID: FedAvg+BN",
-        Range(-0.02, 0.02),
-    ),
-}
+_CLAIMS = {
+    "damage": ("2 classes per client: FedAvg with batch normalisation ends below centralised training",
+               "2 classes: centralised BN", "2 classes: FedAvg+BN", Range(low=0.05)),
+    "repair": ("2 classes per client: FedTAN ends where centralised training does",
+               "2 classes: centralised BN", "2 classes: FedTAN", Range(-0.02, 0.02)),
+    "one_class": ("1 class per client: FedTAN ends far above FedAvg with batch normalisation",
+                  "1 class: FedTAN", "1 class: FedAvg+BN", Range(low=0.1)),
+    "iid": ("IID clients: FedAvg with batch normalisation ends where centralised training does",
+            "IID: centralised BN", "IID: FedAvg+BN", Range(-0.02, 0.02)),
+}  # fmt: skip
 """By the end of the id: text, the two arms of the headline, expected range of their difference."""
 
 
 def claim(name: str) -> Claim:
     """One row, from the units that are there."""
     text, a, b, expected = _CLAIMS[name]
-    data, headline = recorded(STUDY.name), f"{a} minus {b}"
-    values, references = STUDY.paired(data, a, b), {}
-    if reached := STUDY.finals(data, a):
-        references = {"chance": 0.1, "reached": fmean(reached)}
+    data = recorded(STUDY.name)
+    values, reached = STUDY.paired(data, a, b), STUDY.finals(data, a)
     found = {arm: STUDY.finals(data, arm) for arm in STUDY.arms}
-    return Claim(
+    return headlined(
         f"batchnorm.cifar_{name}",
         f"{STUDY.title}: {text}",
-        "Wang, Shi and Chang, arXiv 2301.02982, abstract; set-up is ours",
-        "standard",
-        {headline: expected},
-        {headline: values} | {arm: accuracies for arm, accuracies in found.items() if accuracies},
-        range(len(values or ())),
-        headline,
-        REGISTERED,
-        STUDY.tests,
-        references,
+        expected,
+        {f"{a} minus {b}": values} | {arm: accuracies for arm, accuracies in found.items() if accuracies},
+        source="Wang, Shi and Chang, arXiv 2301.02982, abstract; set-up is ours",
+        size="standard",
+        seeds=range(len(values or ())),
+        registered=REGISTERED,
+        test_size=STUDY.tests,
+        references={"chance": 0.1, "reached": fmean(reached)} if reached else {},
     )
 
 

@@ -31,6 +31,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no normalisation": {"norm": "none", "batch_norm": None},
 }
 """What should happen to normalisation: changes of an experiment with averaged batch norm."""
+THEN: dict[str, dict[str, Any]] = {"FixBN": {"batch_norm": "frozen", "lr": 0.3}}
+"""Changes at half of the rounds, see `Arm`."""
 _SETTINGS = Settings(1.0, None, 1, 32, 0.1, batch_norm="average", evaluate_every=10)
 DIGITS = Experiment(
     partition="label_blocks", clients=5, model="mlp", norm="batch", settings=_SETTINGS.replace(evaluate_every=5)
@@ -60,9 +62,8 @@ def draw(data: Mapping[str, Any]) -> Figure:
 
 
 def study(name: str, title: str, experiment: Experiment, rounds: int, rates: Mapping[str, float]) -> Comparison:
-    """Variants side by side, each at its own learning rate; FixBN freezes at half of the rounds."""
-    then = {"FixBN": {"batch_norm": "frozen", "lr": 0.3}}
-    arms = {arm: Arm(VARIANTS[arm], then=then.get(arm, {}), lr=lr) for arm, lr in rates.items()}
+    """Variants side by side, each at its own learning rate."""
+    arms = {arm: Arm(VARIANTS[arm], then=THEN.get(arm, {}), lr=lr) for arm, lr in rates.items()}
     return Comparison(f"batchnorm_{name}", title, experiment, rounds, arms, SEEDS, held_out=0, picture=draw)
 
 
