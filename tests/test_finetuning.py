@@ -607,7 +607,7 @@ def test_the_anatomy_is_every_number_once_and_knows_what_is_trained(name: str) -
     model = tuned(name)
     rows = anatomy(model)
     count = payload(model)
-    assert sum(row["numbers"] for row in rows) == count.trained + count.held
+    assert sum(row["parameters"] for row in rows) == count.trained + count.held
     assert sum(row["trained"] for row in rows) == count.trained
     expected = {
         "head": {"head"},

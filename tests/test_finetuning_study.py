@@ -279,7 +279,7 @@ def test_the_panel_of_ways_follows_its_choices() -> None:
     images = torch.zeros(4, 3, 32, 32)
     networks = {"small ViT": (vit, images), "CLIP-tiny": (blank("clip_tiny", 1, 0), images)}
     tuner = Tuner(networks, VOCABULARY, ("solid ring", "dotted bar"))
-    assert tuner.describe().startswith("3,984 of 214,608 numbers are trained and travel, 1,040 of them")
+    assert tuner.describe().startswith("3,984 of 214,608 parameters are trained and travel, 1,040 of them")
     before = tuner.image.value
     assert tuner.set(method="vpt_deep").family.value == "input" and tuner.image.value != before
     assert "coop" not in dict(tuner.method.options).values()
@@ -287,5 +287,5 @@ def test_the_panel_of_ways_follows_its_choices() -> None:
     words = [text.get_text() for text in tuner.figure().axes[0].texts]
     assert "prompt\n1,024" in words and tuner.describe().startswith("1,024 of ")
     tuner.set(family="baseline")
-    assert tuner.method.value == "full" and "numbers are trained" in tuner.text.value
+    assert tuner.method.value == "full" and "parameters are trained" in tuner.text.value
     assert len(tuner.figure().axes[1].patches) == 3

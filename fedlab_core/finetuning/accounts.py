@@ -1,4 +1,4 @@
-"""What a way to fine-tune costs a client: numbers that travel, operations, bytes in memory.
+"""What a way to fine-tune costs a client: parameters that travel, operations, bytes in memory.
 
 All of it works on the meta device, where tensors have shapes and no values, so that the real ViT-B/16 and CLIP are
 counted without their weights.
@@ -98,11 +98,11 @@ def payload(model: nn.Module) -> Payload:
 
 @checked
 def anatomy(model: nn.Module) -> list[dict[str, Any]]:
-    """What a network is made of and what of it is trained, from the input up: the numbers behind a drawing of it.
+    """What a network is made of and what of it is trained, from the input up, for a drawing of it.
 
     Returns:
         one row per tower ("image" or "text"), block (None outside of them) and kind (a value of `KINDS`, "projection"
-        or "scale"), with its numbers and those that are trained.
+        or "scale"), with the number of its parameters and of those that are trained.
     """
     rows: dict[tuple[str, int | None, str], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
@@ -113,8 +113,8 @@ def anatomy(model: nn.Module) -> list[dict[str, Any]]:
         block = int(parts[parts.index("blocks") + 1]) if "blocks" in parts else None
         tower = "text" if "text" in parts or name == "prompt" else "image"
         key = tower, block, kind
-        row = rows.setdefault(key, {"tower": tower, "block": block, "kind": kind, "numbers": 0, "trained": 0})
-        row["numbers"] += parameter.numel()
+        row = rows.setdefault(key, {"tower": tower, "block": block, "kind": kind, "parameters": 0, "trained": 0})
+        row["parameters"] += parameter.numel()
         row["trained"] += parameter.numel() * parameter.requires_grad
     return list(rows.values())
 
@@ -138,8 +138,8 @@ def payload_table(num_classes: int = 100) -> list[dict[str, Any]]:
     """Numbers and bytes of every method for ViT-B/16, and for CLIP B/16 where a method needs its text tower.
 
     Returns:
-        one row each: method, trained numbers, those of the head, MB (10^6 bytes) in one direction, and how many times
-        that is less than "full".
+        one row each: method, trained parameters, those of the head, MB (10^6 bytes) in one direction, and how many
+        times that is less than "full".
     """
     vit, clip, draws = meta_vit_b_16(num_classes), meta_clip(), generator(0, "accounts")
     weights = clip.logit_scale.new_empty(num_classes, clip.image.head.out_features)
@@ -184,8 +184,8 @@ def cost_table(model: nn.Module, images: Tensor, methods: Sequence[str], moments
         methods: keys of `TUNINGS` with their default options, but "coop".
 
     Returns:
-        one row each: method, trained numbers, those of the head, bytes that travel one way, bytes kept for the backward
-        pass and in all, and operations of a step.
+        one row each: method, trained parameters, those of the head, bytes that travel one way, bytes kept for the
+        backward pass and in all, and operations of a step.
     """
     rows, loss = [], classification_loss(images)
     for method in methods:

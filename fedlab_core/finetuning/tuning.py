@@ -1,4 +1,4 @@
-"""Which numbers of a pre-trained Transformer are trained: three families of methods on one interface."""
+"""Which parameters of a pre-trained Transformer are trained: three families of methods on one interface."""
 
 import copy
 import math
@@ -17,7 +17,7 @@ from fedlab_core.models.vit import ViT
 
 FAMILIES = {
     "baseline": "everything, or the classifier alone",
-    "backbone": "a few of the numbers that are there",
+    "backbone": "a few of the parameters that are there",
     "input": "learnt tokens beside the image's patches or the text's words",
     "modules": "small layers added to frozen ones",
 }

@@ -73,7 +73,7 @@ def network(ax: Axes, rows: Sequence[Mapping[str, Any]], tower: str = "image") -
 
 
 def _part(ax: Axes, left: float, bottom: float, row: Mapping[str, Any]) -> None:
-    share = row["trained"] / row["numbers"]
+    share = row["trained"] / row["parameters"]
     x, y, width, height = left + 0.04, bottom + 0.1, 0.92, 0.8
     ax.add_patch(Rectangle((x, y), width, height, facecolor=FROZEN, edgecolor="#0072B2", hatch="////", linewidth=0))
     if share:

@@ -101,8 +101,8 @@ TRAVEL = Plan(
 
 @dataclass(frozen=True)
 class Ends:
-    """A round's mean over clients of the accuracy on all test pictures, on them weighted as the client's own classes
-    are, and on its own training pictures."""
+    """Accuracies after a round, means over clients: on all test pictures, on test pictures weighted by the client's own
+    classes, and on its own training pictures."""
 
     round: int
     test: float

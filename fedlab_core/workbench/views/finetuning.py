@@ -28,7 +28,7 @@ def trained_view(run: Run, round: int) -> Figure:
     left = fig.add_subplot(grid[:, 0])
     plots_finetuning.network(left, anatomy(run.federation.model))
     count = payload(run.federation.model)
-    left.set_title(f"{count.trained:,} of {count.trained + count.held:,} numbers trained")
+    left.set_title(f"{count.trained:,} of {count.trained + count.held:,} parameters trained")
     runs = [one for one in run.overlaid if isinstance(one.federation.model, ViT)]
     labels = ("kB one way, one client", "MiB kept for backward", "GFLOP of a local step")
     for row, (ax, label) in enumerate(zip(axes[:, 1], labels, strict=True)):

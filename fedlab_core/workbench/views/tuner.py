@@ -70,7 +70,7 @@ class Tuner(Look):
         """The numbers behind the picture in a sentence."""
         row = self._row(self.network.value, self.method.value)
         return (
-            f"{row['trained']:,} of {row['total']:,} numbers are trained and travel, {row['head']:,} of them in the "
+            f"{row['trained']:,} of {row['total']:,} parameters are trained and travel, {row['head']:,} of them in the "
             f"classifier: {row['bytes'] / 1e6:.3g} MB one way. A step keeps {row['kept'] / MIB:.3g} MiB for the "
             f"backward pass and takes {row['flops'] / 1e9:.3g} GFLOP."
         )
