@@ -73,11 +73,13 @@ def draw(data: Mapping[str, Any]) -> Figure:
             lr = full(unit["settings"]["experiment"]).settings.lr
             name = f"{unit['arm'].partition(': ')[2]}, lr {lr:g}, seed {unit['seed']}"
             style = plots.Line(name, [], index=index).style
-            ax.plot(unit["result"]["round"], unit["result"][metric], label=name, **style)
+            rounds = unit["result"]["round"]
+            ax.plot(rounds, unit["result"][metric], label=name, markevery=max(1, len(rounds) // 8), **style)
         if metric == "test_accuracy":
             ax.axhline(target, color="0.35", linewidth=1, linestyle=":", label=f"target {target:g}")
             ax.set_ylim(0.8 if target > 0.9 else 0, 1)
         ax.set(title=group, xlabel="round", ylabel=plots.AXES[metric])
+        ax.grid(axis="y", color="0.92")
         ax.legend()
     fig.suptitle(data["title"], fontsize=10)
     return fig
