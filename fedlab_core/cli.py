@@ -139,7 +139,10 @@ def lab(options: argparse.Namespace) -> int:
     words.append("--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb")
     words += ["--no-browser"] * options.no_browser + [f"--port={options.port}"] * (options.port is not None)
     words += ["--allow-root"] * (hasattr(os, "geteuid") and os.geteuid() == 0)
-    return subprocess.call(words)
+    if os.name != "posix":
+        return subprocess.call(words)
+    sys.stdout.flush()
+    os.execv(sys.executable, words)  # this process becomes the server: what ends one ends the other
 
 
 def bench(options: argparse.Namespace) -> int:

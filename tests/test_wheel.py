@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import time
 import tomllib
+import urllib.error
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -109,7 +113,8 @@ print(json.dumps([fedlab_core.__version__, str(data.data_root()), len(recorded("
 """
     version, root, claims = json.loads(python("-c", program, cwd=tmp_path, path=installed).splitlines()[-1])
     assert version == VERSION and root == str(Path("~/.cache/fedlab_core").expanduser()) and claims > 30
-    assert (tmp_path / "a/report.html").stat().st_size > 10_000
+    report = (tmp_path / "a/report.html").read_text(encoding="utf-8")
+    assert len(report) > 10_000 and "fedlab-player" in report and '"steps":["round 1","round 2"]' in report
     notebooks = sorted(p.name for p in (ROOT / "notebooks").glob("*.ipynb"))
     assert sorted(p.name for p in (tmp_path / "mine/notebooks").glob("*.ipynb")) == notebooks
     checked = subprocess.run(
@@ -123,6 +128,30 @@ print(json.dumps([fedlab_core.__version__, str(data.data_root()), len(recorded("
     assert "pytest" not in checked.stdout
     helped = python("-m", "benchmarks", "--help", cwd=tmp_path, path=installed / "fedlab_core" / "shipped")
     assert "--quick" in helped
+
+
+def test_the_wheel_alone_opens_the_notebooks(installed: Path, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "fedlab_core.cli", "lab", "mine", "--no-browser"]
+    environment = {**os.environ, "PYTHONPATH": str(installed), "JUPYTER_CONFIG_DIR": str(tmp_path / "config")}
+    lab = subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    assert lab.stderr is not None
+    try:
+        address = next(found[0] for line in lab.stderr if (found := re.search(r"http://127\S+token=\w+", line)))
+        content = address.replace("/lab/tree/", "/api/contents/")
+        assert "/api/contents/notebooks/00_start_here.ipynb?" in content
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        for _ in range(600):  # the address is printed a moment before it is listened to
+            try:
+                with direct.open(content, timeout=60) as answer:
+                    assert json.load(answer)["name"] == "00_start_here.ipynb"
+                break
+            except urllib.error.URLError:
+                time.sleep(0.1)
+        else:
+            pytest.fail(f"{address} does not answer")
+    finally:
+        lab.terminate()
+        lab.wait(60)
 
 
 def test_the_command_is_installed(installed: Path) -> None:

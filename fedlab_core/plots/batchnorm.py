@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from fedlab_core.plots import LINE_COLORS, OKABE_ITO, Line
+from fedlab_core.plots import COLORMAP, LINE_COLORS, OKABE_ITO, Line
 
 SOURCES = {
     "local": "local BN (both sources)",
@@ -62,19 +62,16 @@ def mismatch_map(ax: Axes, values: ArrayLike, layers: Sequence[str], clients: Se
         layers, clients: their names and numbers.
         most: end of the colour scale; larger values have the colour of the end.
     """
-    values = np.asarray(values)
-    image = ax.imshow(values, vmin=0, vmax=most, aspect="auto", interpolation="nearest")
-    if values.size <= 60:
-        for (row, column), value in np.ndenumerate(values):
-            color = "black" if value > 0.6 * most else "white"
-            ax.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, color=color)
-    step = -(-len(layers) // 20)
-    ax.set_yticks(range(0, len(layers), step), layers[::step], fontsize=7)
-    wide = -(-len(clients) // 20)
-    ax.set_xticks(range(0, len(clients), wide), clients[::wide])
+    import pandas as pd  # with seaborn a second that other pictures need not wait for
+    import seaborn
+
+    table = pd.DataFrame(np.asarray(values), list(layers), list(clients))
+    bar = {"extend": "max" if table.to_numpy().max(initial=0) > most else "neither"}
+    few = {"annot": table.size <= 60, "fmt": ".2f", "annot_kws": {"fontsize": 8}}
+    seaborn.heatmap(table, ax=ax, vmin=0, vmax=most, cmap=COLORMAP, cbar_kws=bar, **few)
+    ax.tick_params(length=0)
+    ax.tick_params(axis="y", labelrotation=0, labelsize=7)
     ax.set(xlabel="client", ylabel="batch-norm layer")
-    ax.spines[:].set_visible(False)
-    ax.figure.colorbar(image, ax=ax, extend="max" if values.max(initial=0) > most else "neither")
     return ax
 
 
