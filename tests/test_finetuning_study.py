@@ -145,21 +145,21 @@ def comparison(one: dict, groups: Mapping[str, str], names: Sequence[str]) -> di
 
 def test_claims_follow_the_record(one: dict) -> None:
     methods = finetuning_runs.METHODS
-    claim = finetuning.strength_claim(comparison(one, {"random": "full", "strong": "bias"}, methods))
+    claim = finetuning.claim("strength", comparison(one, {"random": "full", "strong": "bias"}, methods))
     assert claim.verdict == "shown" and claim.measured["strong: bias minus the best other"] == pytest.approx([0.3] * 3)
     flipped = comparison(one, {"random": "bias", "strong": "full"}, methods)
-    assert finetuning.strength_claim(flipped).verdict == "refuted"
-    assert finetuning.strength_claim(flipped).measured["strong: bias minus full"] == pytest.approx([-0.3] * 3)
+    assert finetuning.claim("strength", flipped).verdict == "refuted"
+    assert finetuning.claim("strength", flipped).measured["strong: bias minus full"] == pytest.approx([-0.3] * 3)
     few = comparison(one, {"1": "CLIP, text head", "4": "CLIP, text head", "16": ""}, tuple(finetuning_runs.FAMILIES))
-    measured = finetuning.clip_claim(few).measured
+    measured = finetuning.claim("clip", few).measured
     assert measured["1 shot: CLIP minus ViT"] == pytest.approx([0.3] * 3)
     assert measured["16 shots: CLIP minus ViT"] == [0] * 3
     assert measured["lost from 16 shots to 1: ViT minus CLIP"] == pytest.approx([0.3] * 3)
     ways = ("bias, federated", "bias, alone", "full, federated", "full, alone")
     alone = comparison(one, dict.fromkeys(map(str, finetuning_runs.SHOTS), "bias, federated"), ways)
-    claim = finetuning.local_claim(alone)
+    claim = finetuning.claim("local", alone)
     assert claim.measured["4: all classes, FL minus alone"] == pytest.approx([0.3] * 3) and claim.verdict == "shown"
-    claim = finetuning.caltech_cifar_claim(comparison(one, {"random": "", "Caltech-101": "bias"}, methods))
+    claim = finetuning.claim("caltech_cifar", comparison(one, {"random": "", "Caltech-101": "bias"}, methods))
     assert claim.measured["bias: pre-trained minus random"] == pytest.approx([0.3] * 3) and claim.verdict == "shown"
 
 
@@ -171,7 +171,7 @@ def test_targets_compare_rounds_and_bytes(one: dict) -> None:
         "head": {**one, **curve, "bytes": [0, 1, 2], "test": [0.0, 0.1, 0.2]},
     }
     units = [{"arm": f"strong: {name}", "seed": s, "result": found} for name, found in runs.items() for s in range(3)]
-    claim = finetuning.targets_claim({"units": units})
+    claim = finetuning.claim("targets", {"units": units})
     assert claim.verdict == "shown" and claim.measured["bias: times fewer bytes than full"] == pytest.approx([100] * 3)
     assert claim.measured["target"] == 0.95 and claim.row()["measured"]["head: rounds"] == "never"
 

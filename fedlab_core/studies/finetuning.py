@@ -1,13 +1,14 @@
 """The claims about federated fine-tuning of Transformers: what notebook 05 and the recorded runs show."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import mean
 from typing import Any
 
 import torch
 
 from fedlab_core.finetuning.accounts import cost_table, meta_vit_b_16, payload_table
-from fedlab_core.studies.arms import Runs, grouped, rates
+from fedlab_core.studies.arms import grouped, rates
 from fedlab_core.studies.claim import Claim, Measured, Range, headlined, two_digits
 from fedlab_core.studies.finetuning_runs import SHOTS, until
 from fedlab_core.studies.record import recorded
@@ -35,6 +36,7 @@ SET = "17c669c, before the record"
 CHOSEN = f"{SET}; its one headline was picked with the record known"
 SEEDS = (0, 1, 2)
 Data = Mapping[str, Any]
+Measures = dict[str, Measured]
 TARGET = 0.95  # of what full fine-tuning reaches at the end
 
 
@@ -69,127 +71,146 @@ def ends(runs: Sequence[Mapping[str, Any]], measure: str = "test") -> list[float
     return [one["clients"][measure] for one in runs]
 
 
-def levels(runs: Runs, prefix: str, rates: Mapping[str, float]) -> dict[str, Measured]:
-    """What every run reaches, best first, and its learning rate."""
-    found: dict[str, Measured] = {}
-    for name in sorted(runs, key=lambda name: -mean(ends(runs[name]))):
-        found |= {f"{prefix}{name}": ends(runs[name]), f"{prefix}{name}, lr": rates[f"{prefix}{name}"]}
-    return found
-
-
-def every_level(data: Data | None) -> dict[str, Measured]:
-    """`levels` of all groups of a record."""
-    found: dict[str, Measured] = {}
+def levels(data: Data) -> Measures:
+    """What every run of a record reaches, best first in each group, and its learning rate."""
+    found: Measures = {}
     for group, runs in grouped(data).items():
-        found |= levels(runs, f"{group}: ", rates(data))
+        for name in sorted(runs, key=lambda name: -mean(ends(runs[name]))):
+            arm = f"{group}: {name}"
+            found |= {arm: ends(runs[name]), f"{arm}, lr": rates(data)[arm]}
     return found
 
 
-def _claim(
-    name: str, text: str, expected: Range, measured: dict[str, Measured], reached: Sequence[float] = (), **more: Any
-) -> Claim:
-    """A row from recorded runs; "reached" are the accuracies that the test set's error is computed at."""
-    about: dict[str, Any] = {"source": PAPER, "size": "standard", "registered": CHOSEN, "test_size": 400} | more
-    chance, known = about.pop("chance", 1 / 16), len(measured) > 1
-    references = {"chance": chance, "reached": mean(reached)} if reached else {}
-    return headlined(
-        f"finetuning.{name}", text, expected, measured, references=references, seeds=SEEDS if known else (), **about
+def strength(data: Data) -> tuple[Measures, list[float]]:
+    """The order of the methods over pre-training strength."""
+    starts = grouped(data)
+    gap = {name: differences(ends(runs["bias"]), ends(runs["full"])) for name, runs in starts.items()}
+    strong, reached = starts["strong"], ends(starts["strong"]["bias"])
+    best = max((name for name in strong if name != "bias"), key=lambda name: mean(ends(strong[name])))
+    return {
+        "strong: bias minus the best other": differences(reached, ends(strong[best])),
+        "strong: bias minus full": gap["strong"],
+        "random: bias minus full": gap["random"],
+        "bias minus full, strong minus random": differences(gap["strong"], gap["random"]),
+    } | levels(data), reached
+
+
+def clip(data: Data) -> tuple[Measures, list[float]]:
+    """CLIP-tiny against a ViT of the same size and pictures over shots, with controls."""
+    few, many = (grouped(data)[count] for count in ("1", "16"))
+    text, vit, prototypes, drawn = "CLIP, text head", "ViT, linear head", "ViT, prototype head", "CLIP, random head"
+    lost = [differences(ends(many[name]), ends(few[name])) for name in (vit, text)]
+    return {
+        "1 shot: CLIP minus ViT": differences(ends(few[text]), ends(few[vit])),
+        "16 shots: CLIP minus ViT": differences(ends(many[text]), ends(many[vit])),
+        "lost from 16 shots to 1: ViT minus CLIP": differences(*lost),
+        "head: 1 shot, CLIP with a random head minus ViT": differences(ends(few[drawn]), ends(few[vit])),
+        "head: 1 shot, CLIP minus ViT with prototypes": differences(ends(few[text]), ends(few[prototypes])),
+        "zero-shot": [one["test"][0] for one in few[text]],
+        "prototypes before training, 1 shot": [one["test"][0] for one in few[prototypes]],
+    } | levels(data), ends(few[text])
+
+
+def local(data: Data) -> tuple[Measures, list[float]]:
+    """Federated against local-only training over shots."""
+    found, measured = grouped(data), Measures()
+    for method, prefix in (("bias", ""), ("full", "full, ")):
+        for count in map(str, SHOTS):
+            both = [found[count][f"{method}, {where}"] for where in ("federated", "alone")]
+            for name, measure in (("all classes", "test"), ("own distribution", "own")):
+                values = differences(*(ends(runs, measure) for runs in both))
+                measured[f"{prefix}{count}: {name}, FL minus alone"] = values
+            over = [differences(ends(runs, "train"), ends(runs, "own")) for runs in both]
+            measured[f"{prefix}{count}: train minus own, alone minus FL"] = differences(*reversed(over))
+    return measured, ends(found["4"]["bias, federated"])
+
+
+def targets(data: Data) -> tuple[Measures, list[float]]:
+    """Rounds and bytes to a target, per method, from the runs with the strong start."""
+    runs = grouped(data)["strong"]
+    target = TARGET * mean(ends(runs["full"]))
+    rounds, sent = (
+        {name: [until(one, axis, target) for one in seeds] for name, seeds in runs.items()}
+        for axis in ("round", "bytes")
     )
+    measured: Measures = {
+        "bias: times fewer bytes than full": ratios(sent["full"], sent["bias"]),
+        "bias: rounds, relative to full": ratios(rounds["bias"], rounds["full"]),
+        "target": target,
+    }
+    for name in runs:
+        measured |= {f"{name}: rounds": rounds[name], f"{name}: MB": [value / 1e6 for value in sent[name]]}
+    return measured, []
 
 
-def strength_claim(data: Data | None = None) -> Claim:
-    """Row 2: the order of the methods over pre-training strength, from the recorded runs."""
-    data = recorded("finetuning_strength") if data is None else data
-    headline, reached = "strong: bias minus the best other", []
-    measured: dict[str, Measured] = {headline: None}
-    if data:
-        starts = grouped(data)
-        gap = {name: differences(ends(runs["bias"]), ends(runs["full"])) for name, runs in starts.items()}
-        strong = starts["strong"]
-        best = max((name for name in strong if name != "bias"), key=lambda name: mean(ends(strong[name])))
-        reached = ends(strong["bias"])
-        measured = {
-            headline: differences(reached, ends(strong[best])),
-            "strong: bias minus full": gap["strong"],
-            "random: bias minus full": gap["random"],
-            "bias minus full, strong minus random": differences(gap["strong"], gap["random"]),
-        } | every_level(data)
-    text = "Scenes, 8 clients, small ViT: biases alone are best if the pre-trained network is strong"
-    return _claim("strength", text, Range(low=0), measured, reached)
+def caltech_cifar(data: Data) -> tuple[Measures, list[float]]:
+    """Photographs."""
+    random, learnt = (grouped(data)[name] for name in ("random", "Caltech-101"))
+    return {
+        "bias: pre-trained minus random": differences(ends(learnt["bias"]), ends(random["bias"])),
+        "full: pre-trained minus random": differences(ends(learnt["full"]), ends(random["full"])),
+        "pre-trained: bias minus head only": differences(ends(learnt["bias"]), ends(learnt["head"])),
+    } | levels(data), ends(learnt["bias"])
 
 
-def clip_claim(data: Data | None = None) -> Claim:
-    """Row 3: CLIP-tiny against a ViT of the same size and pictures over shots, with controls."""
-    data = recorded("finetuning_clip") if data is None else data
-    headline, reached = "1 shot: CLIP minus ViT", []
-    measured: dict[str, Measured] = {headline: None}
-    if data:
-        few, many = (grouped(data)[count] for count in ("1", "16"))
-        text, vit, prototypes = "CLIP, text head", "ViT, linear head", "ViT, prototype head"
-        lost = [differences(ends(many[name]), ends(few[name])) for name in (vit, text)]
-        reached = ends(few[text])
-        measured = {
-            headline: differences(reached, ends(few[vit])),
-            "16 shots: CLIP minus ViT": differences(ends(many[text]), ends(many[vit])),
-            "lost from 16 shots to 1: ViT minus CLIP": differences(*lost),
-            "head: 1 shot, CLIP with a random head minus ViT": differences(
-                ends(few["CLIP, random head"]), ends(few[vit])
-            ),
-            "head: 1 shot, CLIP minus ViT with prototypes": differences(ends(few[text]), ends(few[prototypes])),
-            "zero-shot": [one["test"][0] for one in few[text]],
-            "prototypes before training, 1 shot": [one["test"][0] for one in few[prototypes]],
-        } | every_level(data)
-    text = "Scenes, biases tuned: CLIP-tiny is above a ViT of its size and pictures, and loses less with few shots"
-    return _claim("clip", text, Range(low=0.05), measured, reached)
-
-
-def local_claim(data: Data | None = None) -> Claim:
-    """Row 4: federated against local-only training over shots."""
-    data = recorded("finetuning_local") if data is None else data
-    headline, reached = "4: all classes, FL minus alone", []
-    measured: dict[str, Measured] = {headline: None}
-    if data:
-        found, measured = grouped(data), {}
-        reached = ends(found["4"]["bias, federated"])
-        for method, prefix in (("bias", ""), ("full", "full, ")):
-            for count in map(str, SHOTS):
-                both = [found[count][f"{method}, {where}"] for where in ("federated", "alone")]
-                for name, measure in (("all classes", "test"), ("own distribution", "own")):
-                    values = differences(*(ends(runs, measure) for runs in both))
-                    measured[f"{prefix}{count}: {name}, FL minus alone"] = values
-                over = [differences(ends(runs, "train"), ends(runs, "own")) for runs in both]
-                measured[f"{prefix}{count}: train minus own, alone minus FL"] = differences(*reversed(over))
-    text = (
+_ROWS: dict[str, tuple[Callable[[Data], tuple[Measures, list[float]]], str, str, Range]] = {
+    "strength": (
+        strength,
+        "Scenes, 8 clients, small ViT: biases alone are best if the pre-trained network is strong",
+        "strong: bias minus the best other",
+        Range(low=0),
+    ),
+    "clip": (
+        clip,
+        "Scenes, biases tuned: CLIP-tiny is above a ViT of its size and pictures, and loses less with few shots",
+        "1 shot: CLIP minus ViT",
+        Range(low=0.05),
+    ),
+    "local": (
+        local,
         "Scenes, strong ViT, biases tuned, Dirichlet 0.5, 1 to 16 pictures per class and client: training together "
-        "beats training alone, also on a client's own classes, and over-fits less"
-    )
-    return _claim("local", text, Range(low=0.05), measured, reached, headline=headline)
+        "beats training alone, also on a client's own classes, and over-fits less",
+        "4: all classes, FL minus alone",
+        Range(low=0.05),
+    ),
+    "targets": (
+        targets,
+        f"Scenes, strong ViT: to {TARGET:g} of what full fine-tuning reaches, biases take few more rounds and far fewer "
+        "bytes",
+        "bias: times fewer bytes than full",
+        Range(low=10),
+    ),
+    "caltech_cifar": (
+        caltech_cifar,
+        "CIFAR-10, 2,000 pictures, 8 clients: a small ViT that has seen photographs of other objects is above one that "
+        "has not, and biases are above the head alone",
+        "bias: pre-trained minus random",
+        Range(low=0.03),
+    ),
+}
+"""By the end of the id: how the record is measured (with the accuracies that the test set's error is computed at), what
+is claimed, the headline and its range."""
 
 
-def targets_claim(data: Data | None = None) -> Claim:
-    """Row 5: rounds and bytes to a target, per method, from the runs with the strong start."""
-    data = recorded("finetuning_strength") if data is None else data
-    headline = "bias: times fewer bytes than full"
-    measured: dict[str, Measured] = {headline: None}
-    if data:
-        runs = grouped(data)["strong"]
-        target = TARGET * mean(ends(runs["full"]))
-        rounds, sent = (
-            {name: [until(one, axis, target) for one in seeds] for name, seeds in runs.items()}
-            for axis in ("round", "bytes")
-        )
-        measured = {
-            headline: ratios(sent["full"], sent["bias"]),
-            "bias: rounds, relative to full": ratios(rounds["bias"], rounds["full"]),
-            "target": target,
-        }
-        for name in runs:
-            measured |= {f"{name}: rounds": rounds[name], f"{name}: MB": [value / 1e6 for value in sent[name]]}
-    text = (
-        f"Scenes, strong ViT: to {TARGET:g} of what full fine-tuning reaches, biases take few more rounds and far "
-        "fewer bytes"
+def claim(name: str, data: Data | None = None) -> Claim:
+    """A row from recorded runs; not run without them."""
+    measure, text, headline, expected = _ROWS[name]
+    data = recorded(f"finetuning_{'strength' if name == 'targets' else name}") if data is None else data
+    measured, reached = measure(data) if data else ({headline: None}, [])
+    chance, tests = (0.1, 500) if name == "caltech_cifar" else (1 / 16, 400)
+    return headlined(
+        f"finetuning.{name}",
+        text,
+        expected,
+        measured,
+        headline,
+        source=PAPER,
+        size="standard",
+        seeds=SEEDS if data else (),
+        registered=CHOSEN,
+        test_size=tests,
+        references={"chance": chance, "reached": mean(reached)} if reached else {},
     )
-    return _claim("targets", text, Range(low=10), measured)
 
 
 def memory_claim() -> Claim:
@@ -218,26 +239,6 @@ def memory_claim() -> Claim:
     )
 
 
-def caltech_cifar_claim(data: Data | None = None) -> Claim:
-    """Row 7: photographs, from a recorded run if there is one."""
-    data = recorded("finetuning_caltech_cifar") if data is None else data
-    headline, reached = "bias: pre-trained minus random", []
-    measured: dict[str, Measured] = {headline: None}
-    if data:
-        random, learnt = (grouped(data)[name] for name in ("random", "Caltech-101"))
-        reached = ends(learnt["bias"])
-        measured = {
-            headline: differences(reached, ends(random["bias"])),
-            "full: pre-trained minus random": differences(ends(learnt["full"]), ends(random["full"])),
-            "pre-trained: bias minus head only": differences(ends(learnt["bias"]), ends(learnt["head"])),
-        } | every_level(data)
-    text = (
-        "CIFAR-10, 2,000 pictures, 8 clients: a small ViT that has seen photographs of other objects is above one that "
-        "has not, and biases are above the head alone"
-    )
-    return _claim("caltech_cifar", text, Range(low=0.03), measured, reached, test_size=500, chance=0.1)
-
-
 def paper_claim() -> Claim:
     """The paper's own networks: they need weights and a GPU, and were not run."""
     return Claim(
@@ -252,11 +253,11 @@ def paper_claim() -> Claim:
 
 CLAIMS: dict[str, Callable[[], Claim]] = {
     "finetuning.payload": payload_claim,
-    "finetuning.strength": strength_claim,
-    "finetuning.clip": clip_claim,
-    "finetuning.local": local_claim,
-    "finetuning.targets": targets_claim,
+    "finetuning.strength": partial(claim, "strength"),
+    "finetuning.clip": partial(claim, "clip"),
+    "finetuning.local": partial(claim, "local"),
+    "finetuning.targets": partial(claim, "targets"),
     "finetuning.memory": memory_claim,
-    "finetuning.caltech_cifar": caltech_cifar_claim,
+    "finetuning.caltech_cifar": partial(claim, "caltech_cifar"),
     "finetuning.paper": paper_claim,
 }
