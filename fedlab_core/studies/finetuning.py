@@ -175,8 +175,8 @@ _ROWS: dict[str, tuple[Callable[[Data], tuple[Measures, list[float]]], str, str,
     ),
     "targets": (
         targets,
-        f"Scenes, strong ViT: to {TARGET:g} of what full fine-tuning reaches, biases take few more rounds and far fewer "
-        "bytes",
+        f"Scenes, strong ViT: to {TARGET:g} of what full fine-tuning reaches, biases take few more rounds and far "
+        "fewer bytes",
         "bias: times fewer bytes than full",
         Range(low=10),
     ),
