@@ -52,11 +52,12 @@ class Snapshot:
 class Timeline:
     """Snapshots by round, as a value: whatever adds to it or cuts it returns a new one that shares the snapshots.
 
-    Past the memory limit only every second, fourth, ... round stays; pinned rounds and the last always do.
+    Past a limit only every second, fourth, ... round stays; pinned rounds and the last always do.
 
     Attributes:
         limit: bytes of the kept tensors.
         stride: of the rounds that are not pinned, those that it divides stay.
+        most: snapshots that are kept, None for any number.
     """
 
     limit: int = 512 * 2**20
@@ -64,6 +65,7 @@ class Timeline:
     _snapshots: Mapping[int, Snapshot] = field(default_factory=dict)  # by round, ascending
     _bytes: Mapping[int, int] = field(default_factory=dict)  # of each that the one before it does not share
     _pinned: frozenset[int] = frozenset()
+    most: int | None = None
 
     def added(self, snapshot: Snapshot, *, pin: bool = False) -> "Timeline":
         """With a snapshot taken after all that are stored, or in place of one of the same round."""
@@ -72,11 +74,12 @@ class Timeline:
         kept = {r: s for r, s in self._snapshots.items() if r != round and (r % stride == 0 or r in pinned)}
         sizes = {r: self._bytes[r] for r in kept} | {round: _new_bytes(snapshot, kept[max(kept)] if kept else None)}
         kept[round] = snapshot
-        while sum(sizes.values()) > self.limit and stride < round:
+        most = len(kept) if self.most is None else self.most
+        while (sum(sizes.values()) > self.limit or len(kept) > most) and stride < round:
             stride *= 2
             kept = {r: s for r, s in kept.items() if r % stride == 0 or r in pinned or r == round}
             sizes = {r: _new_bytes(kept[r], kept.get(before)) for before, r in pairwise([-1, *kept])}
-        return Timeline(self.limit, stride, kept, sizes, pinned)
+        return Timeline(self.limit, stride, kept, sizes, pinned, self.most)
 
     @property
     def last(self) -> Snapshot:

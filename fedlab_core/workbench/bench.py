@@ -282,6 +282,7 @@ class Workbench(Shown):
             self.panel.advance(0, 0, doing="reading runs")
             found = store.bring_back(Path(folder or store.runs_home()), self.catalog, self._worker.stop)
             for run in found:
+                run.remember(self.share_mib)
                 self._display.add(run)
             self.controls.load(self.runs[-1].experiment)
             return "done", f"{len(found)} runs are back: {', '.join(run.name for run in found)}."

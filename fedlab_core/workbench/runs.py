@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from fedlab_core.experiment import Experiment
@@ -20,6 +20,7 @@ from fedlab_core.registry import METHODS
 if TYPE_CHECKING:
     import pandas as pd
 
+MOST_SNAPSHOTS = 64
 SHORT = {
     "dataset": "data set",
     "dataset_options": "data set's options",
@@ -123,6 +124,12 @@ class Run:
     def line(self) -> Line:
         """What `plots.curves` draws of it."""
         return Line(self.label, self.federation.past.records, self.start, self.index)
+
+    def remember(self, memory_mib: float) -> None:
+        """Bounds what its snapshots take: so many MiB, and `MOST_SNAPSHOTS`; other rounds are replayed when needed."""
+        past = self.federation.past
+        timeline = replace(past.timeline, limit=int(memory_mib * 2**20), most=MOST_SNAPSHOTS)
+        self.federation.past = replace(past, timeline=timeline)
 
     def at(self, round: int) -> Record | None:
         """The record of a round, None before anything was measured."""

@@ -35,8 +35,9 @@ def begin(
         start = experiment.make_start(root=catalog.root, stop=worker.stop)
     panel.advance(0, 0, doing="preparing")
     federation = worker.patiently(lambda: catalog.build(experiment, name, start))
-    federation.memory_mib = memory_mib
-    return Run(federation, [(0, experiment)], start, stop=worker.stop)
+    run = Run(federation, [(0, experiment)], start, stop=worker.stop)
+    run.remember(memory_mib)
+    return run
 
 
 def train(

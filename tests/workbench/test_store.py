@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fedlab_core.federation import Federation
-from fedlab_core.workbench import store
+from fedlab_core.workbench import runs, store
 from fedlab_core.workbench.bench import Workbench
 from tests.workbench.panels import PATIENCE, SMALL, said
 
@@ -102,3 +102,16 @@ def test_nothing_is_written_if_not_wanted(tmp_path):
     bench = Workbench(SMALL, keep=False)
     bench.run(1, block=True)
     assert bench.folder is None and not store.runs_home().exists()
+
+
+def test_a_long_run_keeps_few_snapshots_and_every_round_can_still_be_had(bench, monkeypatch):
+    monkeypatch.setattr(runs, "MOST_SNAPSHOTS", 6)
+    bench.run(20, block=True)
+    straight = SMALL.build().run(20)
+    assert len(bench.result.timeline.rounds()) <= 6
+    bench.fork("branch", at=13, lr=0.05)
+    bench.run(20, block=True)
+    assert len(bench.result.timeline.rounds()) <= 7  # the fork point stays
+    for round in (1, 7, 13, 19):
+        state = bench.runs[0].federation.state_at(round)
+        assert all((state[name] == tensor).all() for name, tensor in straight.state_at(round).items())
