@@ -282,7 +282,6 @@ class Workbench(Shown):
             self.panel.advance(0, 0, doing="reading runs")
             found = store.bring_back(Path(folder or store.runs_home()), self.catalog, self._worker.stop)
             for run in found:
-                run.remember(self.share_mib)
                 self._display.add(run)
             self.controls.load(self.runs[-1].experiment)
             return "done", f"{len(found)} runs are back: {', '.join(run.name for run in found)}."
@@ -299,11 +298,12 @@ class Workbench(Shown):
         try:
             if run is None or changes(run.experiment, experiment):
                 given = self._name(name, describe(experiment, self.runs[0].experiment if self.runs else None))
-                run = begin(experiment, self.catalog, given, self.share_mib, self._display, self._worker)
+                run = begin(experiment, self.catalog, given, self._display, self._worker)
                 self._advice.trials.check(experiment)
                 self._display.add(run)
                 self._display.draw(live=True)
                 self._advice.compare()
+            run.take_over(self.share_mib)
             self._worker.training = True
             keep = functools.partial(self._keeper.keep, self.runs, run)
             return train(run, count, self._display, self._worker, lambda: self.controls.reference.value, keep)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from fedlab_core.engines import get_engine
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.history import Record, to_frame
@@ -20,7 +21,7 @@ from fedlab_core.registry import METHODS
 if TYPE_CHECKING:
     import pandas as pd
 
-MOST_SNAPSHOTS = 64
+FEWEST, MOST_SNAPSHOTS = 4, 64  # of a run: of one among many, and of a single one
 SHORT = {
     "dataset": "data set",
     "dataset_options": "data set's options",
@@ -125,10 +126,15 @@ class Run:
         """What `plots.curves` draws of it."""
         return Line(self.label, self.federation.past.records, self.start, self.index)
 
-    def remember(self, memory_mib: float) -> None:
-        """Bounds what its snapshots take: so many MiB, and `MOST_SNAPSHOTS`; other rounds are replayed when needed."""
-        past = self.federation.past
-        timeline = replace(past.timeline, limit=int(memory_mib * 2**20), most=MOST_SNAPSHOTS)
+    def take_over(self, memory_mib: float) -> None:
+        """Before it trains: the panel's other runs give back what only training needs. Bounds its own snapshots by MiB
+        and by number; rounds without one are replayed when needed."""
+        for other in self.overlaid:
+            if other is not self:
+                settings = other.federation.settings
+                other.federation.engine = get_engine(settings.engine, settings.cache_frozen)
+        past, most = self.federation.past, max(FEWEST, MOST_SNAPSHOTS // max(1, len(self.overlaid)))
+        timeline = replace(past.timeline, limit=int(memory_mib * 2**20), most=most)
         self.federation.past = replace(past, timeline=timeline)
 
     def at(self, round: int) -> Record | None:

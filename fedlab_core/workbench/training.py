@@ -14,9 +14,7 @@ from fedlab_core.workbench.worker import Worker
 REPORTED = 0.2  # seconds between two moves of the progress bar inside a round
 
 
-def begin(
-    experiment: Experiment, catalog: Catalog, name: str, memory_mib: float, display: Display, worker: Worker
-) -> Run:
+def begin(experiment: Experiment, catalog: Catalog, name: str, display: Display, worker: Worker) -> Run:
     """A new run, ready to train; its start is learnt first, unless it is random or was learnt before.
 
     Raises:
@@ -35,9 +33,7 @@ def begin(
         start = experiment.make_start(root=catalog.root, stop=worker.stop)
     panel.advance(0, 0, doing="preparing")
     federation = worker.patiently(lambda: catalog.build(experiment, name, start))
-    run = Run(federation, [(0, experiment)], start, stop=worker.stop)
-    run.remember(memory_mib)
-    return run
+    return Run(federation, [(0, experiment)], start, stop=worker.stop)
 
 
 def train(

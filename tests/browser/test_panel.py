@@ -1,6 +1,9 @@
 """The workbench as a reader meets it: buttons, sliders and figures in JupyterLab."""
 
+import json
+import os
 import re
+import signal
 
 import pytest
 from playwright.sync_api import expect
@@ -250,3 +253,30 @@ def test_a_cell_that_runs_again_has_one_panel(lab, page):
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     notebook.wait_text("then press Run")
     expect(notebook.root.locator(".fedlab-bench")).to_have_count(1)
+
+
+def test_a_kernel_killed_in_a_long_run_loses_no_round_that_was_kept(lab, page):
+    goes_on = """
+from fedlab_core.workbench import Workbench
+back = Workbench.open()
+back.run(3, block=True)
+run = back.runs[0]
+straight = run.plan[0][1].build().run(run.round)
+same = all((run.federation.state[n] == t).all() for n, t in straight.state.items())
+same = same and run.federation.history == straight.history
+print("equal bit for bit:", same, "and more than 4 rounds:", run.round > 4)
+"""
+    cell = PANEL.replace("reference=True", "keep='runs/killed'") + "\nimport os; print('kernel', os.getpid())"
+    notebook = lab.open(page, lab.write("killed.ipynb", cell.replace("\nbench\n", "\nbench.run(200)\n")))
+    notebook.run_all()
+    kernel = int(re.search(r"\d+", notebook.wait_text(re.compile(r"kernel \d+")).inner_text())[0])
+    saved = lab.folder / "runs" / "killed" / "panel.json"
+    for _ in range(600):
+        if saved.exists() and json.loads(saved.read_text())["runs"][0]["round"] > 1:
+            break
+        page.wait_for_timeout(100)
+    os.kill(kernel, signal.SIGKILL)
+    again = lab.open(page, lab.write("again.ipynb", goes_on))
+    again.run_all()
+    again.wait_text("equal bit for bit: True and more than 4 rounds: True")
+    notebook.screenshot("workbench-killed")
