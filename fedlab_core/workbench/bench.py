@@ -57,9 +57,6 @@ class Workbench(Shown):
         data: a data set of one's own, or several by name.
         keep: whether runs are kept on disk as they go, or in which folder; see `store`.
 
-    Attributes:
-        runs: all runs, in the order they began.
-
     Raises:
         TypeError: neither an experiment nor a federation.
     """
