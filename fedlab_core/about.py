@@ -4,6 +4,8 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+from fedlab_core.check import checked
+
 _PACKAGE = Path(__file__).resolve().parent
 INSTALLED = (_PACKAGE / "shipped").is_dir()
 """Whether this is a wheel's copy, which brings notebooks, records and benchmarks along, and not a clone."""
@@ -11,6 +13,7 @@ ROOT = _PACKAGE / "shipped" if INSTALLED else _PACKAGE.parent
 """The folder with notebooks/, figures/, benchmarks/ and tools/: the clone, or their copy in the wheel."""
 
 
+@checked
 def version(package: str = "fedlab_core") -> str:
     """The version of an installed package; "not installed" without one, as in a copied folder."""
     try:

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from fedlab_core.check import checked
 from fedlab_core.local.work import Update
 from fedlab_core.state import Roles, State, agreed_or_mean, total_variance
 
 
+@checked
 def merge_untrained(
     model: nn.Module,
     roles: Roles,
@@ -43,6 +45,7 @@ def merge_untrained(
     return merged
 
 
+@checked
 def unchanged(roles: Roles, start: State, updates: Sequence[Update]) -> frozenset[str]:
     """Buffers that no client has changed: nothing is sent for them."""
     return frozenset(

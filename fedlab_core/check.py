@@ -9,10 +9,51 @@ import types
 import typing
 from collections import abc
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Within:
+    """Of a number in an annotation, its bounds: `Annotated[int, Within(1)]`.
+
+    Attributes:
+        above: a bound that is not itself accepted.
+        nan: whether "not a number" is accepted too.
+    """
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+    nan: bool = False
+
+    def __call__(self, value: Any) -> bool:
+        """Whether a number lies within the bounds."""
+        low, high, above = self.least, self.most, self.above
+        inside = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
+        return inside or (self.nan and value != value)
+
+
+LARGEST = 2**63 - 1
+Count = Annotated[int, Within(1, LARGEST)]
+"""How many there are of something, at least one."""
+Natural = Annotated[int, Within(0, LARGEST)]
+"""0, 1, 2 and so on."""
+Size = Annotated[int, Within(1, 2**16)]
+"""Of a layer or an image: more would not fit into memory."""
+Depth = Annotated[int, Within(1, 1000)]
+"""How many layers or blocks."""
+Many = Annotated[int, Within(0, 10**7)]
+"""A count of things that are all in memory at once."""
+Share = Annotated[float, Within(0, 1)]
+"""A part of a whole."""
+Amount = Annotated[float, Within(0)]
+"""A number that is not negative."""
+Measured = Annotated[float, Within(nan=True)]
+"""What was measured; nan where there was nothing to measure."""
 
 
 def refuse(name: str, value: Any, accepted: str) -> ValueError:
@@ -100,9 +141,7 @@ def checked(thing: C) -> C:
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         if not rules:
-            own = {name: hint for name, hint in function.__annotations__.items() if name != "return"}
-            read = types.SimpleNamespace(__annotations__=own)  # what is returned may be of a package not imported yet
-            hints = typing.get_type_hints(read, inspect.unwrap(function).__globals__)
+            hints = annotations(function)
             rules.update({name: _rule(hints.get(name, Any)) for name in order})
         for name, value in (*zip(order, args, strict=False), *kwargs.items()):
             rule = rules.get(name)
@@ -114,6 +153,22 @@ def checked(thing: C) -> C:
         thing.__init__ = call  # type: ignore[misc]
         return thing
     return typing.cast(C, call)
+
+
+def checked_methods(kind: type[T]) -> type[T]:
+    """Check what the public methods of a class are called with, as `checked` does."""
+    for name, value in list(vars(kind).items()):
+        if inspect.isfunction(value) and not name.startswith("_"):
+            setattr(kind, name, checked(value))
+    return kind
+
+
+def annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a function's arguments, bounds included."""
+    plain = inspect.unwrap(function)
+    own = {name: hint for name, hint in plain.__annotations__.items() if name != "return"}
+    read = types.SimpleNamespace(__annotations__=own)  # what is returned may be of a package not imported yet
+    return typing.get_type_hints(read, plain.__globals__, include_extras=True)
 
 
 _OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -129,15 +184,18 @@ def _rule(hint: Any) -> Callable[[str, Any], None] | None:
 
     def rule(name: str, value: Any) -> None:
         if not accepts(value):
-            raise refuse(name, value, wanted)
+            large = isinstance(value, int) and value > LARGEST
+            raise refuse(name, value, f"{wanted}, at most 2**63 - 1" if large else wanted)
 
     return rule
 
 
 def _accepts(hint: Any) -> Callable[[Any], bool] | None:
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin is typing.Annotated:
-        return _accepts(parts[0])
+    if origin is Annotated:
+        bounds = [bound for bound in parts[1:] if isinstance(bound, Within)]
+        kind = _accepts(numbers.Real if any(bound.nan for bound in bounds) else parts[0])
+        return kind and functools.partial(_all, (kind, *bounds))
     if origin in (typing.Union, types.UnionType):
         several = [_accepts(part) for part in parts]
         if None in several:
@@ -165,11 +223,17 @@ def _accepts(hint: Any) -> Callable[[Any], bool] | None:
     return lambda value: isinstance(value, kind)
 
 
+def _all(rules: Sequence[Callable[[Any], bool]], value: Any) -> bool:
+    return all(rule(value) for rule in rules)
+
+
 def _members(outer: type, parts: Sequence[Any], values: Callable[[Any], Iterable[Any]]) -> Callable[[Any], bool]:
     inner = _accepts(parts[0]) if parts else None
 
     def accepts(value: Any) -> bool:
         if isinstance(value, str | bytes) or not isinstance(value, outer):
+            return False
+        if outer is abc.Collection and isinstance(value, abc.Mapping):
             return False
         if inner is None or not isinstance(value, list | tuple | abc.Mapping):
             return True
@@ -181,6 +245,9 @@ def _members(outer: type, parts: Sequence[Any], values: Callable[[Any], Iterable
 def _said(hint: Any) -> str:
     """An annotation in words."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        least, most, above = next((b.least, b.most, b.above) for b in parts[1:] if isinstance(b, Within))
+        return _range(_said(parts[0]), least, None if most == LARGEST else most, above)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_said(part) for part in parts)
     if origin is typing.Literal:
@@ -189,5 +256,5 @@ def _said(hint: Any) -> str:
     if hint in words:
         return words[hint]
     if isinstance(hint, type) and not parts:
-        return f"a {hint.__name__}"
+        return f"{'an' if hint.__name__[0] in 'AEIO' else 'a'} {hint.__name__}"
     return str(hint).replace("collections.abc.", "").replace("fedlab_core.", "")

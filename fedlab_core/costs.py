@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from fedlab_core.check import checked
+from fedlab_core.check import Natural, checked
 from fedlab_core.state import State, parameter_names, state_bytes
 
 MIB = 2**20
@@ -31,11 +31,11 @@ class Costs:
         exchanges: times that the server and all sampled clients wait for each other; 1 per round of FedAvg.
     """
 
-    bytes_down: int = 0
-    bytes_up: int = 0
-    steps: int = 0
-    examples: int = 0
-    exchanges: int = 0
+    bytes_down: Natural = 0
+    bytes_up: Natural = 0
+    steps: Natural = 0
+    examples: Natural = 0
+    exchanges: Natural = 0
 
     @property
     def bytes(self) -> int:
@@ -52,6 +52,7 @@ class Costs:
         )
 
 
+@checked
 def serialise(payload: State) -> bytes:
     """The payload as it would go over a wire (safetensors): 8 bytes of length, a JSON header, then the tensors'
     bytes."""
@@ -65,6 +66,7 @@ def serialised_tensor_bytes(message: bytes) -> int:
     return len(message) - 8 - int.from_bytes(message[:8], "little")
 
 
+@checked
 @dataclass(frozen=True)
 class Memory:
     """Bytes a client needs for one training step.
@@ -76,10 +78,10 @@ class Memory:
         optimiser: what the optimiser keeps between steps.
     """
 
-    kept: int
-    weights: int
-    gradients: int
-    optimiser: int
+    kept: Natural
+    weights: Natural
+    gradients: Natural
+    optimiser: Natural
 
     @property
     def total(self) -> int:
@@ -95,7 +97,7 @@ class Memory:
 def step_memory(
     model: nn.Module,
     loss: Callable[[nn.Module], Tensor],
-    moments: int = 0,
+    moments: Natural = 0,
     *,
     trained: Collection[str] | None = None,
     held: Collection[str] | None = None,

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fedlab_core.check import checked
+from fedlab_core.check import Measured, checked
 from fedlab_core.state import State, flatten
 
 _TOGETHER = 2**20  # parameters of all clients that are looked at together: they stay in the processor's cache
 
 
+@checked
 @dataclass(frozen=True)
 class Drift:
     """Geometry of the updates D_k = w_k - w_t of m clients with aggregation weights p_k.
@@ -28,10 +29,10 @@ class Drift:
 
     sizes: Tensor
     cosine_to_mean: Tensor
-    size: float
-    relative_size: float
-    cosine: float
-    diversity: float
+    size: Measured
+    relative_size: Measured
+    cosine: Measured
+    diversity: Measured
 
 
 @checked

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedlab_core.check import checked
+from fedlab_core.check import checked, checked_methods
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.prepared import load_prepared
 from fedlab_core.federation import Federation
@@ -28,6 +28,7 @@ from fedlab_core.registry import PARTITIONS
 from fedlab_core.settings import Settings, plain_value
 
 
+@checked_methods
 @checked
 @dataclass(frozen=True)
 class Experiment:

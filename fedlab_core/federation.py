@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fedlab_core.check import checked
+from fedlab_core.check import Natural, checked, checked_methods, whole
 from fedlab_core.checkpoint.read import fingerprints, read_run
 from fedlab_core.checkpoint.write import write_run
 from fedlab_core.costs import Costs
@@ -29,6 +29,7 @@ from fedlab_core.state import Roles, State, get_state, roles, set_state, tensors
 from fedlab_core.timeline import Snapshot, Timeline
 
 
+@checked_methods
 @checked
 class Federation:
     """A federated run: data, who holds it, a model, settings and a method, and everything that has happened so far.
@@ -180,7 +181,7 @@ class Federation:
 
     def rounds(
         self,
-        count: int,
+        count: Natural,
         *,
         stop: threading.Event | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -197,8 +198,6 @@ class Federation:
         Raises:
             NonFiniteError: a client handed back a value that is not finite, see `Settings.non_finite`.
         """
-        if count < 0:
-            raise ValueError(f"count={count}, accepted: a whole number >= 0")
         asked = stop.is_set if stop else never
         if not self.past.records:
             try:
@@ -225,7 +224,7 @@ class Federation:
                 self.save(checkpoint)
             yield record
 
-    def run(self, count: int) -> "Federation":
+    def run(self, count: Natural) -> "Federation":
         """Runs `count` rounds and returns the federation itself."""
         for _ in self.rounds(count):
             pass
@@ -284,7 +283,7 @@ class Federation:
             changes: settings to change, such as `lr=0.01` or `batch_norm="frozen"`.
         """
         at = self.round if at is None else at
-        now, before = self._snapshot(at), self.past.segment(max(1, at))
+        now, before = self._snapshot(at, "at"), self.past.segment(max(1, at))
         segment = Segment(at, before.settings.replace(**changes), method or before.method)
         first = now.placed(segment.settings)
         if segment.method != before.method:
@@ -312,10 +311,8 @@ class Federation:
         past = read_run(folder, fingerprints(dataset, partition, model), tuple(get_state(model)), **options)
         return cls(dataset, partition, model, past.segments[-1].settings, past=past)
 
-    def _snapshot(self, round: int | None) -> Snapshot:
-        round = self.round if round is None else round
-        if not 0 <= round <= self.round:
-            raise ValueError(f"round={round}, accepted: 0 to {self.round}")
+    def _snapshot(self, round: int | None, name: str = "round") -> Snapshot:
+        round = self.round if round is None else whole(name, round, 0, self.round)
         snapshot = self.timeline.at_or_before(round)
         while snapshot.round < round:
             snapshot = self._replay(snapshot)[0]

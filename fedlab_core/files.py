@@ -14,11 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fedlab_core.check import Natural, checked
+
 PART = r"\.[^/]+\.[0-9a-f]{32}\.part"
 """How a file that is being written is called: a regular expression."""
 _SEAL = ', "sha256": "'
 
 
+@checked
 @contextlib.contextmanager
 def published(path: Path) -> Iterator[Path]:
     """A new name beside `path`, for a file that takes its place when the block ends well and vanishes when it does not.
@@ -36,6 +39,7 @@ def published(path: Path) -> Iterator[Path]:
             part.unlink(missing_ok=True)
 
 
+@checked
 def write(path: Path, content: bytes) -> None:
     """Write a file in one step: whoever looks sees the old content or the new one, also after a loss of power."""
     with published(path) as part, part.open("xb") as stream:
@@ -44,7 +48,8 @@ def write(path: Path, content: bytes) -> None:
         os.fsync(stream.fileno())
 
 
-def append(path: Path, at: int, content: bytes) -> None:
+@checked
+def append(path: Path, at: Natural, content: bytes) -> None:
     """Write content at a position of a file and cut off what stood after it."""
     with named(path):
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
@@ -56,7 +61,8 @@ def append(path: Path, at: int, content: bytes) -> None:
             os.fsync(stream.fileno())
 
 
-def read(path: Path, most: int = 2**36, first: int | None = None) -> bytes:
+@checked
+def read(path: Path, most: Natural = 2**36, first: Natural | None = None) -> bytes:
     """The content of a regular file, or its first bytes.
 
     Raises:
@@ -83,6 +89,7 @@ def _check(path: Path, info: os.stat_result, most: int) -> None:
 _FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY", "O_CLOEXEC"))
 
 
+@checked
 @contextlib.contextmanager
 def named(path: Path) -> Iterator[None]:
     """Let whatever the system says of a file name it: a full disk does not by itself."""
@@ -96,12 +103,14 @@ def named(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def seal(data: dict[str, Any], indent: int | None = None) -> bytes:
+@checked
+def seal(data: dict[str, Any], indent: Natural | None = None) -> bytes:
     """Plain data as JSON that ends with the checksum of all before it."""
     text = json.dumps(data, indent=indent, allow_nan=False)[:-1].rstrip().encode()
     return text + f'{_SEAL}{hashlib.sha256(text).hexdigest()}"}}\n'.encode()
 
 
+@checked
 def unseal(content: bytes, path: Path) -> dict[str, Any]:
     """The data that `seal` wrote.
 
@@ -114,6 +123,7 @@ def unseal(content: bytes, path: Path) -> dict[str, Any]:
     return parse(text + b"}", path)
 
 
+@checked
 def parse_any(content: bytes, path: Path) -> Any:
     """JSON, read strictly; the seal of an object, if it has one, is checked and taken off.
 
@@ -128,6 +138,7 @@ def parse_any(content: bytes, path: Path) -> Any:
     return unseal(content, path) if sealed else data
 
 
+@checked
 def parse(content: bytes, path: Path) -> dict[str, Any]:
     """A JSON object, read as `parse_any` does. Raises ValueError, which names the file, also where it is none."""
     data = parse_any(content, path)
@@ -147,6 +158,7 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no number")
 
 
+@checked
 @contextlib.contextmanager
 def locked(path: Path, note: str, seconds: float = 20.0) -> Iterator[None]:
     """Hold a lock file, made if it is not there. The system frees it when the process ends, whatever ends it.

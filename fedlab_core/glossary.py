@@ -1,5 +1,7 @@
 """Terms of the field in one sentence each, with where they come from: for hovers in panels and for the docs."""
 
+from fedlab_core.check import checked
+
 GLOSSARY: dict[str, str] = {
     "federated learning": "Training one model on data that stays with the clients who own it; a server averages what "
     "the clients send back (McMahan et al. 2017).",
@@ -92,6 +94,7 @@ GLOSSARY: dict[str, str] = {
 """A term, and its definition in a sentence."""
 
 
+@checked
 def define(term: str) -> str:
     """A term's definition; upper and lower case do not matter, an unknown term is defined by nothing."""
     return _FOLDED.get(term.casefold(), "")

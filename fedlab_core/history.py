@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from fedlab_core.check import checked
+from fedlab_core.check import Measured, Natural, checked
 from fedlab_core.costs import Costs
 from fedlab_core.drift import drift
 from fedlab_core.local.cores import single_threaded
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@checked
 @dataclass(frozen=True)
 class Record:
     """One round, as plain data.
@@ -39,12 +40,12 @@ class Record:
         seconds, engine: wall-clock time, and where the clients ran; left out when records are compared.
     """
 
-    round: int
+    round: Natural
     lr: float
-    metrics: dict[str, float]
+    metrics: dict[str, Measured]
     costs: Costs
     total: Costs
-    clients: list[dict[str, float]]
+    clients: list[dict[str, Measured]]
     non_finite: list[int] = field(default_factory=list)
     failed: dict[str, list[int]] = field(default_factory=dict)
     seconds: float = field(default=0.0, compare=False)
@@ -122,11 +123,12 @@ def rounds_to_target(history: Sequence[Record], target: float, metric: str = "te
 class Segment:
     """From the round after `start` on, a run follows these settings and this method; a fork begins a new segment."""
 
-    start: int
+    start: Natural
     settings: Settings
     method: FedAvg
 
 
+@checked
 @dataclass(frozen=True)
 class Round:
     """One round from the inside.
@@ -142,7 +144,7 @@ class Round:
         failed: by kind of failure, the clients that it hit.
     """
 
-    number: int
+    number: Natural
     start: State
     sent: State
     updates: list[Update]
@@ -212,6 +214,7 @@ class Round:
         return {name: tensor.numel() * tensor.element_size() for name, tensor in (self.start | self.sent).items()}
 
 
+@checked
 @dataclass(frozen=True)
 class Past:
     """Everything that has happened in a run, as one value: whoever holds it holds whole rounds only.
@@ -268,6 +271,7 @@ class Past:
         return Past(name, (self.name, segment.start), (*segments, segment), records, timeline)
 
 
+@checked
 def make_record(
     past: Past, inside: Round, state: State, names: Sequence[str], test: Callable[[list[State]], list[dict[str, float]]]
 ) -> Record:

@@ -48,8 +48,10 @@ class Partition:
             place = int((indices < 0).nonzero()[0])
             raise ValueError(f"indices[{place}]={int(indices[place])}, accepted: positions in the training set, from 0")
         check.text("description", self.description)
-        if self.transform is not None and (clients := len(self.transform.parameters)) != len(self):
-            raise ValueError(f"transform is for {clients} clients, accepted: for {len(self)}, as many as here")
+        if self.transform is not None:
+            parameters = check.instance("transform", self.transform, FeatureSkew).parameters
+            if (clients := len(parameters)) != len(self):
+                raise ValueError(f"transform is for {clients} clients, accepted: for {len(self)}, as many as here")
         if (repeated := self.repeated) and "held more than once" not in self.description:
             said = f"{repeated} example{'s' * (repeated > 1)} held more than once"
             object.__setattr__(self, "description", ", ".join(filter(None, (self.description, said))))
@@ -241,6 +243,7 @@ def pooled(n: int) -> Partition:
     return Partition(torch.arange(n), torch.tensor([0, n]), _describe("pooled", 1))
 
 
+@check.checked
 def with_feature_skew(partition: Partition, kind: SkewKind, strength: float, generator: torch.Generator) -> Partition:
     """A copy of the partition whose clients also see their images differently (feature skew).
 
@@ -255,12 +258,8 @@ def with_feature_skew(partition: Partition, kind: SkewKind, strength: float, gen
         ValueError: unknown kind; strength negative, not finite or above 180 degrees.
     """
     limit = {"rotation": 180.0, "contrast": math.inf, "noise": math.inf}
-    if kind not in limit:
-        raise ValueError(f"kind={kind!r}: expected one of {', '.join(limit)}")
-    check.number("strength", strength)
-    arguments.check_generator(generator)
-    if not (0 <= strength <= limit[kind] and math.isfinite(strength)):
-        raise ValueError(f"strength={strength}: expected a finite number from 0 to {limit[kind]:g} for {kind}")
+    check.choice("kind", kind, limit)
+    check.number("strength", strength, 0, limit[kind])
     u = torch.rand(len(partition), generator=generator)
     parameters = u * strength if kind == "noise" else (2 * u - 1) * strength
     seed = int(torch.randint(2**62, (1,), generator=generator))
@@ -268,6 +267,7 @@ def with_feature_skew(partition: Partition, kind: SkewKind, strength: float, gen
     return replace(partition, transform=skew, description=f"{partition.description}, {kind}({strength:g})")
 
 
+@check.checked
 def label_counts(partition: Partition, labels: Tensor, num_classes: int) -> Tensor:
     """Examples of each class on each client, int64 (clients, num_classes).
 
@@ -306,7 +306,8 @@ def _by_owner(examples: Tensor, owner: Tensor, clients: int, description: str) -
     return Partition(examples[order], _offsets(owner.bincount(minlength=clients)), description)
 
 
-def dirichlet_rows(alpha: float, rows: int, columns: int, generator: torch.Generator) -> Tensor:
+@check.checked
+def dirichlet_rows(alpha: check.Amount, rows: check.Many, columns: check.Many, generator: torch.Generator) -> Tensor:
     """float64 (rows, columns), each row ~ Dirichlet(alpha, ..., alpha): normalised gammas.
 
     In logarithms, by gamma(a) = gamma(a + 1) * U^(1/a) (Marsaglia and Tsang 2000), so that no alpha underflows.

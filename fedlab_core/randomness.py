@@ -6,7 +6,10 @@ from contextlib import contextmanager
 
 import torch
 
+from fedlab_core.check import checked
 
+
+@checked
 def generator(seed: int, purpose: str, *address: int) -> torch.Generator:
     """A CPU generator keyed by everything that names the draw.
 
@@ -25,6 +28,7 @@ def generator(seed: int, purpose: str, *address: int) -> torch.Generator:
     return torch.Generator().manual_seed(number)
 
 
+@checked
 @contextmanager
 def torch_draws_from(draws: torch.Generator) -> Iterator[None]:
     """Inside the block, torch's global CPU generator is seeded by one draw from `draws`; after it, it is as it was."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fedlab_core import partition as partitions
 from fedlab_core.batchnorm.fedtan import FedTAN, UnionSGD
 from fedlab_core.batchnorm.split import label_blocks
+from fedlab_core.check import checked
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.load import LOADERS
 from fedlab_core.finetuning.tuning import TUNINGS, Tuning
@@ -83,6 +84,7 @@ TABLES: dict[str, dict[str, Any]] = {
 _BUILT_IN = {kind: frozenset(table) for kind, table in TABLES.items()}
 
 
+@checked
 def register(kind: str, name: str, entry: Any = None) -> Any:
     """Give something of one's own a name, to be used in experiments and shown in menus.
 

@@ -10,6 +10,7 @@ from typing import cast
 from torch import nn
 
 from fedlab_core.aggregation import merge_untrained, unchanged
+from fedlab_core.check import checked
 from fedlab_core.data import Dataset
 from fedlab_core.failures import Failures
 from fedlab_core.history import Record, Round, Segment
@@ -32,6 +33,7 @@ def never() -> bool:
     return False
 
 
+@checked
 @dataclass(frozen=True)
 class Rules:
     """Everything that decides how the rounds of a segment go.
@@ -211,6 +213,7 @@ class Rules:
         return past.state | merged | rest, server
 
 
+@checked
 @functools.lru_cache(maxsize=2)
 def with_flipped_labels(dataset: Dataset, partition: Partition, clients: frozenset[int]) -> Dataset:
     """The data set with class c named (classes - 1 - c) in all training examples of some clients."""
@@ -224,6 +227,7 @@ def with_flipped_labels(dataset: Dataset, partition: Partition, clients: frozens
     return replace(dataset, y=y)
 
 
+@checked
 def check_failures(settings: Settings, method: FedAvg) -> None:
     """Raise ValueError where a method's clients wait for each other, and some are to be late."""
     if settings.failures and settings.failures.late and type(method).train is not FedAvg.train:
@@ -236,6 +240,7 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(map(repr, sorted(names)))
 
 
+@checked
 def while_finite(records: Iterable[Record]) -> Iterator[Record]:
     """The records of `Federation.rounds` up to the first round in which a value is not finite."""
     with contextlib.suppress(NonFiniteError):

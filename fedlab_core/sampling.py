@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fedlab_core.check import checked
+from fedlab_core.check import Many, Natural, checked
 from fedlab_core.randomness import generator
 
 
 @checked
-def sample_clients(clients: int, count: int, seed: int, round: int) -> list[int]:
+def sample_clients(clients: Many, count: int, seed: int, round: Natural) -> list[int]:
     """A uniform random subset of `count` of the clients 0 .. clients - 1, ascending.
 
     Its cost grows with the clients sampled, not with those that exist.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab_core.check import checked
+from fedlab_core.check import Depth, Size, checked
 from fedlab_core.models.layers import initialise, norm1d
 from fedlab_core.state import State
 
@@ -181,12 +181,12 @@ def move_target(target: State, online: State, momentum: float = 0.99) -> State:
 
 @checked
 def projector(
-    width: int,
+    width: Size,
     draws: torch.Generator,
     *,
-    hidden: int = 512,
-    out: int = 256,
-    layers: int = 3,
+    hidden: Size = 512,
+    out: Size = 256,
+    layers: Depth = 3,
     norm: str = "batch",
     last_norm: bool = True,
 ) -> nn.Sequential:
@@ -220,7 +220,7 @@ def projector(
 
 
 @checked
-def predictor(width: int, draws: torch.Generator, *, hidden: int = 128, norm: str = "batch") -> nn.Sequential:
+def predictor(width: Size, draws: torch.Generator, *, hidden: Size = 128, norm: str = "batch") -> nn.Sequential:
     """SimSiam's and BYOL's predictor, width -> hidden -> width: two dense layers, normalisation after the first."""
     return projector(width, draws, hidden=hidden, out=width, layers=2, norm=norm, last_norm=False)
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedlab_core.check import checked_methods
 from fedlab_core.failures import Failures, as_failures
 
 SCHEDULES = ("constant", "exponential", "cosine")
@@ -29,6 +30,7 @@ NON_FINITE = {
 }
 
 
+@checked_methods
 @dataclass(frozen=True)
 class Settings:
     """Settings of a run (names in brackets: McMahan et al. 2017).
@@ -133,14 +135,20 @@ class Settings:
             "non_finite": NON_FINITE,
         }
         for name, known in choices.items():
-            if getattr(self, name) not in known:
+            if getattr(self, name) not in list(known):
                 raise ValueError(f"{name}={getattr(self, name)!r} is unknown, accepted: {list(known)}")
+        for name, accepted in {
+            "engine": "the name of an engine",
+            "device": "the name of a torch device such as 'cuda:0'",
+            "batch_norm": "the name of a policy, or None",
+        }.items():
+            value = getattr(self, name)
+            if not (isinstance(value, str) or (value is None and name == "batch_norm")):
+                raise ValueError(f"{name}={value!r}, accepted: {accepted}")
         try:
             torch.device(self.device)
         except (RuntimeError, TypeError):
             raise ValueError(f"device={self.device!r}, accepted: a torch device such as 'cpu' or 'cuda:0'") from None
-        if not isinstance(self.engine, str):
-            raise ValueError(f"engine={self.engine!r}, accepted: the name of an engine")
 
     @property
     def memory_format(self) -> torch.memory_format:

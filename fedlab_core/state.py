@@ -23,6 +23,7 @@ BATCH_NORM_POLICIES = {
 }
 
 
+@checked
 def tensors(model: nn.Module) -> State:
     """The model's own parameters and persistent buffers, one name each: the first that `state_dict` gives it."""
     seen: set[int] = set()
@@ -40,6 +41,7 @@ def get_state(model: nn.Module) -> State:
     return {name: tensor.detach().clone() for name, tensor in tensors(model).items()}
 
 
+@checked
 def set_state(model: nn.Module, state: State) -> None:
     """Copy `state` into the model, in place. Raises ValueError where names or shapes differ."""
     own = tensors(model)
@@ -55,6 +57,7 @@ def set_state(model: nn.Module, state: State) -> None:
             tensor.copy_(state[name])
 
 
+@checked
 def parameter_names(model: nn.Module) -> list[str]:
     """Names of the trainable parameters, in the order of the state."""
     return [
@@ -62,6 +65,7 @@ def parameter_names(model: nn.Module) -> list[str]:
     ]
 
 
+@checked
 def frozen_names(model: nn.Module) -> frozenset[str]:
     """Names of the parameters that are not trained. Clients hold them from the start: they never travel or change."""
     return frozenset(n for n, t in tensors(model).items() if isinstance(t, nn.Parameter) and not t.requires_grad)
@@ -114,6 +118,7 @@ def _names_in(model: nn.Module, modules: Iterable[nn.Module], buffers_only: bool
     return frozenset(name for name, tensor in tensors(model).items() if id(tensor) in held)
 
 
+@checked
 @dataclass(frozen=True)
 class Roles:
     """What happens in a round to each tensor of a model.
@@ -221,6 +226,7 @@ def _weighted_sum(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     return total
 
 
+@checked
 def is_finite(states: Sequence[State], names: Iterable[str]) -> bool:
     """Whether every value of the named tensors of all states is finite."""
     chosen = [state[name] for name in names for state in states if state[name].is_floating_point()]
@@ -255,6 +261,7 @@ def distance(a: State, b: State, names: Iterable[str] | None = None) -> float:
     return (flatten(a, names) - flatten(b, names)).norm().item()
 
 
+@checked
 def state_bytes(state: State) -> int:
     """Bytes of the tensors as they are: what a payload of them holds, without any header."""
     return sum(tensor.numel() * tensor.element_size() for tensor in state.values())

@@ -7,11 +7,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from fedlab_core.check import checked
+from fedlab_core.check import Natural, Size, checked
 from fedlab_core.settings import Settings
 from fedlab_core.state import State
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Snapshot:
     """Everything a run needs to go on after a round.
@@ -23,7 +24,7 @@ class Snapshot:
         clients: the memory of every client that has taken part, by client number.
     """
 
-    round: int
+    round: Natural
     state: State
     server: State
     clients: dict[int, State]
@@ -60,8 +61,8 @@ class Timeline:
         most: snapshots that are kept, None for any number.
     """
 
-    limit: int = 512 * 2**20
-    stride: int = 1
+    limit: Natural = 512 * 2**20
+    stride: Size = 1
     _snapshots: Mapping[int, Snapshot] = field(default_factory=dict)  # by round, ascending
     _bytes: Mapping[int, int] = field(default_factory=dict)  # of each that the one before it does not share
     _pinned: frozenset[int] = frozenset()

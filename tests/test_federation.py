@@ -306,7 +306,7 @@ def test_diversity_of_identical_updates_is_one_over_their_number(count: int) -> 
 
 def test_bad_requests_name_what_is_wrong() -> None:
     run = small_federation(split(20, 20)).run(1)
-    with pytest.raises(ValueError, match="round=2, accepted: 0 to 1"):
+    with pytest.raises(ValueError, match="round=2, accepted: a whole number >= 0 and <= 1"):
         run.rewind(2)
     with pytest.raises(ValueError, match="round=0, accepted: 1 to 1"):
         run.inside(0)

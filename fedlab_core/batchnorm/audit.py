@@ -16,12 +16,14 @@ from torch import nn
 from fedlab_core.batchnorm.fedtan import FedTAN
 from fedlab_core.batchnorm.hybrid import FBN, HBN, replaced, with_global_norms
 from fedlab_core.batchnorm.neighbours import reestimate
+from fedlab_core.check import Many, checked
 from fedlab_core.federation import Federation
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.models.layers import WSConv2d, WSLinear
 from fedlab_core.state import State, batch_norms, statistics_names
 
 
+@checked
 @dataclass(frozen=True)
 class Row:
     """One policy.
@@ -49,6 +51,7 @@ class Row:
     note: str = ""
 
 
+@checked
 @dataclass(frozen=True)
 class Audit:
     """The rows, in the order of `POLICIES`."""
@@ -63,7 +66,8 @@ class Audit:
         return pd.DataFrame([vars(row) for row in self.rows]).set_index("policy")
 
 
-def audit(federation: Federation, rounds: int = 10, fixbn_factor: float = 0.3) -> Audit:
+@checked
+def audit(federation: Federation, rounds: Many = 10, fixbn_factor: float = 0.3) -> Audit:
     """Runs every policy for buffers and affine parameters from where a federation began; it is left alone.
 
     A policy that a model does not go with, FedTAN and a model that cannot be traced for instance, has a row that says
@@ -121,6 +125,7 @@ def audit(federation: Federation, rounds: int = 10, fixbn_factor: float = 0.3) -
     return Audit(tuple(rows))
 
 
+@checked
 def measured(policy: str, who: str, run: Federation, base: Federation) -> Row:
     """The row of a finished run."""
     last, costs = run.history[-1], run.history[-1].total
@@ -139,6 +144,7 @@ def measured(policy: str, who: str, run: Federation, base: Federation) -> Row:
     )
 
 
+@checked
 def first_clients(run: Federation) -> State:
     """The global parameters with the running statistics that the first client of the last round ended with.
 
@@ -149,6 +155,7 @@ def first_clients(run: Federation) -> State:
     return run.state | {name: update.state[name] for name in statistics_names(run.model)}
 
 
+@checked
 def reset(run: Federation) -> State:
     """The global parameters with running means 0 and variances 1: buffers that were dropped on the way."""
     model = run.trained_model()
@@ -166,6 +173,7 @@ READINGS: tuple[tuple[str, str, Callable[[Federation], State], str], ...] = (
 """Policies that read the weights of averaging everything with other buffers."""
 
 
+@checked
 def evaluated(base: Federation, policy: str, who: str, read: Callable[[Federation], State], note: str) -> Row:
     """The row of a policy with the weights of another run."""
     found = base.evaluate(read(base))
@@ -177,6 +185,7 @@ def evaluated(base: Federation, policy: str, who: str, read: Callable[[Federatio
     )  # fmt: skip
 
 
+@checked
 def with_standardised_weights(model: nn.Module) -> tuple[nn.Module, int]:
     """A copy without batch norms, whose convolutions and dense layers before them have standardised weights.
 

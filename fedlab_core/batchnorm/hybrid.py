@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from fedlab_core.check import Many, checked
 from fedlab_core.data import Dataset
 from fedlab_core.local.training import client_data, forward_draws, worker_copy
 from fedlab_core.local.work import Context, Engine, Task, Update, Work
@@ -28,6 +29,7 @@ Moments = tuple[float, Tensor, Tensor]
 """Weight, means and biased variances by channel of one batch, or of several merged."""
 
 
+@checked
 class GlobalNorm(nn.Module):
     """Normalises with statistics that are given to it, in training perhaps mixed with those of the batch.
 
@@ -69,11 +71,13 @@ class GlobalNorm(nn.Module):
         return x * scale.view(shape) + (self.bias - mean * scale).view(shape)
 
 
+@checked
 def with_global_norms(model: nn.Module, mixed: bool) -> nn.Module:
     """A copy of a model with a `GlobalNorm` in place of every batch norm."""
     return replaced(model, lambda layer: GlobalNorm(layer, mixed))
 
 
+@checked
 def replaced(model: nn.Module, make: Callable[[_BatchNorm], nn.Module]) -> nn.Module:
     """A copy of a model with something else in place of every batch norm.
 
@@ -96,6 +100,7 @@ def replaced(model: nn.Module, make: Callable[[_BatchNorm], nn.Module]) -> nn.Mo
     return model
 
 
+@checked
 def merged(moments: Sequence[Moments]) -> Moments:
     """The moments of several batches together, by the law of total variance: exactly those of their union."""
     total = sum(weight for weight, _, _ in moments)
@@ -104,6 +109,7 @@ def merged(moments: Sequence[Moments]) -> Moments:
     return total, mean, sum(spread, torch.zeros_like(mean))
 
 
+@checked
 @dataclass(frozen=True)
 class FBN(FedAvg):
     """FedAvg for models whose batch norms are `GlobalNorm`s without a share of the batch statistics.
@@ -154,6 +160,7 @@ class FBN(FedAvg):
         return engine.evaluate(work, [with_statistics(state, work.received) for state in states], split)
 
 
+@checked
 @dataclass(frozen=True)
 class HBN(FBN):
     """FedAvg for models whose batch norms are `GlobalNorm`s with a learnt share of the batch statistics.
@@ -168,7 +175,7 @@ class HBN(FBN):
     """
 
     step: float = 0.002
-    examples: int = 64
+    examples: Many = 64
     name = "HBN"
 
     def begin(self, context: Context) -> None:
@@ -206,11 +213,13 @@ class HBN(FBN):
         return collected(model)
 
 
+@checked
 def norms(model: nn.Module) -> dict[str, GlobalNorm]:
     """The `GlobalNorm`s by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, GlobalNorm)}
 
 
+@checked
 def put(model: nn.Module, statistics: State) -> None:
     """Give the layers of a model global statistics, in place; those without any keep theirs."""
     for name, layer in norms(model).items():
@@ -219,11 +228,13 @@ def put(model: nn.Module, statistics: State) -> None:
             layer.variance.copy_(statistics[f"{name}:variance"])
 
 
+@checked
 def with_statistics(state: State, statistics: State) -> State:
     """A state with global statistics in it."""
     return state | {name.replace(":", "."): t for name, t in statistics.items() if not name.endswith(":weight")}
 
 
+@checked
 def collected(model: nn.Module) -> State:
     """The merged moments of the batches that each layer has seen, which are forgotten then."""
     found: State = {}
@@ -234,6 +245,7 @@ def collected(model: nn.Module) -> State:
     return found
 
 
+@checked
 def merged_all(clients: Sequence[State]) -> State:
     """The clients' `collected` moments, merged layer by layer, without the weights."""
     result: State = {}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedlab_core.check import checked
+from fedlab_core.check import Natural, checked
 from fedlab_core.local.work import task_loss
 
 Batches = Sequence[tuple[Tensor, Tensor]]
@@ -45,6 +45,7 @@ NOTHING = Sharing(mean=False, variance=False, gradients=False)
 """No exchange at all: every client normalises with its own batch, as in FedAvg."""
 
 
+@checked
 @dataclass
 class Ledger:
     """What each client exchanged with the server in one synchronised step; filled in by the layers as they do it.
@@ -54,9 +55,9 @@ class Ledger:
         floats_up, floats_down: numbers sent and received by each client: 4 per channel in FedTAN.
     """
 
-    exchanges: int = 0
-    floats_up: int = 0
-    floats_down: int = 0
+    exchanges: Natural = 0
+    floats_up: Natural = 0
+    floats_down: Natural = 0
 
     def mean(self, values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
         """One exchange: every client sends a tensor of the same shape, the server returns the weighted mean."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlab_core.batchnorm.lockstep import NOTHING, Batches, Sharing, synchronised_gradients
-from fedlab_core.check import checked
+from fedlab_core.check import Measured, Size, checked
 from fedlab_core.federation import Federation
 from fedlab_core.local.training import client_data
 from fedlab_core.local.work import task_loss
@@ -23,6 +23,7 @@ from fedlab_core.randomness import generator
 from fedlab_core.state import State, batch_norms, set_state
 
 
+@checked
 @dataclass(frozen=True)
 class Mismatch:
     """How far the clients' batch statistics are from those of the union batch.
@@ -57,6 +58,7 @@ class Mismatch:
         ]
 
 
+@checked
 @dataclass(frozen=True)
 class Deviation:
     """How far the clients' gradients, averaged, are from the gradient of the union batch: D = sum_k p_k g_k - grad F.
@@ -71,12 +73,12 @@ class Deviation:
     names: tuple[str, ...]
     size: Tensor
     cosine: Tensor
-    total_size: float
-    total_cosine: float
+    total_size: Measured
+    total_cosine: Measured
 
 
 @checked
-def fixed_batches(federation: Federation, size: int | None = 64, clients: Sequence[int] | None = None) -> Batches:
+def fixed_batches(federation: Federation, size: Size | None = 64, clients: Sequence[int] | None = None) -> Batches:
     """One fixed batch of every client's training data, prepared as for training.
 
     Args:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlab_core.batchnorm.measures import fixed_batches, in_training
-from fedlab_core.check import checked
+from fedlab_core.check import Many, Measured, Natural, checked
 from fedlab_core.federation import Federation
 from fedlab_core.local.cores import single_threaded
 from fedlab_core.partition import label_counts
@@ -21,6 +21,7 @@ from fedlab_core.randomness import generator
 from fedlab_core.state import State, batch_norms, get_state
 
 
+@checked
 @dataclass(frozen=True)
 class FourWays:
     """Test accuracy of a run whose clients keep batch-norm tensors of their own (FedBN, SiloBN), looked at in four
@@ -35,10 +36,10 @@ class FourWays:
         reestimated: the same model with running statistics estimated anew on the pooled training data.
     """
 
-    own_data: float
-    global_data: float
-    averaged: float
-    reestimated: float
+    own_data: Measured
+    global_data: Measured
+    averaged: Measured
+    reestimated: Measured
 
     def to_json(self) -> dict[str, float]:
         """Plain data."""
@@ -68,7 +69,7 @@ def four_ways(federation: Federation) -> FourWays:
 
 
 @checked
-def class_accuracy(federation: Federation, state: State, client: int | None = None) -> Tensor:
+def class_accuracy(federation: Federation, state: State, client: Natural | None = None) -> Tensor:
     """(classes,) test accuracy of a state by true class, float64; 0 where the test set has no example of a class.
 
     Args:
@@ -88,7 +89,7 @@ def class_accuracy(federation: Federation, state: State, client: int | None = No
 
 @checked
 def reestimate(
-    federation: Federation, state: State | None = None, batch_size: int | None = 512, per_client: int | None = None
+    federation: Federation, state: State | None = None, batch_size: Many | None = 512, per_client: Many | None = None
 ) -> State:
     """A state whose running statistics are estimated anew from all clients' training data, pooled and shuffled.
 
@@ -130,7 +131,7 @@ def estimate_anew(model: nn.Module, batches: Iterable[Tensor]) -> None:
 
 
 @checked
-def fixbn(federation: Federation, rounds: int, switch: int, lr: float) -> Federation:
+def fixbn(federation: Federation, rounds: Many, switch: int, lr: float) -> Federation:
     """FixBN (Zhong, Chen and Chao, arXiv 2303.06530): `switch` rounds of FedAvg with BN, then frozen running
     statistics.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlab_core import check
+from fedlab_core.check import Natural
 from fedlab_core.costs import Costs
 from fedlab_core.files import parse
 from fedlab_core.history import Record, Segment
@@ -19,15 +20,17 @@ OURS = re.compile(r"(round|clients)-\d{6,}-[0-9a-f]{8}\.safetensors|journal-[0-9
 """Names of a run's files besides `run.json`."""
 
 
+@check.checked
 @dataclass(frozen=True)
 class Stored:
     """A file of a run: its name, its bytes and their checksum."""
 
     file: str
-    bytes: int
+    bytes: Natural
     sha256: str
 
 
+@check.checked
 @dataclass(frozen=True)
 class Kept:
     """Where a snapshot is stored.
@@ -39,13 +42,14 @@ class Kept:
         fresh: no client has a memory from before.
     """
 
-    round: int
+    round: Natural
     state: Stored
     memories: Stored | None
     clients: tuple[int, ...]
     fresh: bool
 
 
+@check.checked
 @dataclass(frozen=True)
 class Head:
     """What `run.json` says: everything but the records and where the snapshots are, which its journal says.
@@ -61,7 +65,7 @@ class Head:
     id: str
     name: str
     parent: tuple[str, int] | None
-    round: int
+    round: Natural
     fingerprints: Mapping[str, str]
     segments: tuple[Segment, ...]
     tensors: Mapping[str, tuple[str, tuple[int, ...]]]
@@ -84,6 +88,7 @@ class Head:
         }
 
 
+@check.checked
 def head_from_json(data: Mapping[str, Any], path: Path, methods: Methods = ()) -> Head:
     """The inverse of `Head.to_json`. Raises ValueError, which names the file, where anything is not as it must be."""
     names = ["format", *(field.name for field in dataclasses.fields(Head))]
@@ -103,6 +108,7 @@ def head_from_json(data: Mapping[str, Any], path: Path, methods: Methods = ()) -
     )
 
 
+@check.checked
 def parent_from_json(value: Any, where: str) -> tuple[str, int] | None:
     """Name and round of the run that a run was forked from. Raises ValueError, which says where."""
     if value is None:
@@ -111,6 +117,7 @@ def parent_from_json(value: Any, where: str) -> tuple[str, int] | None:
     return check.text(where, name), check.whole(where, round, 0)
 
 
+@check.checked
 def segments_from_json(values: Any, path: Path, methods: Methods) -> tuple[Segment, ...]:
     """Settings and methods of a run. Raises ValueError, which says where."""
     segments = []
@@ -130,6 +137,7 @@ def segments_from_json(values: Any, path: Path, methods: Methods) -> tuple[Segme
     return tuple(segments)
 
 
+@check.checked
 def stored_from_json(value: Any, where: str) -> Stored:
     """The inverse of `dataclasses.asdict`. Raises ValueError, which says where."""
     part = _Part(value, where, ["file", "bytes", "sha256"])
@@ -138,6 +146,7 @@ def stored_from_json(value: Any, where: str) -> Stored:
     return Stored(value["file"], part.whole("bytes"), part.match("sha256", r"[0-9a-f]{64}"))
 
 
+@check.checked
 def kept_to_json(kept: Kept) -> dict[str, Any]:
     """Plain data."""
     return dataclasses.asdict(kept)
@@ -153,6 +162,7 @@ def _kept(value: Any, where: str) -> Kept:
     return Kept(part.whole("round"), state, memories, clients, check.flag(f"{where}: fresh", value["fresh"]))
 
 
+@check.checked
 def read_journal(content: bytes, path: Path) -> tuple[list[Record], list[Kept], set[int]]:
     """What a journal says.
 
@@ -186,6 +196,7 @@ def read_journal(content: bytes, path: Path) -> tuple[list[Record], list[Kept], 
     return records, list(kept.values()), dropped
 
 
+@check.checked
 def record_from_json(value: Any, where: str) -> Record:
     """A record, strictly checked; what was not recorded when it was written has its default. Raises ValueError, which
     says where."""
@@ -205,6 +216,7 @@ def record_from_json(value: Any, where: str) -> Record:
     )
 
 
+@check.checked
 def check_follows(records: list[Record], where: str) -> None:
     """Raise ValueError unless the last record is that of the next round and its totals are right."""
     last = records[-1]
@@ -264,7 +276,7 @@ class _Part:
         return check.text(f"{self.where}: {name}", self.data[name])
 
     def whole(self, name: str) -> int:
-        return check.whole(f"{self.where}: {name}", self.data[name], 0)
+        return check.whole(f"{self.where}: {name}", self.data[name], 0, check.LARGEST)
 
     def match(self, name: str, pattern: str) -> str:
         if not re.fullmatch(pattern, self.text(name)):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedlab_core import files
+from fedlab_core.check import Natural, checked
 from fedlab_core.checkpoint.manifest import Kept, Stored
 from fedlab_core.history import Record
 from fedlab_core.state import State
@@ -19,6 +20,7 @@ HEAD, LOCK = "run.json", "run.lock"
 MOST = 2**28  # bytes of a run.json; a real one has some thousands
 
 
+@checked
 @dataclass
 class Place:
     """What stands in a folder, as far as this process wrote or read it.
@@ -37,7 +39,7 @@ class Place:
 
     head: bytes = b""
     journal: Stored | None = None
-    records: int = 0
+    records: Natural = 0
     last: Record | None = None
     kept: list[Kept] = dataclasses.field(default_factory=list)
     dropped: set[int] = dataclasses.field(default_factory=set)
@@ -47,6 +49,7 @@ class Place:
     swept: bool = False
 
 
+@checked
 def damaged_files(folder: Path, place: Place) -> set[str]:
     """Names of the saved files that are no longer what was written; only files that changed are read."""
     with os.scandir(folder) as entries:
@@ -63,6 +66,7 @@ def damaged_files(folder: Path, place: Place) -> set[str]:
     return damaged
 
 
+@checked
 def stored_files(place: Place) -> list[Stored]:
     needed = needed_memories(place.kept, place.dropped)
     states = [one.state for one in place.kept if one.round not in place.dropped]
@@ -70,6 +74,7 @@ def stored_files(place: Place) -> list[Stored]:
     return [*states, *memories, *([place.journal] if place.journal else [])]
 
 
+@checked
 def needed_memories(kept: Sequence[Kept], dropped: set[int]) -> set[int]:
     """Rounds whose stored memories belong to a snapshot that is not thinned: their own or a later one."""
     needed: set[int] = set()
@@ -84,14 +89,17 @@ def needed_memories(kept: Sequence[Kept], dropped: set[int]) -> set[int]:
     return needed
 
 
+@checked
 def file_stat(info: os.stat_result) -> tuple[int, int]:
     return info.st_size, info.st_mtime_ns
 
 
+@checked
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+@checked
 def chain(checksum: str, content: bytes) -> str:
     """The checksum of a journal, from that of its beginning and the lines that follow."""
     for line in content.splitlines(keepends=True):
@@ -99,11 +107,13 @@ def chain(checksum: str, content: bytes) -> str:
     return checksum
 
 
+@checked
 def warn(path: Path, what: str) -> None:
     """Say that a file is written again, and why."""
     warnings.warn(f"{path}: {what} since it was saved; it is written again", RuntimeWarning, stacklevel=6)
 
 
+@checked
 def read_bytes(folder: Path, stored: Stored) -> bytes:
     """A file of a run, as it was written. Raises ValueError, which names it, where it is not."""
     path = folder / stored.file
@@ -116,6 +126,7 @@ def read_bytes(folder: Path, stored: Stored) -> bytes:
     return content
 
 
+@checked
 def read_journal_bytes(folder: Path, stored: Stored) -> bytes:
     """The part of a journal that counts. Raises ValueError, which names it, where it is not what was written."""
     path = folder / stored.file
@@ -128,6 +139,7 @@ def read_journal_bytes(folder: Path, stored: Stored) -> bytes:
     return content
 
 
+@checked
 def place_key(folder: Path) -> str:
     """Under which a run keeps what it knows of a folder."""
     return str(folder.resolve())

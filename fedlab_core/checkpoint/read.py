@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from fedlab_core import files
+from fedlab_core.check import checked
 from fedlab_core.checkpoint.manifest import (
     FORMAT,
     OURS,
@@ -45,6 +46,7 @@ from fedlab_core.state import State, frozen_names, tensors
 from fedlab_core.timeline import Snapshot, Timeline
 
 
+@checked
 def fingerprints(dataset: Dataset, partition: Partition, model: nn.Module) -> dict[str, str]:
     """What tells data, partition and architecture from others."""
     shapes = repr([(n, tuple(t.shape)) for n, t in tensors(model).items()])
@@ -56,6 +58,7 @@ def fingerprints(dataset: Dataset, partition: Partition, model: nn.Module) -> di
     }
 
 
+@checked
 def read_run(
     folder: str | Path,
     about: Mapping[str, str],

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from fedlab_core import files
 from fedlab_core.about import version
+from fedlab_core.check import checked
 from fedlab_core.checkpoint.manifest import OURS, Head, Kept, Stored, kept_to_json, read_journal, stored_from_json
 from fedlab_core.checkpoint.place import (
     HEAD,
@@ -39,6 +40,7 @@ from fedlab_core.timeline import Snapshot
 _NOTE = "A run of fedlab_core is saved in this folder. The lock on this file is held while it is written.\n"
 
 
+@checked
 def write_run(past: Past, about: Mapping[str, str], folder: str | Path, *, overwrite: bool = False) -> None:
     """Write a run into a folder; of a run that is there already, only what is new.
 

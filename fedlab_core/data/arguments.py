@@ -15,6 +15,7 @@ MOST_EXAMPLES = 100_000_000
 MOST_CELLS = 50_000_000  # of a table of clients and classes
 
 
+@check.checked
 def check_clients(n: Any, clients: Any, least: Any = 1, name: str = "min_size") -> tuple[int, int]:
     """Plain `n` and `clients`, if `n` examples are enough for `clients` with `least` each, and memory is too.
 
@@ -48,7 +49,8 @@ def check_generator(generator: Any) -> None:
     check.instance("generator", generator, torch.Generator, accepted)
 
 
-def check_cells(clients: int, classes: int) -> None:
+@check.checked
+def check_cells(clients: check.Natural, classes: check.Natural) -> None:
     """Refuse a table of clients and classes that would fill the memory.
 
     Raises:
@@ -61,6 +63,7 @@ def check_cells(clients: int, classes: int) -> None:
         )
 
 
+@check.checked
 def labels_of(labels: Any, name: str = "labels") -> Tensor:
     """One whole number per example, int64 (n,).
 
@@ -75,6 +78,7 @@ def labels_of(labels: Any, name: str = "labels") -> Tensor:
     return labels
 
 
+@check.checked
 def whole_numbers(name: str, values: Any) -> Tensor:
     """int64 (n,) on the CPU from a tensor, an array or a list.
 

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from fedlab_core import files
+from fedlab_core.check import checked
 
 STALE = 24 * 3600  # seconds after which another process's unfinished file counts as abandoned
 
 Images = tuple[Tensor, tuple[float, ...], tuple[float, ...]]  # pixels, mean and std of the training part
 
 
+@checked
 def cache_folders(root: Path) -> tuple[Path, ...]:
     """Where caches are looked for and written: `.cache` of the data root, then the user's cache folder if there is one.
 
@@ -33,6 +35,7 @@ def cache_folders(root: Path) -> tuple[Path, ...]:
     return (root / ".cache",)
 
 
+@checked
 def read_images(folders: Iterable[Path], key: str) -> Images | None:
     """The images of that key, uint8 (n, channels, height, width), or None if there is no file whose checksum is right.
 
@@ -46,6 +49,7 @@ def read_images(folders: Iterable[Path], key: str) -> Images | None:
     return None
 
 
+@checked
 def write_images(folders: Iterable[Path], key: str, images: Images) -> None:
     """Keep images for the next time. A cache that cannot be written to only costs time: the reason is warned of."""
     pixels, mean, std = images
@@ -62,6 +66,7 @@ def _checksum(tensors: dict[str, Tensor]) -> Tensor:
     return torch.tensor([crc])
 
 
+@checked
 def read_index(folders: Iterable[Path], key: str) -> str | None:
     """The content key noted under a listing's key, or None."""
     for folder in folders:
@@ -71,6 +76,7 @@ def read_index(folders: Iterable[Path], key: str) -> str | None:
     return None
 
 
+@checked
 def write_index(folders: Iterable[Path], key: str, content: str) -> None:
     """Note which content a listing has, where that can be written."""
     _write(folders, f"{key}.json", files.seal({"content": content}))

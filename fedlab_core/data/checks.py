@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedlab_core import check
+from fedlab_core.check import Natural
 from fedlab_core.data.arguments import describe
 from fedlab_core.data.measures import IGNORE
 
@@ -21,12 +22,14 @@ INPUTS = {
 }
 
 
+@check.checked
 def check_kind(kind: object) -> None:
     """A known kind of data."""
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(map(repr, KINDS))}, got {kind!r}")
 
 
+@check.checked
 def check_tensor(argument: str, value: object) -> None:
     """An ordinary tensor: dense, and no part of a computation that autograd follows."""
     if not isinstance(value, Tensor):
@@ -39,6 +42,7 @@ def check_tensor(argument: str, value: object) -> None:
         raise ValueError(f"{argument} has {what}, accepted: a dense tensor without gradient, as from .detach()")
 
 
+@check.checked
 def check_part(data: Any, before: str, part: str, x: Any, y: Any, groups: Any) -> None:
     """Everything about a part: "training" (its arguments begin with ""), "validation" or "test".
 
@@ -48,7 +52,8 @@ def check_part(data: Any, before: str, part: str, x: Any, y: Any, groups: Any) -
     Raises:
         ValueError: the first thing that is wrong.
     """
-    for argument, value in (("x", x), ("y", y)):
+    given = [("x", x), ("y", y)]
+    for argument, value in reversed(given) if x is None else given:  # the one that is there is judged first
         check_tensor(f"{before}{argument}", value)
     check_inputs(f"{before}x", part, x, data.kind, data.x)
     check_targets(f"{before}y", part, y, x, data.kind, data.classes, data.loss is not None)
@@ -60,6 +65,7 @@ def check_part(data: Any, before: str, part: str, x: Any, y: Any, groups: Any) -
             raise ValueError(f"{part} groups must be int64 of shape ({len(x)},), got {before}groups={describe(groups)}")
 
 
+@check.checked
 def check_values(data: Any, before: str, part: str, x: Tensor, y: Tensor, groups: Tensor | None) -> None:
     """The values of a part whose types and shapes are right, see `check_part`.
 
@@ -77,6 +83,7 @@ def check_values(data: Any, before: str, part: str, x: Tensor, y: Tensor, groups
         check_groups(f"{before}groups", part, groups, data.group_names)
 
 
+@check.checked
 def check_inputs(argument: str, part: str, x: Tensor, kind: str, like: Tensor) -> None:
     """Type, shape and values of the inputs of a part ("training", "test" or "validation").
 
@@ -96,6 +103,7 @@ def check_inputs(argument: str, part: str, x: Tensor, kind: str, like: Tensor) -
         raise ValueError(f"{part} x must have at least one example, got {argument}={describe(x)}")
 
 
+@check.checked
 def check_targets(
     argument: str, part: str, y: Tensor, x: Tensor, kind: str, classes: Sequence[str], own_loss: bool
 ) -> None:
@@ -119,6 +127,7 @@ def check_targets(
             raise ValueError("classes=(): accepted is one name per class")
 
 
+@check.checked
 def check_labels(argument: str, part: str, y: Tensor, classes: Sequence[str]) -> None:
     """Labels from 0 to the number of classes - 1, or -100 for targets that count nowhere."""
     if y.is_meta or not y.numel():  # without values
@@ -135,6 +144,7 @@ def check_labels(argument: str, part: str, y: Tensor, classes: Sequence[str]) ->
         )
 
 
+@check.checked
 def check_finite(argument: str, part: str, values: Tensor) -> None:
     """No NaN and no infinity; the message says how many there are and where the first is."""
     for start in range(0, 0 if values.is_meta else len(values), 4096):
@@ -151,6 +161,7 @@ def check_finite(argument: str, part: str, values: Tensor) -> None:
             )
 
 
+@check.checked
 def check_groups(argument: str, part: str, groups: Tensor, names: Sequence[str]) -> None:
     """Natural clients that have a name."""
     if len(groups) and not groups.is_meta and not 0 <= int(groups.min()) <= int(groups.max()) < len(names):
@@ -160,7 +171,8 @@ def check_groups(argument: str, part: str, groups: Tensor, names: Sequence[str])
         )
 
 
-def check_statistics(mean: Sequence[float], std: Sequence[float], entries: int, optional: bool) -> None:
+@check.checked
+def check_statistics(mean: Sequence[float], std: Sequence[float], entries: Natural, optional: bool) -> None:
     """As many means and standard deviations as channels or features; finite, and no division by zero."""
     lengths = {entries, 0} if optional else {entries}
     if len(mean) != len(std) or len(mean) not in lengths:
@@ -170,6 +182,7 @@ def check_statistics(mean: Sequence[float], std: Sequence[float], entries: int, 
         raise ValueError(f"mean and std must be finite, std > 0, got mean={_short(mean)} and std={_short(std)}")
 
 
+@check.checked
 def check_names(data: Any) -> None:
     """The texts of a `Dataset`, and its tuples of names."""
     for argument in ("name", "notes"):
@@ -180,6 +193,7 @@ def check_names(data: Any) -> None:
             raise check.refuse(argument, names, "a tuple of names, such as ('cat', 'dog')")
 
 
+@check.checked
 def check_measures(loss: object, metrics: object) -> None:
     """Functions `(outputs, targets) -> values (n,)`."""
     if loss is not None and not callable(loss):

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fedlab_core import check
+from fedlab_core.check import checked, whole
 from fedlab_core.data import checks
 from fedlab_core.data.arrays import fields
 from fedlab_core.data.examples import read_examples
@@ -188,6 +188,7 @@ class Dataset:
         classes = names if classes is None else classes
         return cls.from_arrays(x, y, test_x, test_y, classes, validation=validation, **options)
 
+    @checked
     def split(self, name: str) -> tuple[Tensor, Tensor]:
         """Inputs and targets of "train", "validation" or "test".
 
@@ -212,7 +213,7 @@ class Dataset:
         Raises:
             ValueError: `size` out of range, or a data set that has validation examples already.
         """
-        n, seed = len(self.x), check.whole("seed", seed)
+        n, seed = len(self.x), whole("seed", seed)
         if self.validation_x is not None and len(self.validation_x):
             raise ValueError(f"{self.name} has {len(self.validation_x)} validation examples already")
         share = isinstance(size, Real) and 0 < size < 1
@@ -260,6 +261,7 @@ class Dataset:
                 digest.update(chunk.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    @checked
     def prepare(self, x: Tensor) -> Tensor:
         """What a model reads, a new tensor on the device of `x`.
 
@@ -274,6 +276,7 @@ class Dataset:
         mean, std = (constants(values, x.dtype, x.device).view(shape) for values in (self.mean, self.std))
         return x.sub_(mean).div_(std) if self.x.dtype == torch.uint8 else x.sub(mean).div_(std)
 
+    @checked
     def subset(self, n: int, test_n: int | None = None, seed: int = 0) -> Dataset:
         """A seeded random subset in the original order; classes, mean, std and group names are kept.
 
@@ -285,11 +288,9 @@ class Dataset:
         Raises:
             ValueError: more examples asked for than there are, or fewer than one.
         """
-        chosen, seed = [], check.whole("seed", seed)
+        chosen, seed = [], whole("seed", seed)
         for part, (argument, want, have) in enumerate((("n", n, len(self.x)), ("test_n", test_n, len(self.test_x)))):
-            want = have if want is None else check.whole(argument, want)
-            if not 1 <= want <= have:
-                raise ValueError(f"{argument} must be between 1 and {have}, got {want}")
+            want = have if want is None else whole(argument, want, 1, have)
             chosen.append(torch.randperm(have, generator=generator(seed, "subset", part))[:want].sort().values)
         train, test = chosen
         return dataclasses.replace(

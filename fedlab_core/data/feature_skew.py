@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedlab_core.check import checked
 from fedlab_core.randomness import generator as addressed
 
 SkewKind = Literal["rotation", "contrast", "noise"]
 _STARTS = 65_537  # places where an image's noise may start in its client's sequence
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class FeatureSkew:
     """A fixed input transform per client; build it with `partition.with_feature_skew`.

@@ -29,6 +29,7 @@ LOADERS = {
 }
 
 
+@check.checked
 def data_root(root: str | Path | None = None) -> Path:
     """Where data sets are looked for: the argument, else $FEDLAB_DATA, else `data/` of the clone; absolute.
 
@@ -65,6 +66,7 @@ def missing_data(name: str, root: str | Path | None = None) -> str:
     return ""
 
 
+@check.checked
 def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> Dataset:
     """Load a data set by name.
 

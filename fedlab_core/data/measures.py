@@ -8,12 +8,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fedlab_core.check import checked
+
 IGNORE = -100  # target of padded positions: the default ignore_index of torch's cross-entropy
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """`(outputs, targets) -> values (n,)`: one value per example; for text one per character that is not padding."""
 
 
+@checked
 def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     """1.0 where the largest of outputs (n, classes) is the target (n,), else 0.0.
 
@@ -23,11 +26,13 @@ def accuracy(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.argmax(-1) == targets)[counted].to(outputs.dtype)
 
 
+@checked
 def squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Squared difference of outputs and targets, averaged over the values of each example: (n,)."""
     return _difference(outputs, targets).square().flatten(1).mean(1)
 
 
+@checked
 def absolute_error(outputs: Tensor, targets: Tensor) -> Tensor:
     """Absolute difference of outputs and targets, averaged over the values of each example: (n,)."""
     return _difference(outputs, targets).abs().flatten(1).mean(1)

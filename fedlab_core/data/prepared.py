@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from fedlab_core.check import checked
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.load import LOADERS, data_root, load_dataset
 from fedlab_core.data.statistics import channel_statistics
@@ -26,6 +27,7 @@ SCALINGS = {
 TICK = 2 * 10**9  # ns: a file changed this recently may change again without its times telling
 
 
+@checked
 def load_prepared(name: str, root: str | Path | None = None, options: Mapping[str, Any] | None = None) -> Dataset:
     """A data set by name, loaded again only if its files have changed.
 

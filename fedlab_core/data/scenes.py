@@ -37,6 +37,7 @@ SIZE = 32  # pixels
 MOST = 10_000  # pictures of a class
 
 
+@check.checked
 @dataclass(frozen=True)
 class Scenes:
     """Pictures and what is in them.
@@ -65,6 +66,7 @@ def class_names(split: str) -> tuple[str, ...]:
     return tuple(f"{TEXTURES[t]} {SHAPES[s]}" for s, t in _pairs(split))
 
 
+@check.checked
 def draw_scenes(shape: Tensor, texture: Tensor, draws: torch.Generator) -> Scenes:
     """Pictures of given shapes and textures; everything else is drawn.
 
@@ -100,6 +102,7 @@ def split_scenes(split: str, n: int, draws: torch.Generator) -> tuple[Scenes, Te
     return draw_scenes(pairs[y, 0], pairs[y, 1], draws), y
 
 
+@check.checked
 def scenes(split: str = "task", per_class: int = 100, test_per_class: int = 60, seed: int = 0) -> Dataset:
     """Pictures of one split of the combinations as a data set, see `draw_scenes`; nothing is downloaded.
 

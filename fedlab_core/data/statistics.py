@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+from fedlab_core.check import Many, checked
 
-def channel_statistics(x: Tensor, chunk: int = 1024) -> tuple[tuple[float, ...], tuple[float, ...]]:
+
+@checked
+def channel_statistics(x: Tensor, chunk: Many = 1024) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of x / 255 per channel, exact integer sums, no float copy of all images.
 
     Args:
@@ -28,6 +33,7 @@ def channel_statistics(x: Tensor, chunk: int = 1024) -> tuple[tuple[float, ...],
     return tuple(mean), tuple(v**0.5 if v > 0 else 1.0 for v in variance)
 
 
+@checked
 def stratified_split(y: Tensor, per_class: Tensor, draw: torch.Generator) -> tuple[Tensor, Tensor]:
     """Training and test indices with a given number of test examples of every class.
 
@@ -47,7 +53,8 @@ def stratified_split(y: Tensor, per_class: Tensor, draw: torch.Generator) -> tup
     return order[~test].sort().values, order[test].sort().values
 
 
-def feature_statistics(x: Tensor, dim: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+@checked
+def feature_statistics(x: Tensor, dim: Literal[-1, 0, 1, 2, 3]) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of floats for each entry of a dimension, in float64.
 
     Returns:
@@ -58,6 +65,7 @@ def feature_statistics(x: Tensor, dim: int) -> tuple[tuple[float, ...], tuple[fl
     return tuple(values.mean(1).tolist()), tuple(torch.where(std > 0, std, 1.0).tolist())
 
 
+@checked
 def statistics(x: Tensor, kind: str, standardise: bool | None) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """`Dataset.mean` and `std` of training inputs.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fedlab_core import check, files
+from fedlab_core.check import Many
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.measures import IGNORE
 
@@ -114,6 +115,7 @@ def text_file(root: Path, path: str, length: int = 80, clients: str | None = Non
     return _dataset(name or f"text:{path}", kept, length, f"{notes}, text SHA-256 {_sha256(text)}")
 
 
+@check.checked
 def missing_text(root: Path, path: str) -> str:
     """Empty if the file is there, else the sentence that says what goes where."""
     place = root / Path(path).expanduser()
@@ -122,6 +124,7 @@ def missing_text(root: Path, path: str) -> str:
     return f"text: needs a text file, as in text:book.txt: put it at {place} (or set $FEDLAB_DATA to its folder)"
 
 
+@check.checked
 def missing_shakespeare(root: Path) -> str:
     """Empty if the text is in the data root, else the sentence that says what goes where."""
     if any((root / name).is_file() for name in SHAKESPEARE_FILES):
@@ -129,7 +132,8 @@ def missing_shakespeare(root: Path) -> str:
     return f"shakespeare needs a text file: put it at {root / SHAKESPEARE_FILES[0]} (or set $FEDLAB_DATA to its folder)"
 
 
-def encode_lines(lines: list[str], vocabulary: dict[str, int], length: int) -> tuple[Tensor, Tensor, Tensor]:
+@check.checked
+def encode_lines(lines: list[str], vocabulary: dict[str, int], length: Many) -> tuple[Tensor, Tensor, Tensor]:
     """Next-character examples: the input of a line is a line break and the line, its target the line and a line break.
 
     A line longer than `length` - 1 goes on in further examples whose input starts with the character before, so every

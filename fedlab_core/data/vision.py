@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab_core.check import checked
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.folder import image_folder
 from fedlab_core.data.statistics import channel_statistics
@@ -73,6 +74,7 @@ def cifar100(root: Path, download: bool = True) -> Dataset:
     return _cifar("cifar100", root, download)
 
 
+@checked
 def missing(name: str, root: Path) -> str:
     """Empty if the data set is in the data root, else the sentence that says what goes where."""
     absent = _absent(name, root)

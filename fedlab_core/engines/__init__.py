@@ -1,5 +1,6 @@
 """Where clients run. An engine trains the sampled clients of a round and evaluates models; it decides nothing else."""
 
+from fedlab_core.check import checked
 from fedlab_core.engines.auto import AutoEngine
 from fedlab_core.engines.frozen import FrozenEngine
 from fedlab_core.engines.loop import LoopEngine
@@ -25,6 +26,7 @@ _MAKERS = {
 }
 
 
+@checked
 def get_engine(name: str, cache_frozen: bool = False) -> Engine:
     """The engine called `name`, a key of `ENGINES`; "ray" may be followed by an address.
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import nn
 
+from fedlab_core.check import checked
 from fedlab_core.engines.loop import LoopEngine
 from fedlab_core.engines.stacked.engine import StackedEngine, forward_operations, work_obstacle
 from fedlab_core.engines.stacked.modules import is_dense, obstacle
@@ -19,6 +20,7 @@ CROWDED = 2**15  # values that a layer of a convolutional net makes of a batch, 
 MEDIUM = 5e7  # operations of any other net on one example, below which its products gain from being batched
 
 
+@checked
 def choose(work: Work, method: LocalMethod) -> tuple[str, str]:
     """The name of an engine, and why.
 
@@ -42,6 +44,7 @@ def choose(work: Work, method: LocalMethod) -> tuple[str, str]:
     return "stacked" if operations < MEDIUM else "threads", f"{operations / 1e6:.3g} million operations per example"
 
 
+@checked
 def values_per_layer(work: Work) -> float:
     """How many values a convolution or dense layer makes of one batch, on average over the layers."""
     model, made = copy.deepcopy(work.model).eval(), []
@@ -53,6 +56,7 @@ def values_per_layer(work: Work) -> float:
     return statistics.fmean(made) * (work.settings.batch_size or work.partition.sizes.double().mean().item())
 
 
+@checked
 class AutoEngine:
     """The chosen engine behind the face of any other; `name` says which it is."""
 

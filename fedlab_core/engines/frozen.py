@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from fedlab_core.check import checked
 from fedlab_core.data import Dataset
 from fedlab_core.data.dataset import PARTS
 from fedlab_core.local.draws import AddressedDraws
@@ -25,6 +26,7 @@ AT_ONCE = 64  # examples that go through the frozen part together
 LIMIT = 2 * 2**30  # bytes of all outputs that are kept
 
 
+@checked
 def divide(model: nn.Module) -> tuple[Callable[[nn.Module, Tensor], Tensor], nn.Module] | None:
     """A function that computes the frozen part of such a model, and the rest, whose tensors keep their names.
 
@@ -55,6 +57,7 @@ def divide(model: nn.Module) -> tuple[Callable[[nn.Module, Tensor], Tensor], nn.
     return (first, rest) if tensors(rest).keys() <= tensors(model).keys() else None
 
 
+@checked
 class FrozenEngine:
     """Another engine that trains and evaluates only what stands behind the frozen part.
 

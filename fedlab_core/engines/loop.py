@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import nn
 
+from fedlab_core.check import checked
 from fedlab_core.local.training import evaluate, train_client, worker_copy
 from fedlab_core.local.work import LocalMethod, Task, Update, Work
 from fedlab_core.state import State
 
 
+@checked
 class LoopEngine:
     """One client after the other. Every other engine is compared with its result."""
 

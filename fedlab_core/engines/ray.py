@@ -7,6 +7,11 @@ machine dies, Ray runs it again somewhere else, with the same result.
 
 import atexit
 import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -14,6 +19,7 @@ from typing import Any
 
 import torch
 
+from fedlab_core.check import checked, refuse
 from fedlab_core.engines.threads import ThreadsEngine
 from fedlab_core.local.training import train_client, worker_copy
 from fedlab_core.local.work import LocalMethod, Task, Update, Work
@@ -21,8 +27,11 @@ from fedlab_core.state import State, tensors
 
 RETRIES = 8  # of one client, when the process that trains it dies
 PATIENCE = 0.1  # seconds between two looks at `stop`
+ANSWER = 16.0  # seconds that a cluster may take to answer
+ADDRESS = re.compile(r"(ray://)?([\w.-]+|\[[0-9a-fA-F:.]+\]):\d{1,5}")
 
 
+@checked
 class RayEngine:
     """One client per Ray worker with one intra-op thread each: the bits of `loop` on like processors.
 
@@ -38,11 +47,9 @@ class RayEngine:
     name = "ray"
 
     def __init__(self, address: str | None = None) -> None:
-        try:
-            import ray
-        except ImportError:
-            raise ValueError("engine='ray' needs Ray: pip install 'fedlab_core[ray]'; or take 'threads'") from None
-        self._ray, self.address = ray, address
+        if address not in (None, "auto", "local") and not ADDRESS.fullmatch(address or ""):
+            raise refuse("address", address, "'auto', HOST:PORT or ray://HOST:PORT")
+        self._ray, self.address = _ray(address), address
         self._placed: tuple[Any, ...] | None = None
         self._threads = ThreadsEngine()
 
@@ -109,18 +116,52 @@ class RayEngine:
 _started_here = False
 
 
-def connect(address: str | None = None) -> None:
-    """Connects this process to a cluster unless it is connected; starts one on this machine where there is none."""
-    global _started_here
-    import ray
+def _ray(address: str | None) -> Any:
+    """The package. A cluster that is started here takes calls with its token only; Ray reads it when it is imported."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    own = address in (None, "local") and "RAY_ADDRESS" not in os.environ
+    if own and "ray" not in sys.modules and not any(name.startswith("RAY_AUTH_") for name in os.environ):
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    try:
+        import ray
+    except ImportError:
+        raise ValueError("engine='ray' needs Ray: pip install 'fedlab_core[ray]'; or take 'threads'") from None
+    return ray
 
+
+@checked
+def connect(address: str | None = None) -> None:
+    """Connect this process to a cluster unless it is connected; start one where no address is given, on this machine
+    and reached from this machine only.
+
+    Raises:
+        ConnectionError: nothing at the address answers as a cluster of Ray, within 20 s.
+    """
+    global _started_here
+    ray = _ray(address)
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     found = address or os.environ.get("RAY_ADDRESS")
-    local = {} if found else {"include_dashboard": False}
-    ray.init(found or "local", log_to_driver=False, logging_level="error", **local)
-    _started_here = not found
+    if found in (None, "local"):
+        local = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
+        ray.init("local", log_to_driver=False, logging_level="error", **local)
+        _started_here = True
+        return
+    if found != "auto":
+        _probe(found)
+    ray.init(found, log_to_driver=False, logging_level="error")
+
+
+def _probe(address: str) -> None:
+    """Whether a cluster answers, asked by a process that can be ended: Ray itself waits for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    ask = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='critical')"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=3).close()
+        subprocess.run([sys.executable, "-c", ask, address], check=True, timeout=ANSWER, capture_output=True)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
+        raise ConnectionError(f"address={address!r}: no cluster of Ray answers ({why})") from error
 
 
 def disconnect() -> None:

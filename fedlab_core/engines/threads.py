@@ -11,6 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from fedlab_core.check import Many, checked
 from fedlab_core.local.cores import cores
 from fedlab_core.local.training import batch_sums, evaluation_batches, summary, train_client, worker_copy
 from fedlab_core.local.work import LocalMethod, Task, Update, Work
@@ -20,7 +21,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
+@checked
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: Many) -> Generator[Result, None, None]:
     """`map` in worker threads of one intra-op thread each; the results come in the order of the items.
 
     Leaving the iterator, by an exception too, cancels the items not yet begun and waits for the others.
@@ -49,6 +51,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has no threads but its first
 
 
+@checked
 class ThreadsEngine:
     """One client per thread.
 
@@ -58,7 +61,7 @@ class ThreadsEngine:
 
     name = "threads"
 
-    def __init__(self, workers: int | None = None) -> None:
+    def __init__(self, workers: Many | None = None) -> None:
         self.workers = workers or cores()
         self._models: queue.SimpleQueue[nn.Module] = queue.SimpleQueue()
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedlab_core.check import checked
+from fedlab_core.check import Natural, Size, checked
 from fedlab_core.costs import count_flops, step_memory
 from fedlab_core.finetuning.classifiers import cosine_classifier
 from fedlab_core.finetuning.tuning import tune
@@ -55,6 +55,7 @@ KINDS = {
 """Kinds of parts, by a part of their names; the first that is found counts."""
 
 
+@checked
 @dataclass(frozen=True)
 class Payload:
     """Numbers of a model by what happens to them.
@@ -66,10 +67,10 @@ class Payload:
         element: bytes of a number.
     """
 
-    body: int
-    head: int
-    held: int
-    element: int = 4
+    body: Natural
+    head: Natural
+    held: Natural
+    element: Natural = 4
 
     @property
     def trained(self) -> int:
@@ -120,21 +121,21 @@ def anatomy(model: nn.Module) -> list[dict[str, Any]]:
 
 
 @checked
-def meta_vit_b_16(num_classes: int = 100) -> ViT:
+def meta_vit_b_16(num_classes: Size = 100) -> ViT:
     """ViT-B/16 (Dosovitskiy et al. 2021, table 1; torchvision's `vit_b_16`) without values."""
     with torch.device("meta"):
         return ViT((3, 224, 224), num_classes, patch=16, dim=768, depth=12, heads=12)
 
 
 @checked
-def meta_clip(patch: int = 16) -> CLIP:
+def meta_clip(patch: Size = 16) -> CLIP:
     """CLIP B/16 or B/32 without values."""
     with torch.device("meta"):
         return openai_clip(patch)
 
 
 @checked
-def payload_table(num_classes: int = 100) -> list[dict[str, Any]]:
+def payload_table(num_classes: Size = 100) -> list[dict[str, Any]]:
     """Numbers and bytes of every method for ViT-B/16, and for CLIP B/16 where a method needs its text tower.
 
     Returns:
@@ -175,7 +176,7 @@ def classification_loss(images: Tensor) -> Callable[[nn.Module], Tensor]:
 
 
 @checked
-def cost_table(model: nn.Module, images: Tensor, methods: Sequence[str], moments: int = 0) -> list[dict[str, Any]]:
+def cost_table(model: nn.Module, images: Tensor, methods: Sequence[str], moments: Natural = 0) -> list[dict[str, Any]]:
     """What each method costs a client with this model.
 
     Args:

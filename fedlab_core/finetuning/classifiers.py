@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab_core.check import checked
+from fedlab_core.check import Size, checked
 from fedlab_core.finetuning.modules import linear_like, uniform
 from fedlab_core.models.clip import CLIP, HIGHEST_SCALE, Tokenizer
 from fedlab_core.models.vit import ViT
@@ -20,6 +20,7 @@ HEADS = {
 """What a `CosineClassifier` may begin with; in the same network, so that only this differs."""
 
 
+@checked
 class CosineClassifier(nn.Module):
     """logits = head(scale * f / |f|), with f = image(x) an embedding.
 
@@ -45,7 +46,7 @@ class CosineClassifier(nn.Module):
 
 
 @checked
-def with_head(vit: ViT, num_classes: int, generator: torch.Generator) -> ViT:
+def with_head(vit: ViT, num_classes: Size, generator: torch.Generator) -> ViT:
     """A copy of a ViT with a freshly drawn classifier (dim -> num_classes)."""
     vit = copy.deepcopy(vit)
     vit.head = uniform(linear_like(vit.norm.normalized_shape[0], num_classes, vit.norm.weight), generator)
@@ -53,7 +54,7 @@ def with_head(vit: ViT, num_classes: int, generator: torch.Generator) -> ViT:
 
 
 @checked
-def class_means(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+def class_means(embeddings: Tensor, labels: Tensor, num_classes: Size) -> Tensor:
     """W_c = normalise(mean of the normalised embeddings of class c): a head made of images, as the zero-shot head is
     made of texts.
 
@@ -94,6 +95,7 @@ def cosine_classifier(
     return CosineClassifier(copy.deepcopy(image), scale, layer.requires_grad_(head != "text_frozen"))
 
 
+@checked
 class TextPrompted(nn.Module):
     """CoOp (Zhou et al. 2022): the classifier's rows are texts that begin with learnt tokens, the same for all classes.
 
@@ -113,7 +115,7 @@ class TextPrompted(nn.Module):
     ids: Tensor
 
     def __init__(
-        self, clip: CLIP, tokenizer: Tokenizer, classes: Sequence[str], tokens: int, generator: torch.Generator
+        self, clip: CLIP, tokenizer: Tokenizer, classes: Sequence[str], tokens: Size, generator: torch.Generator
     ) -> None:
         super().__init__()
         self.clip = copy.deepcopy(clip).requires_grad_(False)

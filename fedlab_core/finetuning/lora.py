@@ -138,6 +138,7 @@ class ResidualLoRA(FedAvg):
         return torch.cat([one - mean for one in a]), torch.cat([w * one for w, one in zip(weights, b, strict=True)], 1)
 
 
+@checked
 @dataclass(frozen=True)
 class StackedLoRA(ResidualLoRA):
     """FLoRA (Wang et al., arXiv 2409.05976): add the clients' whole updates to D, then begin with fresh factors.

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab_core.check import checked
+from fedlab_core.check import Size, checked
 
 
+@checked
 class Prompted(nn.Module):
     """A block with k learnt tokens after the class token of what it reads (Jia et al. 2022, visual prompt tuning).
 
@@ -28,11 +29,12 @@ class Prompted(nn.Module):
         return self.block(torch.cat([x[:, :1], self.prompt.expand(len(x), -1, -1), rest], 1))
 
 
+@checked
 class Bottleneck(nn.Module):
     """up(gelu(down(x))). Down is drawn from N(0, 0.02^2), up is zero: were both zero, neither would ever get a
     gradient."""
 
-    def __init__(self, dim: int, width: int, generator: torch.Generator, like: Tensor) -> None:
+    def __init__(self, dim: Size, width: Size, generator: torch.Generator, like: Tensor) -> None:
         super().__init__()
         self.down, self.up = linear_like(dim, width, like), linear_like(width, dim, like)
         nn.init.normal_(self.down.weight, std=0.02, generator=generator)
@@ -43,6 +45,7 @@ class Bottleneck(nn.Module):
         return self.up(F.gelu(self.down(x)))
 
 
+@checked
 class Adapted(nn.Module):
     """The last Linear of a block's MLP with a bottleneck behind it, h + up(gelu(down(h))), inside the residual branch
     (Pfeiffer et al. 2021).
@@ -67,6 +70,7 @@ class Adapted(nn.Module):
         return h + (self.bottleneck or self.borrowed[0])(h)
 
 
+@checked
 class LoRA(nn.Module):
     """W x + (alpha / r) (B A + D) x, with B = 0 at first (Hu et al. 2022).
 
@@ -80,7 +84,7 @@ class LoRA(nn.Module):
     """
 
     def __init__(
-        self, linear: nn.Linear, rank: int, alpha: float, generator: torch.Generator, delta: bool = False
+        self, linear: nn.Linear, rank: Size, alpha: float, generator: torch.Generator, delta: bool = False
     ) -> None:
         super().__init__()
         self.linear = linear
@@ -98,6 +102,7 @@ class LoRA(nn.Module):
         return self.linear(x) + self.factor * update
 
 
+@checked
 class Gated(nn.Module):
     """f * softmax(W2 tanh(W1 f)) of an embedding f = linear(x): FedCLIP's feature adapter (Lu et al. 2023)."""
 
@@ -124,7 +129,7 @@ def uniform(layer: nn.Linear, generator: torch.Generator) -> nn.Linear:
 
 
 @checked
-def linear_like(inputs: int, outputs: int, like: Tensor, bias: bool = True) -> nn.Linear:
+def linear_like(inputs: Size, outputs: Size, like: Tensor, bias: bool = True) -> nn.Linear:
     """A Linear on the device and in the precision of a tensor, not yet drawn: no global random state is used."""
     layer = nn.Linear(inputs, outputs, bias, device="meta")
     return layer._apply(lambda t: torch.empty(t.shape, dtype=like.dtype, device=like.device))

@@ -5,14 +5,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedlab_core.check import checked
+from fedlab_core.check import Many, checked
 from fedlab_core.data import Dataset
 from fedlab_core.partition import Partition
 from fedlab_core.randomness import generator
 
 
 @checked
-def few_shot(dataset: Dataset, shots: int, seed: int = 0) -> Dataset:
+def few_shot(dataset: Dataset, shots: Many, seed: int = 0) -> Dataset:
     """The data set with `shots` random training examples of each class, in their original order; the test split stays.
 
     The draws are nested: those of fewer shots are among those of more.
@@ -30,7 +30,7 @@ def few_shot(dataset: Dataset, shots: int, seed: int = 0) -> Dataset:
 
 
 @checked
-def few_shot_clients(partition: Partition, labels: Tensor, shots: int, seed: int = 0) -> Partition:
+def few_shot_clients(partition: Partition, labels: Tensor, shots: Many, seed: int = 0) -> Partition:
     """A partition in which every client keeps at most `shots` random examples of each class that it holds.
 
     Args:

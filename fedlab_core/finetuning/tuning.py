@@ -23,6 +23,7 @@ FAMILIES = {
 }
 
 
+@checked
 @dataclass(frozen=True)
 class Tuning:
     """A way to fine-tune.

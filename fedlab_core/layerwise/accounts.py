@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedlab_core.check import checked
+from fedlab_core.check import Natural, Size, checked
 from fedlab_core.costs import Memory, count_flops, step_memory
 from fedlab_core.federation import Federation
 from fedlab_core.layerwise.method import OPTIMISERS, LayerWise, staged_loss
@@ -64,7 +64,9 @@ def peak_memory(model: StagedModel, rule: LayerWise, batch: Tensor) -> Memory:
 
 
 @checked
-def deepest(budget: int, make: Callable[[int], StagedModel], rule: LayerWise, batch: Tensor, most: int = 256) -> int:
+def deepest(
+    budget: Natural, make: Callable[[int], StagedModel], rule: LayerWise, batch: Tensor, most: Size = 256
+) -> int:
     """The largest number of units whose `peak_memory` fits into a budget, by doubling and bisection.
 
     Args:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedlab_core.check import checked
+from fedlab_core.check import Depth, Many, checked
 from fedlab_core.data import Dataset
 from fedlab_core.layerwise.network import StagedModel
 from fedlab_core.local.cores import single_threaded
@@ -17,6 +17,7 @@ from fedlab_core.state import State, set_state
 BATCH = 512
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Features:
     """Frozen features of a data set.
@@ -30,7 +31,7 @@ class Features:
 
 
 @checked
-def features(model: StagedModel, dataset: Dataset, state: State | None = None, depth: int | None = None) -> Features:
+def features(model: StagedModel, dataset: Dataset, state: State | None = None, depth: Depth | None = None) -> Features:
     """Features of all images, without augmentation, in evaluation mode, with every unit present.
 
     Args:
@@ -59,7 +60,7 @@ def knn_accuracy(
     x: Tensor,
     y: Tensor,
     *,
-    k: int = 20,
+    k: Many = 20,
     temperature: float = 0.07,
     leave_one_out: bool = False,
 ) -> float:
@@ -86,7 +87,7 @@ def linear_probe(
     labels: Tensor,
     test_labels: Tensor,
     *,
-    per_class: int | None = None,
+    per_class: Many | None = None,
     seed: int = 0,
     decay: float = 1.0,
 ) -> float:

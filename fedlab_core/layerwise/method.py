@@ -173,6 +173,7 @@ class LayerWise(FedAvg):
         return state, server
 
 
+@checked
 @dataclass(frozen=True)
 class LocalStage(FedAvg):
     """What clients do in one round of `LayerWise`.

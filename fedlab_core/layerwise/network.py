@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab_core.check import checked
+from fedlab_core.check import Depth, Size, checked
 from fedlab_core.models import build_model, initialise
 from fedlab_core.models.resnet import ResNet
 from fedlab_core.models.vit import ViT
 from fedlab_core.selfsupervised import predictor, projector
 
 
+@checked
 class StagedModel(nn.Module):
     """A ViT, whose units are its blocks, or a ResNet, whose units are its stages, and the heads of a loss.
 
@@ -121,10 +122,10 @@ def build_staged(
     *,
     model: str = "vit",
     norm: str = "none",
-    hidden: int = 512,
-    out: int = 256,
-    layers: int = 3,
-    predictor_hidden: int | None = None,
+    hidden: Size = 512,
+    out: Size = 256,
+    layers: Depth = 3,
+    predictor_hidden: Size | None = None,
     **options: Any,
 ) -> StagedModel:
     """A `StagedModel` with freshly drawn weights; the heads are dense layers with biases and without normalisation.

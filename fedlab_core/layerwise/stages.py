@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fedlab_core.check import checked
+from fedlab_core.check import Natural, checked
 from fedlab_core.layerwise.network import StagedModel
 from fedlab_core.randomness import generator
 from fedlab_core.state import State
@@ -21,6 +21,7 @@ MASKS = {
 }
 
 
+@checked
 @dataclass(frozen=True)
 class Stage:
     """A stage of training.
@@ -32,10 +33,10 @@ class Stage:
         frozen: units that are only run forward, the lowest ones; the stem is frozen with them.
     """
 
-    number: int
-    depth: int
-    new: int
-    frozen: int
+    number: Natural
+    depth: Natural
+    new: Natural
+    frozen: Natural
 
 
 @checked
@@ -106,6 +107,7 @@ class Schedule:
         return self.kept(stage, seed, round, client, 0)
 
 
+@checked
 @dataclass(frozen=True)
 class Payload:
     """Names of the tensors of one client and round.

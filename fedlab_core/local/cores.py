@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import torch
 
+from fedlab_core.check import Size, checked
+
 
 def cores() -> int:
     """Cores that this process may use; `OMP_NUM_THREADS`, where set, is the limit."""
@@ -14,8 +16,9 @@ def cores() -> int:
     return min(allowed, int(limit)) if limit.isdigit() and int(limit) else allowed
 
 
+@checked
 @contextlib.contextmanager
-def intra_op_threads(count: int) -> Iterator[None]:
+def intra_op_threads(count: Size) -> Iterator[None]:
     """Let each operation of this thread use `count` cores inside the block."""
     threads = torch.get_num_threads()
     torch.set_num_threads(count)

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fedlab_core.check import checked
 from fedlab_core.randomness import generator
 
 _LOCK = threading.Lock()  # torch's default generators belong to the whole process
 
 
+@checked
 class AddressedDraws(TorchDispatchMode):
     """Inside the block, operations that would draw from torch's global generators draw from a stream of their own.
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab_core.check import checked
+
 Factors = list[tuple[Tensor, Tensor]]
 WIDE = 2**18  # weights, from which on what is saved exceeds what a function of our own costs
 
@@ -51,6 +53,7 @@ class FactoredLinear(nn.Linear):
         self.factors.clear()
 
 
+@checked
 @contextlib.contextmanager
 def factored(model: nn.Module, plain: bool) -> Iterator[Sequence[FactoredLinear]]:
     """The trained wide layers of a model, whose gradients are factored meanwhile.

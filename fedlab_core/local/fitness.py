@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from fedlab_core.check import checked
 from fedlab_core.data import Dataset
 from fedlab_core.local.draws import AddressedDraws
 from fedlab_core.partition import Partition
@@ -22,6 +23,7 @@ from fedlab_core.state import has_batch_norm
 STATELESS = ("torch.nn.modules.", "torchvision.", "fedlab_core.")
 
 
+@checked
 @dataclass(frozen=True)
 class Traits:
     """What engines have to know about a model.
@@ -38,6 +40,7 @@ class Traits:
     fresh: bool = False
 
 
+@checked
 def adapt_output(model: nn.Module, output: Callable[[Any], Tensor] | None) -> None:
     """Let a model answer with a tensor: with `output(answer)`, or with the `logits` of a transformers model."""
     if output is not None:
@@ -46,6 +49,7 @@ def adapt_output(model: nn.Module, output: Callable[[Any], Tensor] | None) -> No
         model.register_forward_hook(lambda module, inputs, answer: getattr(answer, "logits", answer))
 
 
+@checked
 def check_tensors(model: nn.Module) -> None:
     """Refuse parameters that cannot be averaged.
 
@@ -64,6 +68,7 @@ def check_tensors(model: nn.Module) -> None:
             raise ValueError(f"model: {name!r} is laid out as {tensor.layout}, accepted: dense tensors")
 
 
+@checked
 def check_partition(dataset: Dataset, partition: Partition) -> None:
     """Refuse labels outside of the classes, indices that the data do not have, and clients without data.
 
@@ -80,6 +85,7 @@ def check_partition(dataset: Dataset, partition: Partition) -> None:
         raise ValueError(f"partition: index {wrong}, accepted: 0 to {len(dataset.x) - 1}, the data set's examples")
 
 
+@checked
 def examine(model: nn.Module, dataset: Dataset, partition: Partition, settings: Settings, plain: bool) -> Traits:
     """Try one forward and backward pass on two training examples, in a copy, and say what does not fit.
 
@@ -115,6 +121,7 @@ def examine(model: nn.Module, dataset: Dataset, partition: Partition, settings: 
     return Traits(fitting == torch.channels_last, stream.used, fresh)
 
 
+@checked
 def model_dtype(model: nn.Module, settings: Settings) -> torch.dtype:
     """The type that the model computes in: float64 if the settings say so, else that of its parameters."""
     if settings.double:
@@ -122,6 +129,7 @@ def model_dtype(model: nn.Module, settings: Settings) -> torch.dtype:
     return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
+@checked
 def check_single_examples(model: nn.Module, dataset: Dataset, partition: Partition, settings: Settings) -> None:
     """Refuse clients whose batches come down to one example where a batch norm then has no variance.
 
@@ -172,6 +180,7 @@ def _answer(
     return answer
 
 
+@checked
 def in_precision(model: nn.Module, settings: Settings) -> nn.Module:
     """The model, changed in place to float64 if the settings say so."""
     return model.double() if settings.double else model

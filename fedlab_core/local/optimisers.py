@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import nn
 
+from fedlab_core.check import checked
 from fedlab_core.settings import Settings
 from fedlab_core.state import State
 
 PREFIX = "optimiser/"
 
 
+@checked
 def make_optimiser(parameters: Sequence[nn.Parameter], settings: Settings, lr: float) -> torch.optim.Optimizer:
     """The optimiser that the settings name, without any past."""
     decay = settings.weight_decay
@@ -20,6 +22,7 @@ def make_optimiser(parameters: Sequence[nn.Parameter], settings: Settings, lr: f
     return kind(parameters, lr, weight_decay=decay, foreach=True)
 
 
+@checked
 def moments(optimiser: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> State:
     """What an optimiser remembers of each parameter, by "optimiser/KEY/NAME"."""
     return {
@@ -30,6 +33,7 @@ def moments(optimiser: torch.optim.Optimizer, parameters: Mapping[str, nn.Parame
     }
 
 
+@checked
 def recall(optimiser: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], memory: State) -> None:
     """Give an optimiser back what `moments` took down."""
     for label, tensor in memory.items():

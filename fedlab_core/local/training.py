@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedlab_core.check import Many, Measured, Natural, checked
 from fedlab_core.data import Dataset
 from fedlab_core.local.draws import AddressedDraws
 from fedlab_core.local.factored import factored
@@ -24,6 +25,7 @@ EVALUATION_BATCH = 512  # examples of one target each
 EVALUATION_SEQUENCES = 64  # sequences of targets: more would not fit the processor's cache, position after position
 
 
+@checked
 def train_client(
     model: nn.Module, work: Work, task: Task, method: LocalMethod, stop: Callable[[], bool] = lambda: False
 ) -> Update | None:
@@ -77,23 +79,27 @@ def train_client(
     return update
 
 
+@checked
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that ask for a gradient, by name."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def forward_draws(work: Work, client: int) -> contextlib.AbstractContextManager[Any]:
+@checked
+def forward_draws(work: Work, client: Natural) -> contextlib.AbstractContextManager[Any]:
     """Where the model's own random numbers come from while a client trains in this round."""
     random = work.traits.random
     return AddressedDraws(work.settings.seed, "forward", work.round, client) if random else contextlib.nullcontext()
 
 
+@checked
 def evaluation_draws(work: Work) -> contextlib.AbstractContextManager[Any]:
     """Where the model's own random numbers come from in an evaluation: one stream for every batch of a round."""
     random = work.traits.random
     return AddressedDraws(work.settings.seed, "evaluation", work.round) if random else contextlib.nullcontext()
 
 
+@checked
 def local_context(model: nn.Module, work: Work, task: Task) -> Context:
     """Where a client stands before its first step."""
     settings = work.settings
@@ -111,8 +117,9 @@ def local_context(model: nn.Module, work: Work, task: Task) -> Context:
     )
 
 
+@checked
 def handed_back(
-    context: Context, task: Task, method: LocalMethod, examples: int, seen: int, end: State, loss: float
+    context: Context, task: Task, method: LocalMethod, examples: Natural, seen: Natural, end: State, loss: Measured
 ) -> Update:
     """The update of a client whose local training ended with the tensors `end`."""
     extra, memory = method.finish(context, end)
@@ -120,7 +127,8 @@ def handed_back(
     return Update(task.client, examples, context.step, seen, state, memory, extra, loss)
 
 
-def batches(examples: int, settings: Settings, draws: torch.Generator, full: bool = False) -> Iterator[Tensor]:
+@checked
+def batches(examples: Many, settings: Settings, draws: torch.Generator, full: bool = False) -> Iterator[Tensor]:
     """Positions (B,) of each local step's batch: a fresh shuffle per epoch, the last batch of an epoch may be smaller.
 
     Args:
@@ -135,13 +143,15 @@ def batches(examples: int, settings: Settings, draws: torch.Generator, full: boo
             yield batch
 
 
-def client_data(work: Work, client: int) -> tuple[Tensor, Tensor]:
+@checked
+def client_data(work: Work, client: Natural) -> tuple[Tensor, Tensor]:
     """A client's inputs, seen through its own transform if the partition has one, then normalised; and its targets."""
     x, y = stored_data(work, client)
     return as_input(work, work.dataset.prepare(x)), y
 
 
-def stored_data(work: Work, client: int) -> tuple[Tensor, Tensor]:
+@checked
+def stored_data(work: Work, client: Natural) -> tuple[Tensor, Tensor]:
     """A client's inputs and targets on the run's device as they are stored, not yet normalised."""
     device, transform = work.settings.device, work.partition.transform
     data = on_device(work.dataset, device) if transform is None else work.dataset
@@ -150,6 +160,7 @@ def stored_data(work: Work, client: int) -> tuple[Tensor, Tensor]:
     return x.to(device), data.y[indices].to(device)
 
 
+@checked
 def on_device(data: Dataset, device: str) -> Dataset:
     """The data set with its examples on a device, copied there once and not once per round."""
     return data if torch.device(device).type == data.x.device.type else _copied(data, device)
@@ -161,17 +172,20 @@ def _copied(data: Dataset, device: str) -> Dataset:
     return replace(data, **{name: getattr(data, name).to(device) for name in names if getattr(data, name) is not None})
 
 
+@checked
 def freeze_statistics(model: nn.Module) -> None:
     """Let every batch norm use its running statistics and keep them (FixBN)."""
     for module in batch_norms(model).values():
         module.eval()
 
 
+@checked
 def plain_sgd(settings: Settings) -> bool:
     """Whether a gradient is read by nothing but the step w - lr g, so that it need not be formed."""
     return settings.optimiser == "sgd" and not (settings.momentum or settings.mixed_precision or settings.clip_norm)
 
 
+@checked
 def own_gradients(parameters: dict[str, nn.Parameter]) -> State:
     """The gradients by name, each with memory of its own, so that they can be changed in place.
 
@@ -188,12 +202,14 @@ def own_gradients(parameters: dict[str, nn.Parameter]) -> State:
     return grads
 
 
+@checked
 def evaluate(model: nn.Module, work: Work, state: State, split: str = "test") -> dict[str, float]:
     """Mean loss (nats per target, or the data set's own) and metrics of a state, batch by batch, in evaluation mode."""
     set_state(model, state)
     return summary(work.dataset, (batch_sums(model, work, x, y) for x, y in evaluation_batches(work, split)))
 
 
+@checked
 def evaluation_batches(work: Work, split: str) -> list[tuple[Tensor, Tensor]]:
     """The batches (inputs, targets) of a split as they are stored, the same for every engine.
 
@@ -214,6 +230,7 @@ def evaluation_batches(work: Work, split: str) -> list[tuple[Tensor, Tensor]]:
     return [(inputs[rows, :end], targets[rows, :end]) for rows, end in zip(order, ends, strict=True)]
 
 
+@checked
 @torch.no_grad()
 def batch_sums(model: nn.Module, work: Work, x: Tensor, y: Tensor) -> Tensor:
     """(2, 1 + metrics) float64: sums over one batch of the loss and of each metric, and how many values each has.
@@ -241,18 +258,21 @@ def batch_sums(model: nn.Module, work: Work, x: Tensor, y: Tensor) -> Tensor:
     return torch.stack([torch.stack([value.double() for value in row]) for row in (sums, counts)])
 
 
+@checked
 def summary(dataset: Dataset, sums: Iterable[Tensor]) -> dict[str, float]:
     """Mean loss and metrics from the sums of the batches, added up in their order."""
     total, counts = functools.reduce(torch.add, sums)
     return dict(zip(("loss", *dataset.metrics), (total / counts).tolist(), strict=True))
 
 
+@checked
 def worker_copy(work: Work) -> nn.Module:
     """A copy of the run's model for one worker, in the run's precision and layout and on its device."""
     model = in_precision(copy.deepcopy(work.model).to(work.settings.device), work.settings)
     return model.to(memory_format=work.memory_format)
 
 
+@checked
 def as_input(work: Work, x: Tensor) -> Tensor:
     """Prepared examples on the run's device and, if they are no symbols, in its precision and layout."""
     if not x.is_floating_point():

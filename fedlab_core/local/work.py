@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fedlab_core.check import Measured, Natural, Within, checked
 from fedlab_core.data import Dataset
 from fedlab_core.local.fitness import Traits, model_dtype
 from fedlab_core.partition import Partition
@@ -19,16 +20,18 @@ from fedlab_core.settings import Settings
 from fedlab_core.state import Roles, State
 
 
+@checked
 @dataclass(frozen=True)
 class Task:
     """What one client starts a round with: the model as it arrives there, and what the client kept from earlier
     rounds."""
 
-    client: int
+    client: Natural
     state: State
     memory: State
 
 
+@checked
 @dataclass(frozen=True)
 class Work:
     """One round's work, common to all its clients.
@@ -48,7 +51,7 @@ class Work:
     partition: Partition
     settings: Settings
     received: State
-    round: int
+    round: Natural
     roles: Roles = Roles()
     traits: Traits = Traits()
     stop: Callable[[], bool] = field(default=lambda: False, compare=False, repr=False)
@@ -68,6 +71,7 @@ class Stopped(Exception):
     """An evaluation was asked to stop; the round it belonged to is given up."""
 
 
+@checked
 @dataclass(frozen=True)
 class Update:
     """What a client hands back after its local training.
@@ -90,23 +94,24 @@ class Update:
             that travel.
     """
 
-    client: int
-    examples: int
-    steps: int
-    seen: int
+    client: Natural
+    examples: Natural
+    steps: Natural
+    seen: Natural
     state: State
     memory: State
     extra: State
-    loss: float
-    exchanges: int = 0
-    bytes_up: int = 0
-    bytes_down: int = 0
-    round: int = 0
+    loss: Measured
+    exchanges: Natural = 0
+    bytes_up: Natural = 0
+    bytes_down: Natural = 0
+    round: Natural = 0
     share: float = 0.0
     sent: frozenset[str] | None = None
     fetched: frozenset[str] | None = None
 
 
+@checked
 @dataclass
 class Context:
     """Where a client stands in its local training: what every hook of a method is given.
@@ -126,8 +131,8 @@ class Context:
         scratch: whatever a method's `begin` wants to keep until `finish`.
     """
 
-    client: int
-    round: int
+    client: Annotated[int, Within(-1)]
+    round: Natural
     settings: Settings
     dataset: Dataset
     model: nn.Module
@@ -136,7 +141,7 @@ class Context:
     memory: State
     lr: float
     travelling: tuple[str, ...] = ()
-    step: int = 0
+    step: Natural = 0
     scratch: Any = None
 
     @functools.cached_property
@@ -191,11 +196,13 @@ class Engine(Protocol):
         ...
 
 
+@checked
 def batch_loss(dataset: Dataset, outputs: Tensor, targets: Tensor) -> Tensor:
     """The mean loss of a batch: the data set's own, or cross-entropy."""
     return task_loss(outputs, targets) if dataset.loss is None else dataset.loss(outputs, targets).mean()
 
 
+@checked
 def task_loss(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
     """Cross-entropy of logits (..., classes) and targets (...); targets of -100 are padding and count nowhere."""
     return F.cross_entropy(logits.flatten(0, -2), targets.flatten(), ignore_index=-100, reduction=reduction)

@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+from fedlab_core.check import checked
 from fedlab_core.local.work import Update, task_loss
 from fedlab_core.methods.client import FedDyn, FedProx, Moon, Scaffold
 from fedlab_core.methods.fedavg import FedAvg, FedSGD, LocalOnly
@@ -53,6 +54,7 @@ __all__ = [
 ]
 
 
+@checked
 def build_method(name: str, **options: Any) -> FedAvg:
     """The method called `name` (a key of `METHODS`) with its own options, such as `mu` of FedProx.
 

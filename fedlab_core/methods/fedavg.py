@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from fedlab_core.check import checked
 from fedlab_core.data import Dataset
 from fedlab_core.local.optimisers import make_optimiser
 from fedlab_core.local.work import Context, Engine, Task, Update, Work, batch_loss
@@ -26,6 +27,7 @@ from fedlab_core.state import State, mean_state
 Hook = TypeVar("Hook", bound=Callable[..., None])
 
 
+@checked
 def stackable(correct: Hook) -> Hook:
     """Mark a `correct` that works on tensors of any leading shape and looks at nothing but `start`, `received` and
     `memory`, so that the stacked engine may call it once for many clients."""

@@ -13,6 +13,7 @@ Methods = Mapping[str, type[FedAvg]] | Iterable[type[FedAvg]]
 """Classes to look a method up in: by name, or just the classes."""
 
 
+@check.checked
 def method_to_json(method: FedAvg) -> dict[str, Any]:
     """Class and options of a method; its name too where it is one of `METHODS`.
 
@@ -36,6 +37,7 @@ def method_to_json(method: FedAvg) -> dict[str, Any]:
     return {**({"name": names[0]} if names else {}), "class": _path(kind), "options": options}
 
 
+@check.checked
 def method_from_json(value: Any, where: str, methods: Methods = ()) -> FedAvg:
     """The method that `method_to_json` wrote.
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedlab_core.check import checked
+from fedlab_core.check import Size, checked
 from fedlab_core.models.convnets import CNN, MLP, SmallCNN
 from fedlab_core.models.layers import NORMS, initialise
 from fedlab_core.models.lstm import CharLSTM
@@ -22,6 +22,7 @@ from fedlab_core.randomness import torch_draws_from
 GIVEN = ("input_shape", "num_classes", "norm")  # what `build_model` passes on to a model that asks for it
 
 
+@checked
 @dataclass(frozen=True)
 class ModelInfo:
     """What a model accepts, for menus and checks.
@@ -65,6 +66,7 @@ def _parameters(make: Callable[..., nn.Module]) -> Mapping[str, inspect.Paramete
     return inspect.signature(make).parameters
 
 
+@checked
 def own_model(make: Callable[..., nn.Module]) -> ModelInfo:
     """A class or function of one's own as an entry of `MODELS`.
 
@@ -106,7 +108,7 @@ MODELS: dict[str, ModelInfo] = {
 def build_model(
     name: str,
     input_shape: tuple[int, ...],
-    num_classes: int,
+    num_classes: Size,
     generator: torch.Generator,
     *,
     norm: str = "none",

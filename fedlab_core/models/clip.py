@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab_core.check import checked
+from fedlab_core.check import Depth, Many, Size, checked
 from fedlab_core.models.layers import initialise
 from fedlab_core.models.vit import TransformerBlock, ViT
 
@@ -25,6 +25,7 @@ class Tokenizer(Protocol):
     def encode(self, captions: Sequence[str]) -> Tensor: ...
 
 
+@checked
 @dataclass(frozen=True)
 class Vocabulary:
     """A tokenizer for a fixed list of words.
@@ -83,11 +84,12 @@ class Vocabulary:
         return ids
 
 
+@checked
 class TextTower(nn.Module):
     """A causal pre-norm Transformer over token ids, read at the end token, and a projection `head`."""
 
     def __init__(
-        self, symbols: int, length: int, embedding: int, dim: int = 64, depth: int = 4, heads: int = 4
+        self, symbols: Size, length: Many, embedding: Size, dim: Size = 64, depth: Depth = 4, heads: Size = 4
     ) -> None:
         super().__init__()
         if dim % heads:
@@ -120,6 +122,7 @@ class TextTower(nn.Module):
         return self.head(self.norm(last))
 
 
+@checked
 class CLIP(nn.Module):
     """Two towers with embeddings of one width.
 
@@ -217,18 +220,18 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 @checked
 def openai_clip(
-    patch: int = 16,
-    image_size: int = 224,
-    embedding: int = 512,
+    patch: Size = 16,
+    image_size: Size = 224,
+    embedding: Size = 512,
     *,
-    dim: int = 768,
-    depth: int = 12,
-    heads: int = 12,
-    symbols: int = 49408,
-    length: int = 77,
-    text_dim: int = 512,
-    text_depth: int = 12,
-    text_heads: int = 8,
+    dim: Size = 768,
+    depth: Depth = 12,
+    heads: Size = 12,
+    symbols: Size = 49408,
+    length: Many = 77,
+    text_dim: Size = 512,
+    text_depth: Depth = 12,
+    text_heads: Size = 8,
 ) -> CLIP:
     """A CLIP as OpenAI built it, B/16 by default, not initialised: a norm on what the image tower's first block reads,
     no bias in its patch embedding and projection, and `quick_gelu` in both towers."""
@@ -247,14 +250,14 @@ def small_clip(
     input_shape: tuple[int, ...],
     vocabulary: Vocabulary,
     generator: torch.Generator,
-    embedding: int = 64,
+    embedding: Size = 64,
     *,
-    patch: int = 8,
-    dim: int = 64,
-    depth: int = 4,
-    heads: int = 4,
-    text_dim: int = 64,
-    text_depth: int = 2,
+    patch: Size = 8,
+    dim: Size = 64,
+    depth: Depth = 4,
+    heads: Size = 4,
+    text_dim: Size = 64,
+    text_depth: Depth = 2,
 ) -> CLIP:
     """A freshly initialised small CLIP on the CPU; its image tower is the ViT of `build_model("vit", ...)`.
 

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab_core.check import Size, checked
 from fedlab_core.models.layers import check_size, conv, linear, norm1d, norm2d
 
 
+@checked
 class MLP(nn.Module):
     """Dense layers with ReLU; a normalisation layer, if any, stands between each Linear and its ReLU.
 
@@ -18,10 +20,10 @@ class MLP(nn.Module):
     def __init__(
         self,
         input_shape: tuple[int, ...],
-        num_classes: int,
+        num_classes: Size,
         norm: str,
         hidden: Sequence[int] = (64, 64),
-        groups: int = 2,
+        groups: Size = 2,
     ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList()
@@ -41,13 +43,14 @@ class MLP(nn.Module):
         return self.head(self.features(x))
 
 
+@checked
 class CNN(nn.Module):
     """The CNN of McMahan et al. 2017, section 3: 1,663,370 parameters on MNIST.
 
     The count fixes "same" padding; the ReLU after each convolution is the usual reading, the text does not state it.
     """
 
-    def __init__(self, input_shape: tuple[int, ...], num_classes: int) -> None:
+    def __init__(self, input_shape: tuple[int, ...], num_classes: Size) -> None:
         super().__init__()
         check_size(input_shape, 4, "for two 2x2 poolings")
         channels, height, width = input_shape
@@ -65,6 +68,7 @@ class CNN(nn.Module):
         return self.head(self.features(x))
 
 
+@checked
 class SmallCNN(nn.Module):
     """3x3 convolutions with normalisation and ReLU, max-pooling between them and the mean over positions at the end.
 
@@ -74,10 +78,10 @@ class SmallCNN(nn.Module):
     def __init__(
         self,
         input_shape: tuple[int, ...],
-        num_classes: int,
+        num_classes: Size,
         norm: str,
         channels: Sequence[int] = (8, 16, 16),
-        groups: int = 2,
+        groups: Size = 2,
     ) -> None:
         super().__init__()
         check_size(input_shape, 2 ** (len(channels) - 1), f"for {len(channels) - 1} 2x2 poolings")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab_core.check import checked
+from fedlab_core.check import Natural, Size, checked
 from fedlab_core.randomness import torch_draws_from
 
 NORMS = ("none", "batch", "group", "layer", "weight")
@@ -31,10 +31,11 @@ def standardise(weight: Tensor, gain: Tensor) -> Tensor:
     return (rows * (RELU_GAIN * gain * scale)[:, None]).view_as(weight)
 
 
+@checked
 class WSConv2d(nn.Conv2d):
     """Conv2d whose weights are standardised per filter at every use, with a learnt gain per filter."""
 
-    def __init__(self, channels: int, units: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
+    def __init__(self, channels: Size, units: Size, kernel: Size, stride: Size = 1, padding: Natural = 0) -> None:
         super().__init__(channels, units, kernel, stride, padding)
         self.gain = nn.Parameter(torch.ones(units))
 
@@ -46,10 +47,11 @@ class WSConv2d(nn.Conv2d):
         return self._conv_forward(x, standardise(self.weight, self.gain), self.bias)
 
 
+@checked
 class WSLinear(nn.Linear):
     """Linear whose weights are standardised per unit at every use, with a learnt gain per unit."""
 
-    def __init__(self, width: int, units: int) -> None:
+    def __init__(self, width: Size, units: Size) -> None:
         super().__init__(width, units)
         self.gain = nn.Parameter(torch.ones(units))
 
@@ -62,7 +64,7 @@ class WSLinear(nn.Linear):
 
 
 @checked
-def conv(channels: int, units: int, norm: str, stride: int = 1) -> nn.Conv2d:
+def conv(channels: Size, units: Size, norm: str, stride: Size = 1) -> nn.Conv2d:
     """A 3x3 convolution with padding 1; it has a bias unless a normalisation layer with its own bias follows."""
     if norm == "weight":
         return WSConv2d(channels, units, 3, stride, 1)
@@ -70,13 +72,13 @@ def conv(channels: int, units: int, norm: str, stride: int = 1) -> nn.Conv2d:
 
 
 @checked
-def linear(width: int, units: int, norm: str) -> nn.Linear:
+def linear(width: Size, units: Size, norm: str) -> nn.Linear:
     """A dense layer; it has a bias unless a normalisation layer with its own bias follows."""
     return WSLinear(width, units) if norm == "weight" else nn.Linear(width, units, bias=norm == "none")
 
 
 @checked
-def norm2d(units: int, norm: str, groups: int = 2) -> nn.Module:
+def norm2d(units: Size, norm: str, groups: Size = 2) -> nn.Module:
     """What follows a convolution: BatchNorm2d, GroupNorm(groups), GroupNorm(1) for "layer", else nothing (Identity).
 
     Raises:
@@ -92,7 +94,7 @@ def norm2d(units: int, norm: str, groups: int = 2) -> nn.Module:
 
 
 @checked
-def norm1d(units: int, norm: str, groups: int = 2) -> nn.Module:
+def norm1d(units: Size, norm: str, groups: Size = 2) -> nn.Module:
     """What follows a dense layer: BatchNorm1d, GroupNorm(groups), LayerNorm, else nothing (Identity)."""
     if norm == "layer":
         return nn.LayerNorm(units)

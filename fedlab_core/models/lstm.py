@@ -4,7 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab_core.check import Depth, Size, checked
 
+
+@checked
 class CharLSTM(nn.Module):
     """Character model of McMahan et al. 2017, section 3: embedding 8, two LSTM layers of 256, one softmax per position.
 
@@ -22,10 +25,10 @@ class CharLSTM(nn.Module):
     def __init__(
         self,
         input_shape: tuple[int, ...],
-        num_classes: int,
-        embedding: int = 8,
-        hidden: int = 256,
-        layers: int = 2,
+        num_classes: Size,
+        embedding: Size = 8,
+        hidden: Size = 256,
+        layers: Depth = 2,
         fused: bool = True,
     ) -> None:
         super().__init__()

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab_core.check import Depth, Size, checked
 from fedlab_core.models.layers import check_size, conv, norm2d
 
 
+@checked
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and an option-A shortcut: every second pixel, new channels filled with zeros (He 2016)."""
 
-    def __init__(self, width: int, units: int, stride: int, norm: str, groups: int) -> None:
+    def __init__(self, width: Size, units: Size, stride: Size, norm: str, groups: Size) -> None:
         super().__init__()
         self.conv1, self.norm1 = conv(width, units, norm, stride), norm2d(units, norm, groups)
         self.conv2, self.norm2 = conv(units, units, norm), norm2d(units, norm, groups)
@@ -29,6 +31,7 @@ class BasicBlock(nn.Module):
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 
 
+@checked
 class ResNet(nn.Module):
     """The CIFAR ResNet of He et al. 2016, section 4.2: 269,722 parameters and 19 BN layers at depth 20 with BN.
 
@@ -40,11 +43,11 @@ class ResNet(nn.Module):
     def __init__(
         self,
         input_shape: tuple[int, ...],
-        num_classes: int,
+        num_classes: Size,
         norm: str,
-        blocks: int,
+        blocks: Depth,
         channels: Sequence[int] = (16, 32, 64),
-        groups: int = 2,
+        groups: Size = 2,
     ) -> None:
         super().__init__()
         check_size(input_shape, 2 ** (len(channels) - 1), f"for {len(channels) - 1} strides of 2")

@@ -4,11 +4,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab_core.check import Depth, Size, checked
 
+
+@checked
 class Attention(nn.Module):
     """Multi-head self-attention with q, k, v and proj as Linears of their own; `causal` hides later tokens."""
 
-    def __init__(self, dim: int, heads: int, causal: bool = False) -> None:
+    def __init__(self, dim: Size, heads: Size, causal: bool = False) -> None:
         super().__init__()
         self.q, self.k, self.v = nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, dim)
         self.proj = nn.Linear(dim, dim)
@@ -20,12 +23,13 @@ class Attention(nn.Module):
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
+@checked
 class TransformerBlock(nn.Module):
     """Pre-norm block: x + attention(norm1(x)), then x + fc2(gelu(fc1(norm2(x)))); `activation` is the gelu."""
 
     activation = staticmethod(F.gelu)
 
-    def __init__(self, dim: int, heads: int, mlp_ratio: int, causal: bool = False) -> None:
+    def __init__(self, dim: Size, heads: Size, mlp_ratio: Size, causal: bool = False) -> None:
         super().__init__()
         self.norm1, self.attention = nn.LayerNorm(dim), Attention(dim, heads, causal)
         self.norm2 = nn.LayerNorm(dim)
@@ -36,6 +40,7 @@ class TransformerBlock(nn.Module):
         return x + self.fc2(self.activation(self.fc1(self.norm2(x))))
 
 
+@checked
 class ViT(nn.Module):
     """A pre-norm vision transformer (Dosovitskiy et al. 2021) with a class token and learnt positions.
 
@@ -45,12 +50,12 @@ class ViT(nn.Module):
     def __init__(
         self,
         input_shape: tuple[int, ...],
-        num_classes: int,
-        patch: int = 4,
-        dim: int = 64,
-        depth: int = 4,
-        heads: int = 4,
-        mlp_ratio: int = 4,
+        num_classes: Size,
+        patch: Size = 4,
+        dim: Size = 64,
+        depth: Depth = 4,
+        heads: Size = 4,
+        mlp_ratio: Size = 4,
     ) -> None:
         super().__init__()
         channels, height, width = input_shape

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedlab_core.check import checked
+from fedlab_core.check import Many, Size, checked
 
 MOST_MAPS = 4  # a code has 2, 3 or 4 maps
 _TOGETHER = 1024  # codes rendered at once
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Codes:
     """Iterated function systems: sets of affine maps x -> A x + b in the plane, float64.
@@ -36,7 +37,7 @@ class Codes:
 
 
 @checked
-def sample_codes(count: int, draws: torch.Generator) -> Codes:
+def sample_codes(count: Many, draws: torch.Generator) -> Codes:
     """Random codes: N uniform in {2, 3, 4}, b uniform in [-1, 1]^2, A_i = U_i diag(s_i1, s_i2) V_i.
 
     U_i and V_i are rotations by angles uniform in [-pi, pi] times random diag(+-1, +-1). The singular values have
@@ -63,7 +64,7 @@ def sample_codes(count: int, draws: torch.Generator) -> Codes:
 
 
 @checked
-def singular_values(n: int, count: int, draws: torch.Generator) -> Tensor:
+def singular_values(n: Many, count: Many, draws: torch.Generator) -> Tensor:
     """(count, n, 2) singular values s_i1 >= s_i2 of the n maps of each code, by the released code's sequential draw."""
 
     def uniform(low: Tensor, high: Tensor) -> Tensor:
@@ -85,7 +86,7 @@ def singular_values(n: int, count: int, draws: torch.Generator) -> Tensor:
 
 
 @checked
-def jittered(codes: Codes, draws: torch.Generator, tries: int = 4) -> Codes:
+def jittered(codes: Codes, draws: torch.Generator, tries: Many = 4) -> Codes:
     """Each code with one random map (A and b) times U(0.8, 1.1): the first of some tries that leaves all singular
     values at most 1, the code itself if none does."""
     n = len(codes)
@@ -101,7 +102,7 @@ def jittered(codes: Codes, draws: torch.Generator, tries: int = 4) -> Codes:
 
 
 @checked
-def chaos_game(codes: Codes, points: int, draws: torch.Generator) -> Tensor:
+def chaos_game(codes: Codes, points: Many, draws: torch.Generator) -> Tensor:
     """(points, codes, 2) float32 orbit: from the fixed point of the first map, at every step a map drawn with
     probability |det A_i| / sum |det A_j| is applied; the fixed point itself is left out."""
     n = len(codes)
@@ -125,7 +126,7 @@ def chaos_game(codes: Codes, points: int, draws: torch.Generator) -> Tensor:
 
 
 @checked
-def render(codes: Codes, draws: torch.Generator, *, size: int = 32, points: int = 1000) -> Tensor:
+def render(codes: Codes, draws: torch.Generator, *, size: Size = 32, points: Many = 1000) -> Tensor:
     """Grey pictures, uint8 (codes, size, size): 255 * hits / most hits of a pixel.
 
     The bounding box of all points is stretched to the square, x and y independently. Every point stamps one random

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedlab_core.check import checked
+from fedlab_core.check import Size, checked
 from fedlab_core.data import Dataset
 from fedlab_core.local.training import EVALUATION_BATCH, worker_copy
 from fedlab_core.local.work import Context, Engine, Work
@@ -20,6 +20,7 @@ VIEWS = {"characters": CHARACTERS, "moco_v2": Augmentation()}
 OBJECTIVES = ("simclr", "simsiam")
 
 
+@checked
 class Siamese(nn.Module):
     """An encoder without its classifier, a projector, and for SimSiam a predictor.
 
@@ -35,11 +36,11 @@ class Siamese(nn.Module):
     def __init__(
         self,
         encoder: nn.Module,
-        width: int,
+        width: Size,
         draws: torch.Generator,
         objective: str = "simclr",
-        hidden: int = 64,
-        out: int = 64,
+        hidden: Size = 64,
+        out: Size = 64,
         norm: str = "batch",
     ) -> None:
         super().__init__()

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedlab_core.check import checked
+from fedlab_core.check import Many, Size, checked
 from fedlab_core.pretraining.fractals import coloured, jittered, render, sample_codes
 from fedlab_core.randomness import generator
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Renders:
     """Renders of some codes, each with another jitter, to compose images of.
@@ -33,7 +34,7 @@ class Renders:
 
 
 @checked
-def make_renders(codes: int, each: int = 32, seed: int = 0, *, size: int = 32, points: int = 1000) -> Renders:
+def make_renders(codes: Many, each: Many = 32, seed: int = 0, *, size: Size = 32, points: Many = 1000) -> Renders:
     """Samples codes and renders each `each` times (32 in the released code's cache) with a jitter of its own."""
     chosen = sample_codes(codes, generator(seed, "fractal codes"))
     draws = generator(seed, "fractal renders")
@@ -87,7 +88,7 @@ def compose(renders: Renders, sets: Tensor, draws: torch.Generator, *, blur: boo
 
 
 @checked
-def random_sets(codes: int, images: int, each: int, draws: torch.Generator) -> Tensor:
+def random_sets(codes: Many, images: Many, each: Many, draws: torch.Generator) -> Tensor:
     """int64 (images, each) distinct codes per image.
 
     Raises:
@@ -99,7 +100,7 @@ def random_sets(codes: int, images: int, each: int, draws: torch.Generator) -> T
 
 
 @checked
-def fractal_pairs(renders: Renders, pairs: int, draws: torch.Generator, each: int = 2) -> tuple[Tensor, Tensor]:
+def fractal_pairs(renders: Renders, pairs: Many, draws: torch.Generator, each: Many = 2) -> tuple[Tensor, Tensor]:
     """Two images of the same codes per pair: fractal pair similarity ("gen_num_augs = 2" of the released code).
 
     Args:
@@ -113,14 +114,14 @@ def fractal_pairs(renders: Renders, pairs: int, draws: torch.Generator, each: in
 
 
 @checked
-def fractal_twins(renders: Renders, pairs: int, draws: torch.Generator, each: int = 2) -> tuple[Tensor, Tensor]:
+def fractal_twins(renders: Renders, pairs: Many, draws: torch.Generator, each: Many = 2) -> tuple[Tensor, Tensor]:
     """The control: the same image twice, so that only the augmentation tells the views apart ("gen_num_augs = 1")."""
     image = compose(renders, random_sets(renders.codes, pairs, each, draws), draws)
     return image, image
 
 
 @checked
-def multi_label(renders: Renders, images: int, draws: torch.Generator, most: int = 5) -> tuple[Tensor, Tensor]:
+def multi_label(renders: Renders, images: Many, draws: torch.Generator, most: Many = 5) -> tuple[Tensor, Tensor]:
     """Images of 1 to `most` codes and which codes they hold (multi-instance prediction, Anderson and Farrell 2022).
 
     Returns:
@@ -138,7 +139,7 @@ def multi_label(renders: Renders, images: int, draws: torch.Generator, most: int
 
 
 @checked
-def noise_images(images: int, size: int, draws: torch.Generator) -> Tensor:
+def noise_images(images: Many, size: Size, draws: torch.Generator) -> Tensor:
     """The control without any structure: (images, 3, size, size) of independent uniform pixels."""
     return torch.rand(images, 3, size, size, generator=draws)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedlab_core.check import checked
+from fedlab_core.check import Many, checked
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.measures import Measure
 from fedlab_core.data.statistics import channel_statistics
@@ -31,7 +31,7 @@ def _renders(codes: int, seed: int) -> Renders:
 
 
 @checked
-def fractal_views(task: str, input_shape: tuple[int, ...], codes: int, images: int, seed: int) -> Dataset:
+def fractal_views(task: str, input_shape: tuple[int, ...], codes: Many, images: Many, seed: int) -> Dataset:
     """Pairs of images as one data set with twice the channels: the first view's, then the second's.
 
     Args:
@@ -60,7 +60,7 @@ def fractal_views(task: str, input_shape: tuple[int, ...], codes: int, images: i
 
 
 @checked
-def fractal_labels(input_shape: tuple[int, ...], codes: int, images: int, seed: int) -> Dataset:
+def fractal_labels(input_shape: tuple[int, ...], codes: Many, images: Many, seed: int) -> Dataset:
     """Images of 1 to 5 codes; a target (codes,) is 1 where the image holds the code and 0 elsewhere.
 
     Raises:

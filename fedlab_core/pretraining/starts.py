@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from fedlab_core import files
-from fedlab_core.check import checked
+from fedlab_core.check import Many, Natural, checked
 from fedlab_core.data import Dataset, data_root
 from fedlab_core.data.cache import cache_folders
 from fedlab_core.data.prepared import load_prepared
@@ -38,9 +38,9 @@ class Supervised:
 
     dataset: str = "letters"
     options: Mapping[str, Any] = field(default_factory=dict)
-    epochs: int = 10
+    epochs: Many = 10
     lr: float = 0.1
-    batch_size: int = 64
+    batch_size: Many = 64
     momentum: float = 0.9
 
 
@@ -57,11 +57,11 @@ class Fractals:
     """
 
     task: str = "pairs"
-    codes: int = 48
-    images: int = 4096
-    epochs: int = 10
+    codes: Many = 48
+    images: Many = 4096
+    epochs: Many = 10
     lr: float = 0.1
-    batch_size: int = 128
+    batch_size: Many = 128
     momentum: float = 0.9
     objective: str = "simclr"
     views: str = "characters"
@@ -76,10 +76,10 @@ class Decentralised:
     client may hold a single image, which has no batch statistics.
     """
 
-    rounds: int = 10
-    epochs: int = 1
+    rounds: Many = 10
+    epochs: Many = 1
     lr: float = 0.05
-    batch_size: int = 32
+    batch_size: Many = 32
     momentum: float = 0.9
     objective: str = "simclr"
     views: str = "characters"
@@ -89,6 +89,7 @@ class Decentralised:
 Step = Supervised | Fractals | Decentralised
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Start:
     """Initial weights for everything but the classifier.
@@ -103,8 +104,8 @@ class Start:
     name: str
     state: State
     recipe: dict[str, Any]
-    rounds: int = 0
-    bytes: int = 0
+    rounds: Natural = 0
+    bytes: Natural = 0
 
     @property
     def fingerprint(self) -> str:

@@ -19,10 +19,11 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from fedlab_core.check import Many, Measured, Natural, checked
 from fedlab_core.engines.stacked.modules import obstacle
 from fedlab_core.federation import Federation
 from fedlab_core.methods.fedavg import FedAvg
-from fedlab_core.probes.cells import CAUSES, Cell, checked, subsets
+from fedlab_core.probes.cells import CAUSES, Cell, each_once, subsets
 from fedlab_core.state import distance
 
 Curves = Mapping[str, Sequence[float]]
@@ -36,6 +37,7 @@ class Buildable(Protocol):
     def build(self) -> Federation: ...
 
 
+@checked
 @dataclass(frozen=True)
 class Attribution:
     """The cells of a factorial and what follows from them.
@@ -95,9 +97,10 @@ class Attribution:
         return {"causes": self.causes, "seeds": self.seeds, "rounds": self.rounds, "values": values, "lrs": self.lrs}
 
 
+@checked
 def attribute(
     experiment: Buildable | Callable[[int], Federation],
-    rounds: int,
+    rounds: Many,
     *,
     causes: Sequence[str] = CAUSES,
     seeds: Sequence[int] = (0, 1, 2),
@@ -121,7 +124,7 @@ def attribute(
         ValueError: what the cells cannot express, named.
         InterruptedError: `stop()` was true.
     """
-    causes, cells = tuple(c for c in CAUSES if c in checked(causes)), subsets(checked(causes))
+    causes, cells = tuple(c for c in CAUSES if c in each_once(causes)), subsets(each_once(causes))
     found: list[list[Curves]] = []
     for seed in seeds:
         federation = _built(experiment, seed)
@@ -134,10 +137,11 @@ def attribute(
     return gathered(causes, seeds, found, [lr] * len(cells))
 
 
+@checked
 def run_cell(
     federation: Federation,
     on: Sequence[str],
-    rounds: int,
+    rounds: Many,
     *,
     lr: float | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -154,6 +158,7 @@ def run_cell(
     return curves(run)
 
 
+@checked
 def curves(run: Federation) -> dict[str, list[float]]:
     """What a run has measured so far: "round", and by measure one number per evaluated round."""
     evaluated = [record for record in run.history if "test_loss" in record.metrics]
@@ -162,6 +167,7 @@ def curves(run: Federation) -> dict[str, list[float]]:
     return {"round": [record.round for record in evaluated], **measured}
 
 
+@checked
 def cell_of(federation: Federation, on: Sequence[str], *, lr: float | None = None) -> Federation:
     """A federation that begins where another one began, with some causes on."""
     first = federation.segments[0]
@@ -173,6 +179,7 @@ def cell_of(federation: Federation, on: Sequence[str], *, lr: float | None = Non
     return Federation(*parts, settings, Cell(tuple(on)), name=said(on), memory_mib=16)
 
 
+@checked
 def gathered(
     causes: Sequence[str], seeds: Sequence[int], found: Sequence[Sequence[Curves]], lrs: Sequence[float]
 ) -> Attribution:
@@ -188,6 +195,7 @@ def gathered(
     return Attribution(tuple(causes), tuple(seeds), tuple(map(int, first["round"])), values, tuple(lrs))
 
 
+@checked
 def best_rates(tried: Sequence[Attribution], measure: str = "test_loss") -> Attribution:
     """Each cell at the learning rate that suits it best, all having had the same rates to choose from.
 
@@ -209,6 +217,7 @@ def best_rates(tried: Sequence[Attribution], measure: str = "test_loss") -> Attr
     return replace(tried[0], values=values, lrs=tuple(tried[k].lrs[cell] for cell, k in enumerate(best)))
 
 
+@checked
 def shapley(causes: Sequence[str]) -> Tensor:
     """(causes, cells) float64: what takes the cells' values to the Shapley values.
 
@@ -226,6 +235,7 @@ def shapley(causes: Sequence[str]) -> Tensor:
     return matrix
 
 
+@checked
 def moebius(causes: Sequence[str]) -> Tensor:
     """(cells, cells) float64: what takes the cells' values to the interactions d(T)."""
     cells = subsets(causes)
@@ -234,6 +244,7 @@ def moebius(causes: Sequence[str]) -> Tensor:
     return torch.tensor(signs, dtype=torch.float64).view(len(cells), len(cells))
 
 
+@checked
 def interval(values: Tensor, level: float = 0.95) -> tuple[float, float, float]:
     """Mean over the seeds, and the ends of its interval by Student's t; nan for a single seed."""
     if len(values) < 2:
@@ -242,11 +253,13 @@ def interval(values: Tensor, level: float = 0.95) -> tuple[float, float, float]:
     return values.mean().item(), float(low), float(high)
 
 
+@checked
 def said(cell: Sequence[str]) -> str:
     """The causes of a cell in words."""
     return " + ".join(cell) or "none: centralised"
 
 
+@checked
 @dataclass(frozen=True)
 class Twin:
     """Two next global models from one start, the second with one cause switched off in this round.
@@ -259,12 +272,12 @@ class Twin:
         federated, healed: measures of the two, running statistics estimated anew.
     """
 
-    round: int
+    round: Natural
     cause: str
-    step: float
-    apart: float
-    federated: Mapping[str, float]
-    healed: Mapping[str, float]
+    step: Measured
+    apart: Measured
+    federated: Mapping[str, Measured]
+    healed: Mapping[str, Measured]
 
     @property
     def share(self) -> float:
@@ -276,7 +289,8 @@ class Twin:
         return self.healed[measure] - self.federated[measure]
 
 
-def twin_round(federation: Federation, round: int, cause: str, stop: threading.Event | None = None) -> Twin:
+@checked
+def twin_round(federation: Federation, round: Natural, cause: str, stop: threading.Event | None = None) -> Twin:
     """Plays a round of a run twice from the same model: with every cause on, and with one of them switched off.
 
     The first twin is a round of `Cell`. Where all clients take part and all batches are full, it is the run's own

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from fedlab_core.batchnorm.lockstep import EVERYTHING, NOTHING, synchronised_gradients
 from fedlab_core.batchnorm.neighbours import estimate_anew
+from fedlab_core.check import checked
 from fedlab_core.data import Dataset
 from fedlab_core.engines.stacked.modules import StackedBatchNorm, obstacle, stack
 from fedlab_core.engines.stacked.training import client_losses, gather, load, stack_states
@@ -42,6 +43,7 @@ POOLED = 1024
 """Training examples, drawn once per run, that running statistics are estimated on before an evaluation."""
 
 
+@checked
 @dataclass(frozen=True)
 class Cell(FedAvg):
     """FedAvg in slots with some of its causes of loss on; see the module.
@@ -57,7 +59,7 @@ class Cell(FedAvg):
     name = "cell"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "on", tuple(cause for cause in CAUSES if cause in checked(self.on)))
+        object.__setattr__(self, "on", tuple(cause for cause in CAUSES if cause in each_once(self.on, "on")))
 
     def local_settings(self, settings: Settings) -> Settings:
         usual = {"optimiser": "sgd", "momentum": 0.0, "keep_optimiser": False, "clip_norm": None}
@@ -142,22 +144,25 @@ class Cell(FedAvg):
         return engine.evaluate(work, renewed, split)
 
 
-def checked(causes: Sequence[str]) -> Sequence[str]:
+@checked
+def each_once(causes: Sequence[str], name: str = "causes") -> Sequence[str]:
     """The causes, if they are some of `CAUSES`, each once.
 
     Raises:
         ValueError: they are not.
     """
     if isinstance(causes, str) or len(set(causes)) < len(causes) or not set(causes) <= set(CAUSES):
-        raise ValueError(f"causes={causes!r}, accepted: some of {list(CAUSES)}, each once")
+        raise ValueError(f"{name}={causes!r}, accepted: some of {list(CAUSES)}, each once")
     return causes
 
 
+@checked
 def subsets(causes: Sequence[str]) -> list[tuple[str, ...]]:
     """All subsets of some causes, from none to all of them."""
     return [chosen for size in range(len(causes) + 1) for chosen in combinations(causes, size)]
 
 
+@checked
 def slots(work: Work, owners: Sequence[int], skew: bool) -> tuple[Tensor, Tensor, Tensor]:
     """What each slot holds in each step of a round.
 

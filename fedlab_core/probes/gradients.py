@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedlab_core.check import checked
+from fedlab_core.check import Many, Measured, Natural, checked
 from fedlab_core.drift import drift
 from fedlab_core.federation import Federation
 from fedlab_core.local.cores import single_threaded
@@ -20,6 +20,7 @@ from fedlab_core.state import State
 _BATCH = 1024
 
 
+@checked
 @dataclass(frozen=True)
 class Gradients:
     """The clients' full gradients g_k at one state, with p_k their shares of the examples and g = sum p_k g_k.
@@ -32,17 +33,18 @@ class Gradients:
         diversity: sum ||g_k||^2 / ||sum g_k||^2 (Yin et al. 2018).
     """
 
-    norm: float
-    dissimilarity: float
-    relative: float
-    cosine: float
-    diversity: float
+    norm: Measured
+    dissimilarity: Measured
+    relative: Measured
+    cosine: Measured
+    diversity: Measured
 
     def to_json(self) -> dict[str, float]:
         """Plain data."""
         return asdict(self)
 
 
+@checked
 @dataclass(frozen=True)
 class Curvature:
     """Ends of the spectrum of the Hessian of the training loss.
@@ -54,10 +56,10 @@ class Curvature:
         steps: Lanczos steps taken.
     """
 
-    top: float
-    bottom: float
-    residual: float
-    steps: int
+    top: Measured
+    bottom: Measured
+    residual: Measured
+    steps: Natural
 
 
 @checked
@@ -86,7 +88,7 @@ def client_gradients(federation: Federation, state: State, clients: Sequence[int
 
 
 @checked
-def local_against_global(federation: Federation, round: int, split: str = "test") -> dict[str, float]:
+def local_against_global(federation: Federation, round: Natural, split: str = "test") -> dict[str, float]:
     """Does local training destroy global skill? Clients' models of a round on the whole test set.
 
     Returns:
@@ -110,7 +112,7 @@ def local_against_global(federation: Federation, round: int, split: str = "test"
 
 @checked
 def curvature(
-    federation: Federation, state: State, *, examples: int = 1000, steps: int = 20, seed: int = 0
+    federation: Federation, state: State, *, examples: Many = 1000, steps: Natural = 20, seed: int = 0
 ) -> Curvature:
     """Largest and smallest eigenvalue of the Hessian of the training loss at a state, by Lanczos' method.
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedlab_core.check import checked
+from fedlab_core.check import Many, checked
 from fedlab_core.federation import Federation
 from fedlab_core.local.cores import single_threaded
 from fedlab_core.local.training import EVALUATION_BATCH
@@ -20,6 +20,7 @@ FIGURE_ONE_THETAS = tuple(-0.2 + 1.4 * i / 49 for i in range(50))
 _TOGETHER = 16  # states held in memory at once
 
 
+@checked
 @dataclass(frozen=True)
 class LossLine:
     """Loss and accuracy at theta * a + (1 - theta) * b: 1 is state a, 0 is state b.
@@ -81,7 +82,7 @@ def line(
     thetas: Sequence[float] = FIGURE_ONE_THETAS,
     *,
     split: str = "train",
-    recalibrate_with: int | None = None,
+    recalibrate_with: Many | None = None,
 ) -> LossLine:
     """Loss and accuracy along the straight line through two states, also beyond them (McMahan et al. 2017, figure 1).
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedlab_core.check import checked
+from fedlab_core.check import Depth, Many, Natural, checked
 from fedlab_core.federation import Federation
 from fedlab_core.partition import dirichlet_rows
 from fedlab_core.probes.lines import recalibrate
@@ -19,6 +19,7 @@ from fedlab_core.state import State, mean_state
 _TOGETHER = 64
 
 
+@checked
 @dataclass(frozen=True)
 class Mixtures:
     """Loss and accuracy of weighted means of the same models.
@@ -42,7 +43,7 @@ class Mixtures:
 
 
 @checked
-def dirichlet_weights(clients: int, count: int, concentration: float, draws: torch.Generator) -> Tensor:
+def dirichlet_weights(clients: Many, count: Many, concentration: float, draws: torch.Generator) -> Tensor:
     """(count, clients) rows from a symmetric Dirichlet distribution: the simplex of all averages, sampled as FedBE
     samples its candidates for the global model (Chen and Chao 2021).
 
@@ -69,7 +70,7 @@ def leave_one_out(weights: Sequence[float]) -> Tensor:
 
 
 @checked
-def random_halves(weights: Sequence[float], count: int, draws: torch.Generator) -> Tensor:
+def random_halves(weights: Sequence[float], count: Many, draws: torch.Generator) -> Tensor:
     """(count, m) rows: the aggregation weights of a random half of the clients (rounded down), adding up to 1."""
     m = len(weights)
     if m < 2:
@@ -80,7 +81,7 @@ def random_halves(weights: Sequence[float], count: int, draws: torch.Generator) 
 
 
 @checked
-def triangle_weights(intervals: int) -> Tensor:
+def triangle_weights(intervals: Depth) -> Tensor:
     """(points, 3) all weights of three models whose parts are multiples of 1 / intervals; the corners are exact."""
     if intervals < 1:
         raise ValueError(f"intervals={intervals}, accepted: at least 1")
@@ -109,7 +110,7 @@ def mixtures(
     weights: Tensor,
     *,
     split: str = "test",
-    recalibrate_with: int | None = None,
+    recalibrate_with: Many | None = None,
 ) -> Mixtures:
     """Loss and accuracy of a weighted mean of the states for every row of weights (rows, states).
 
@@ -132,12 +133,12 @@ def mixtures(
 @checked
 def spread(
     federation: Federation,
-    round: int,
+    round: Natural,
     *,
-    count: int = 20,
+    count: Many = 20,
     concentration: float = 1.0,
     split: str = "test",
-    recalibrate_with: int | None = None,
+    recalibrate_with: Many | None = None,
 ) -> dict[str, float]:
     """How much Dirichlet mixtures of a round's client models differ: the part of `stability` to follow over rounds.
 
@@ -161,7 +162,7 @@ def spread(
 
 @checked
 def stability(
-    federation: Federation, round: int, *, count: int = 20, concentration: float = 1.0, split: str = "test"
+    federation: Federation, round: Natural, *, count: Many = 20, concentration: float = 1.0, split: str = "test"
 ) -> dict[str, Any]:
     """How stable the aggregation of a round is (our operationalisation; the rule of sampling is FedBE's).
 

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedlab_core.check import checked
+from fedlab_core.check import Many, Size, checked
 from fedlab_core.federation import Federation
 from fedlab_core.probes.lines import recalibrate
 from fedlab_core.state import State, flatten
@@ -17,6 +17,7 @@ from fedlab_core.state import State, flatten
 _TOGETHER = 64  # states evaluated, and held in memory, at once
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Plane:
     """The points origin + x u + y v, where u and v are orthonormal over the measured tensors.
@@ -56,6 +57,7 @@ class Plane:
         return np.array([self.project(state) for state in states])
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Landscape:
     """Loss and accuracy on a grid of a plane, possibly not yet everywhere.
@@ -153,10 +155,10 @@ def scan(
     plane: Plane,
     around: Iterable[Sequence[float]] = (),
     *,
-    size: int = 25,
+    size: Size = 25,
     margin: float = 0.2,
     split: str = "test",
-    recalibrate_with: int | None = None,
+    recalibrate_with: Many | None = None,
     stop: threading.Event | None = None,
 ) -> Iterator[Landscape]:
     """The loss on a grid of the plane, coarse grid first: every landscape has all points of the one before and more.

@@ -123,7 +123,7 @@ def test_subset_is_seeded_and_keeps_examples_with_their_labels(digits, docs):
 
 @pytest.mark.parametrize("sizes", [(0,), (1438,), (10, 0), (10, 361)])
 def test_impossible_subset_says_the_largest(digits, sizes):
-    with pytest.raises(ValueError, match="between 1 and (1437|360)"):
+    with pytest.raises(ValueError, match="accepted: a whole number >= 1 and <= (1437|360)"):
         digits.subset(*sizes)
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from tools.faults.calls import calls
+from tools.faults.commands import commands
 from tools.faults.corruptions import corruptions
 from tools.faults.disk import disk
 from tools.faults.kills import interrupts, kills
@@ -19,6 +20,7 @@ PARTS: dict[str, tuple[Callable[[int, int], Table], int]] = {
     "corruptions": (corruptions, 1000),
     "saves": (disk, 50),
     "calls": (calls, 3000),
+    "commands": (commands, 400),
 }
 
 

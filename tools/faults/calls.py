@@ -1,208 +1,184 @@
-"""Every public function and constructor of the core, found by looking, called with one argument that makes no sense."""
+"""Every public function, constructor and method, called with one argument that makes no sense, or is far too large."""
 
-import dataclasses
-import importlib
+import gc
 import inspect
 import math
-import pkgutil
 import random
+import re
 import resource
 import signal
 import socket
 import types
 import typing
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
 
-import fedlab_core
-from fedlab_core.methods.fedavg import FedAvg
-from fedlab_core.randomness import generator
-from fedlab_core.settings import Settings
-from tools.faults.small import small_data, small_model, small_partition, small_run
+from fedlab_core.check import annotations
+from tools.faults.surface import Thing, finish, hinted, things
 from tools.faults.table import Table
 
-LEFT_OUT = ("workbench", "studies", "plots", "claims", "engines", "weights", "__main__")
-SECONDS, MEMORY = 5.0, 8 * 2**30
+SECONDS, MEMORY = 5.0, 2**30
+LARGE = 10**9
+ANY_WHOLE = ("seed", "address")
+"""Arguments for which every whole number is right."""
+CHOICES = (
+    "weighting batch_norm norm method optimiser lr_schedule engine device split non_finite lie kind model task "
+    "partition start tuning metric measure"
+).split()
+"""Arguments that name one of several."""
+NOT_NEGATIVE = (
+    "lr fraction alpha sigma share temperature mu strength lr_decay weight_decay clip_norm trim memory_mib".split()
+)
+"""Numbers that are never below 0."""
+AS_LONG_AS_ASKED = ("Federation.run", "Federation.rounds")
+"""A billion rounds are what they say, and can be left after each."""
 
 
-def public() -> dict[str, Callable[..., Any]]:
-    """Functions and classes that a module of the core defines under a public name, by their path."""
-    found = {}
-    for module in pkgutil.walk_packages(fedlab_core.__path__, "fedlab_core."):
-        if any(part in LEFT_OUT or part.startswith("_") for part in module.name.split(".")):
-            continue
-        inside = importlib.import_module(module.name)
-        for name, value in vars(inside).items():
-            own = getattr(value, "__module__", None) == module.name and not name.startswith("_")
-            if own and (inspect.isfunction(value) or (inspect.isclass(value) and not _is_protocol(value))):
-                found[f"{module.name.removeprefix('fedlab_core.')}.{name}"] = value
-    return found
+class Late(BaseException):
+    """No answer in time; nothing may catch it."""
 
 
-def _is_protocol(kind: type) -> bool:
-    return bool(getattr(kind, "_is_protocol", False)) or issubclass(kind, BaseException)
-
-
-def valid() -> dict[str, Any]:
-    """Good arguments by name."""
-    federation = small_run().run(2)
-    data, partition, state = small_data(), small_partition(), federation.state
-    names = [name for name, tensor in state.items() if tensor.is_floating_point()]
-    return {
-        **dict.fromkeys(("data", "dataset"), data),
-        **dict.fromkeys(("federation", "run", "fed"), federation),
-        **dict.fromkeys(("draws", "generator"), generator(0, "fuzz")),
-        **dict.fromkeys(("labels", "y", "targets"), data.y),
-        **dict.fromkeys(("state", "start", "merged", "like", "a", "b", "payload", "end"), state),
-        **dict.fromkeys(("n", "examples"), 60),
-        **dict.fromkeys(("clients", "count"), 4),
-        **dict.fromkeys(("steps", "epochs", "size", "batch_size", "per_client", "rounds"), 2),
-        **dict.fromkeys(("seed", "client"), 0),
-        **dict.fromkeys(("alpha", "lr", "fraction", "sigma", "share", "temperature", "mu"), 0.5),
-        "round": 1,
-        "partition": partition,
-        "model": small_model(),
-        "settings": federation.settings,
-        "method": federation.method,
-        "history": federation.history,
-        "states": [state, state],
-        "weights": [0.5, 0.5],
-        "sizes": partition.sizes,
-        "sampled": [0, 1],
-        "names": names,
-        "target": 0.5,
-        "name": "fedavg",
-        "purpose": "sampling",
-        "folder": Path("no such folder"),
-        "kind": "method",
-        "weighting": "examples",
-        "batch_norm": "local",
-        "indices": partition.indices,
-        "offsets": partition.offsets,
-        "x": data.x,
-    }
-
-
-def nonsense(annotation: Any) -> list[Any]:
-    """Values that can never be right for an argument that is so annotated."""
-    kinds = set(typing.get_args(annotation)) if isinstance(annotation, types.UnionType) else {annotation}
-    if kinds & {Any, object, inspect.Parameter.empty} or any("Callable" in str(kind) for kind in kinds):
+def nonsense(name: str, annotation: Any, draws: random.Random) -> list[Any]:
+    """Values that can never be right for an argument of this name and annotation."""
+    kinds = {_bare(kind) for kind in _either(annotation)}
+    if kinds & {Any, object, inspect.Parameter.empty} or any(_open(kind) for kind in kinds):
         return []
-    values: list[Any] = [object(), ["nonsense"]]
-    if kinds <= {int, float, type(None)}:
-        values += ["nonsense", math.nan, {}]
-    if kinds <= {int, type(None)}:
-        values += [1.5, -(10**30)]
-    if kinds <= {str, type(None)}:
-        values += [3, 0.5]
+    values: list[Any] = [object(), [object()], {"non": "sense"}, 3 + 4j]
+    text, whole, real = str in kinds, int in kinds, float in kinds
+    if not text:
+        values.append("".join(draws.choices("abcdefgh", k=9)))
+    elif name in CHOICES:
+        values.append("".join(draws.choices("abcdefgh", k=9)))
+    if (whole or real) and not kinds - {int, float, type(None)}:
+        values += [math.nan, b"1"]
+    if whole and not real:
+        values += [draws.randrange(1, 99) + 0.5]
+        if name not in ANY_WHOLE:
+            values.append(-(10 ** draws.randrange(1, 31)))
+    if real and name in NOT_NEGATIVE:
+        values.append(-draws.random() - 0.01)
+    if text:
+        values += [draws.randrange(100), 0.5]
     if type(None) not in kinds:
         values.append(None)
     if not kinds & {int, float, bool}:
-        values.append(7)
-    return values
+        values.append(draws.randrange(2, 100))
+    return [value for value in values if not any(_is(value, kind) for kind in kinds)]
 
 
-def _arguments(function: Callable[..., Any], pool: dict[str, Any]) -> dict[str, Any] | None:
-    """Good arguments for all that have no default; None if the pool has none."""
-    found = {}
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-            continue
-        if parameter.default is parameter.empty:
-            if name not in pool:
-                return None
-            found[name] = pool[name]
-    return found
+def large(annotation: Any, draws: random.Random) -> list[Any]:
+    """Values that ask for far too much where they are a count; where they are none, they may be right."""
+    return [LARGE, 10**30] if int in {_bare(kind) for kind in _either(annotation)} else []
 
 
-def cases(pool: dict[str, Any]) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any], str, Any]]:
-    """Path, function, good arguments, and which of them is replaced by what."""
-    for path, function in public().items():
-        try:
-            good, hints = _arguments(function, pool), typing.get_type_hints(function)
-            if inspect.isclass(function):
-                hints = typing.get_type_hints(function.__init__)
-        except (TypeError, ValueError, NameError):
-            continue
-        if good is None:
-            continue
-        try:
-            with _limits(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                result = function(**good)
-                if inspect.isgenerator(result):
-                    result.close()
-        except BaseException:  # not a good call after all
-            continue
-        for name in inspect.signature(function).parameters:
-            for value in nonsense(hints.get(name, Any)):
-                yield path, function, good, name, value
-    for kind in (Settings, *_methods()):
-        hints = typing.get_type_hints(kind)
-        for field in dataclasses.fields(kind):
-            for value in nonsense(hints[field.name]):
-                yield kind.__name__, kind, {}, field.name, value
+def _either(annotation: Any) -> tuple[Any, ...]:
+    several = isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union
+    return typing.get_args(annotation) if several else (annotation,)
 
 
-def _methods() -> Sequence[type[FedAvg]]:
-    from fedlab_core.registry import METHODS
+def _bare(annotation: Any) -> Any:
+    origin = typing.get_origin(annotation)
+    return _bare(typing.get_args(annotation)[0]) if origin is typing.Annotated else origin or annotation
 
-    return list(METHODS.values())
+
+def _open(kind: Any) -> bool:
+    """Whether the annotation says too little to know what can never be right."""
+    return "Callable" in str(kind) or isinstance(kind, typing.TypeVar) or bool(getattr(kind, "_is_protocol", False))
 
 
-class _limits:
-    """Inside the block a call that takes too long is ended."""
+def _is(value: Any, kind: Any) -> bool:
+    return kind is not object and isinstance(kind, type) and isinstance(value, kind)
 
-    def __enter__(self) -> None:
-        def late(*_: Any) -> None:
-            raise TimeoutError("no answer")
 
-        self.before = signal.signal(signal.SIGALRM, late)
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+def cases(found: list[Thing], draws: random.Random) -> Iterator[tuple[Thing, str, Any, bool]]:
+    """What is called, which of its arguments is replaced by what, and whether that may be right after all."""
+    for thing in found:
+        hints = annotations(hinted(getattr(thing.call, "func", thing.call)))
+        for name, parameter in inspect.signature(thing.call).parameters.items():
+            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
+                continue
+            for value in nonsense(name, hints.get(name, Any), draws):
+                yield thing, name, value, False
+            if thing.path not in AS_LONG_AS_ASKED:
+                for value in large(hints.get(name, Any), draws):
+                    yield thing, name, value, True
 
-    def __exit__(self, *_: Any) -> None:
+
+def limited(call: Callable[[], Any]) -> Any:
+    """What a call returns that takes at most 5 s of computing, or a minute of waiting, and 1 GiB more than there is.
+
+    Raises:
+        Late: it takes longer.
+        MemoryError, RuntimeError: it asks for more.
+    """
+
+    def late(*_: Any) -> None:
+        raise Late("no answer")
+
+    before = [(number, signal.signal(number, late)) for number in (signal.SIGPROF, signal.SIGALRM)]
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, hard))
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, 12 * SECONDS)
+        return call()
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, self.before)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Inside the block there is no network."""
+    gone = OSError("there is no network here")
+    connect = mock.patch.object(socket.socket, "connect", side_effect=gone)
+    with connect, mock.patch.object(socket, "getaddrinfo", side_effect=gone):
+        yield
 
 
 def calls(count: int, seed: int = 0) -> Table:
-    """So many of the calls, drawn at random, or as many as there are."""
-    table, pool = Table(), valid()
+    """So many calls: all that there are, in an order drawn by the seed, and then all again with other values."""
+    table, draws = Table(), random.Random(seed)
     torch.manual_seed(seed)
-    draws, (soft, hard) = random.Random(seed), resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, hard))
-    connect = mock.patch.object(socket.socket, "connect", side_effect=OSError("there is no network here"))
-    resolve = mock.patch.object(socket, "getaddrinfo", side_effect=OSError("there is no network here"))
-    try:
-        connect.start()
-        resolve.start()
-        every = list(cases(pool))
-        draws.shuffle(every)
-        for path, function, good, name, value in every[:count]:
-            what = f"{path}({name}={value!r:.60})"
-            try:
-                with _limits(), warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    result = function(**{**good, name: value})
-                    if inspect.isgenerator(result):
-                        next(result, None)
-                        result.close()
-            except TimeoutError as error:
-                table.add(path.partition(".")[0], "crash", f"{what}: {error}")
-            except (ValueError, TypeError, OSError, LookupError, ArithmeticError) as error:
-                clear = name in str(error) and isinstance(error, ValueError | OSError | TypeError)
-                table.add(path.partition(".")[0], "clear" if clear else "unclear", f"{what}: {error!r:.160}")
-            except Exception as error:
-                table.add(path.partition(".")[0], "unclear", f"{what}: {error!r:.160}")
-            else:
-                table.add(path.partition(".")[0], "silent", what)
-    finally:
-        connect.stop()
-        resolve.stop()
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    with offline(), mock.patch("sys.argv", ["faults"]):
+        found, done = things(limited), 0
+        while found and done < count:
+            every = list(cases(found, draws))
+            draws.shuffle(every)
+            for thing, name, value, maybe in every[: count - done]:
+                part, _, _ = thing.path.partition(".")
+                outcome, said = tried(thing, name, value)
+                if outcome == "silent" and maybe:
+                    outcome = "sound"
+                table.add(part, outcome, f"{thing.path}({name}={value!r:.60}): {said}")
+                done += 1
     return table
+
+
+def tried(thing: Thing, name: str, value: Any) -> tuple[str, str]:
+    """The outcome of one call, and what was said."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            limited(lambda: finish(thing.call(**{**thing.good, name: value})))
+    except Late:
+        return "crash", "no answer"
+    except MemoryError as error:
+        return "crash", f"too much memory: {error!r:.200}"
+    except (ValueError, TypeError, OSError, LookupError) as error:
+        return ("clear" if re.search(rf"\b{name}\b", str(error)) else "unclear"), f"{error!r:.200}"
+    except Exception as error:
+        return ("crash" if "memory" in str(error) else "unclear"), f"{error!r:.200}"
+    finally:
+        gc.collect(0)
+    return "silent", "no error"

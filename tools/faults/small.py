@@ -1,12 +1,14 @@
 """What the campaign is tried on: a small run with everything that a run can hold, and how two runs are compared."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from fedlab_core.data import Dataset
 from fedlab_core.federation import Federation
 from fedlab_core.methods import build_method
+from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.models import build_model
 from fedlab_core.partition import Partition
 from fedlab_core.randomness import generator
@@ -28,15 +30,16 @@ def small_partition() -> Partition:
     return Partition(torch.arange(60), torch.arange(0, 61, 15), "blocks of 15")
 
 
-def small_model() -> torch.nn.Module:
+def small_model(norm: str = "batch") -> torch.nn.Module:
     """A perceptron with batch norm, so that clients keep something of their own."""
-    return build_model("mlp", (1, 4, 4), 3, generator(0, "initial weights"), norm="batch", hidden=(6,))
+    return build_model("mlp", (1, 4, 4), 3, generator(0, "initial weights"), norm=norm, hidden=(6,))
 
 
-def small_run(engine: str = "loop") -> Federation:
-    """Sampling, server and client memories, local statistics."""
-    settings = Settings(fraction=0.5, batch_size=4, lr=0.1, batch_norm="local", engine=engine)
-    return Federation(small_data(), small_partition(), small_model(), settings, build_method("scaffold"))
+def small_run(engine: str = "loop", *, method: FedAvg | None = None, norm: str = "batch", **changes: Any) -> Federation:
+    """Sampling, server and client memories, local statistics; or with another method and other settings."""
+    usual = {"fraction": 0.5, "batch_size": 4, "lr": 0.1, "batch_norm": "local", "engine": engine}
+    settings = Settings(**{**usual, **changes})
+    return Federation(small_data(), small_partition(), small_model(norm), settings, method or build_method("scaffold"))
 
 
 def load(folder: Path) -> Federation:

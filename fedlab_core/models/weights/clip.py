@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fedlab_core.check import checked
 from fedlab_core.models.clip import CLIP, openai_clip, quick_gelu
 from fedlab_core.models.weights.torchvision_vit import block_tensors, filled, renamed, set_eps
 from fedlab_core.state import State
@@ -61,6 +62,7 @@ _OPEN = {
 }
 
 
+@checked
 def load_clip(source: str | Path, *, local_only: bool = False) -> CLIP:
     """A `CLIP` with the weights of a `transformers.CLIPModel`.
 
@@ -77,6 +79,7 @@ def load_clip(source: str | Path, *, local_only: bool = False) -> CLIP:
     return clip_from_transformers(model.state_dict(), model.config, str(source))
 
 
+@checked
 def load_tokenizer(source: str | Path, *, local_only: bool = False) -> "ClipTokenizer":
     """The tokenizer that stands beside the weights; arguments and errors are those of `load_clip`."""
     tokenizer = _pretrained("CLIPTokenizer", source, local_only)
@@ -88,6 +91,7 @@ def load_tokenizer(source: str | Path, *, local_only: bool = False) -> "ClipToke
     return ClipTokenizer(tokenizer)
 
 
+@checked
 class ClipTokenizer:
     """transformers' tokenizer with the face of a `Vocabulary`."""
 
@@ -106,6 +110,7 @@ class ClipTokenizer:
         return ids
 
 
+@checked
 def clip_from_transformers(weights: State, config: Any, source: str = "the state dict") -> CLIP:
     """A `CLIP` from the state dict and the configuration of a `transformers.CLIPModel`.
 
@@ -152,6 +157,7 @@ def clip_from_transformers(weights: State, config: Any, source: str = "the state
     return filled(clip, _shaped(found), source)
 
 
+@checked
 def load_open_clip(name: str, pretrained: str | Path | None = None) -> CLIP:
     """A `CLIP` with the weights of an `open_clip.CLIP`.
 
@@ -180,11 +186,13 @@ def load_open_clip(name: str, pretrained: str | Path | None = None) -> CLIP:
     return clip_from_open_clip(model, source)
 
 
+@checked
 def load_open_clip_tokenizer(name: str) -> "OpenClipTokenizer":
     """The tokenizer of a model of open_clip's; CLIP's own comes with the package."""
     return OpenClipTokenizer(_open_clip().get_tokenizer(name))
 
 
+@checked
 class OpenClipTokenizer:
     """open_clip's tokenizer with the face of a `Vocabulary`."""
 
@@ -196,6 +204,7 @@ class OpenClipTokenizer:
         return self.tokenizer(list(captions))
 
 
+@checked
 def clip_from_open_clip(model: Any, source: str = "the model") -> CLIP:
     """A `CLIP` from an `open_clip.CLIP`.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab_core.check import Size, checked
 from fedlab_core.models.weights.torchvision_resnet import read_state, resized_stem
 from fedlab_core.state import State
 
@@ -24,6 +25,7 @@ PIXEL_MEAN, PIXEL_STD = 127 / 255, 128 / 255  # what the weights were trained wi
 WIDTH = 1280
 
 
+@checked
 class EfficientNetLite0(nn.Module):
     """EfficientNet-Lite0 for images of any size and number of channels; its weights are drawn as timm draws them.
 
@@ -40,7 +42,7 @@ class EfficientNetLite0(nn.Module):
     """
 
     def __init__(
-        self, input_shape: Sequence[int], num_classes: int, norm: str = "batch", groups: int = 8, enlarge: int = 1
+        self, input_shape: Sequence[int], num_classes: Size, norm: str = "batch", groups: Size = 8, enlarge: Size = 1
     ) -> None:
         super().__init__()
         if len(input_shape) != 3 or min(input_shape) < 1:
@@ -91,6 +93,7 @@ def lite0_weights() -> State:
     return {names[name]: tensor for name, tensor in loaded.items()}
 
 
+@checked
 def fit_lite0(weights: State, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> State:
     """ImageNet weights as a start for a model that reads images normalised in another way.
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab_core.check import checked
 from fedlab_core.data import Dataset, load_dataset
 from fedlab_core.data.scenes import COLOURS, SHAPES, TEXTURES, class_names, split_scenes
 from fedlab_core.models import build_model
@@ -51,6 +52,7 @@ LIKE_CIFAR10 = (
 ships, cats, dogs, birds, and hoofed animals."""
 
 
+@checked
 @dataclass(frozen=True)
 class Recipe:
     """How a backbone is made: AdamW without weight decay on a fixed set of pictures; the rate rises over the first
@@ -83,6 +85,7 @@ RECIPES = {
 """Every backbone, by name."""
 
 
+@checked
 @dataclass(frozen=True, eq=False)
 class Backbone:
     """A pre-trained network with what is needed to use it.
@@ -102,6 +105,7 @@ class Backbone:
         return dataclasses.replace(dataset, mean=tuple(self.about["mean"]), std=tuple(self.about["std"]))
 
 
+@checked
 def load_backbone(name: str, folder: Path = FOLDER) -> Backbone:
     """A backbone of the package, its weights compared with their checksum; the model is the caller's own.
 
@@ -129,6 +133,7 @@ def _load(name: str, folder: Path) -> Backbone:
     return Backbone(name, model, about)
 
 
+@checked
 def blank(name: str, num_classes: int, seed: int) -> ViT | CLIP:
     """The network of a backbone with random weights: the control of what pre-training gives."""
     draws = generator(seed, "backbone")
@@ -140,6 +145,7 @@ def blank(name: str, num_classes: int, seed: int) -> ViT | CLIP:
     return model
 
 
+@checked
 def source(recipe: Recipe) -> Dataset:
     """What a backbone learns from; the test part only measures it.
 
@@ -164,6 +170,7 @@ def source(recipe: Recipe) -> Dataset:
     )
 
 
+@checked
 def pretrain(name: str, recipe: Recipe, data: Dataset) -> tuple[ViT | CLIP, dict[str, Any]]:
     """A backbone made by a recipe, on the CPU.
 
@@ -211,6 +218,7 @@ def pretrain(name: str, recipe: Recipe, data: Dataset) -> tuple[ViT | CLIP, dict
     return model, about
 
 
+@checked
 def write(name: str, model: nn.Module, about: Mapping[str, Any], folder: Path = FOLDER) -> Path:
     """Writes a backbone's weights and what is to be said about it; returns the path of the weights."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -253,6 +261,7 @@ def _accuracy(model: ViT | CLIP, data: Dataset) -> float:
     return float((guesses == data.test_y).float().mean())
 
 
+@checked
 def main(arguments: list[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

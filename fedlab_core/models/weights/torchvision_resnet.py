@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab_core.check import Size, checked
 from fedlab_core.data import data_root
 from fedlab_core.models.layers import initialise
 from fedlab_core.state import State
@@ -39,7 +40,8 @@ class _Features(nn.Module):
         return self.head(self.features(x))
 
 
-def torchvision_resnet(name: str, input_shape: tuple[int, ...], num_classes: int, draws: torch.Generator) -> nn.Module:
+@checked
+def torchvision_resnet(name: str, input_shape: tuple[int, ...], num_classes: Size, draws: torch.Generator) -> nn.Module:
     """A torchvision ResNet for any image size and number of channels, drawn from the generator, with batch norm.
 
     Raises:
@@ -57,6 +59,7 @@ def torchvision_resnet(name: str, input_shape: tuple[int, ...], num_classes: int
     return model
 
 
+@checked
 def imagenet_weights(
     name: str = "resnet18",
     *,
@@ -96,6 +99,7 @@ def imagenet_weights(
         ) from error
 
 
+@checked
 def read_state(file: Path) -> State:
     """The state dict in a `.safetensors` or `.pth` file; nothing in it is run.
 
@@ -113,6 +117,7 @@ def read_state(file: Path) -> State:
     return loaded
 
 
+@checked
 def fit_imagenet(weights: State, model: nn.Module) -> State:
     """ImageNet weights as a start for a `torchvision_resnet`: the classifier is left out, the stem made to fit.
 
@@ -139,6 +144,7 @@ def fit_imagenet(weights: State, model: nn.Module) -> State:
     return result
 
 
+@checked
 def resized_stem(kernel: Tensor, shape: torch.Size) -> Tensor:
     """(out, channels, k, k) -> shape, with the sum over channels and positions kept."""
     if kernel.shape[1] != shape[1]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedlab_core.check import Size, checked
 from fedlab_core.data import data_root
 from fedlab_core.models.vit import ViT
 from fedlab_core.models.weights.torchvision_resnet import read_state
@@ -32,8 +33,9 @@ _BLOCK = {
 }
 
 
+@checked
 def load_vit_b_16(
-    weights: str | Path = "IMAGENET1K_V1", *, heads: int | None = None, fetch: Callable[[str], State] | None = None
+    weights: str | Path = "IMAGENET1K_V1", *, heads: Size | None = None, fetch: Callable[[str], State] | None = None
 ) -> ViT:
     """A `ViT` with the weights of torchvision's, classifier included; its sizes are read off the tensors.
 
@@ -75,7 +77,8 @@ def load_vit_b_16(
     return vit_from_torchvision(read_state(path), heads, str(path))
 
 
-def vit_from_torchvision(weights: State, heads: int | None = None, source: str = "the state dict") -> ViT:
+@checked
+def vit_from_torchvision(weights: State, heads: Size | None = None, source: str = "the state dict") -> ViT:
     """A `ViT` from the state dict of a torchvision `VisionTransformer`.
 
     Raises:
@@ -107,6 +110,7 @@ def _from_torchvision(weights: State) -> Iterator[tuple[str, Tensor]]:
             yield renamed(name, top), tensor
 
 
+@checked
 def block_tensors(name: str, tensor: Tensor, table: dict[str, str]) -> Iterator[tuple[str, Tensor]]:
     """Names and tensors of a `TransformerBlock`; fused "in_proj_weight" and "in_proj_bias" are cut into q, k and v."""
     _, fused, kind = name.partition(".in_proj_")
@@ -117,6 +121,7 @@ def block_tensors(name: str, tensor: Tensor, table: dict[str, str]) -> Iterator[
         yield f"attention.{part}.{kind}", piece
 
 
+@checked
 def set_eps(tower: nn.Module, eps: float) -> None:
     """Set the epsilon of all LayerNorms."""
     for module in tower.modules():
@@ -124,6 +129,7 @@ def set_eps(tower: nn.Module, eps: float) -> None:
             module.eps = eps
 
 
+@checked
 def renamed(name: str, table: dict[str, str]) -> str:
     """The name with a prefix of the table replaced; as it is if it has none."""
     for old, new in table.items():
@@ -132,6 +138,7 @@ def renamed(name: str, table: dict[str, str]) -> str:
     return name
 
 
+@checked
 def filled(model: Any, found: State, source: str) -> Any:
     """The model, laid out on the meta device, with the tensors found; none is missing, unknown or of another shape."""
     own = model.state_dict()
