@@ -42,6 +42,8 @@ Count = Annotated[int, Within(1, LARGEST)]
 """How many there are of something, at least one."""
 Natural = Annotated[int, Within(0, LARGEST)]
 """0, 1, 2 and so on."""
+Client = Annotated[int, Within(-1, LARGEST)]
+"""The number of a client; -1 stands for a stack of them."""
 Size = Annotated[int, Within(1, 2**16)]
 """Of a layer or an image: more would not fit into memory."""
 Depth = Annotated[int, Within(1, 1000)]

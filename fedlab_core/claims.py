@@ -27,6 +27,7 @@ STUDIES = (
     "layerwise",
     "finetuning",
     "pretraining",
+    "failing",
 )  # modules of fedlab_core.studies; each has CLAIMS, a dict from id to a function that makes the row
 WIDTH, INDENT = 118, " " * 13
 _MARKS = {"shown": "+", "refuted": "-", "undecided": "?", "not run": "."}

@@ -129,6 +129,8 @@ def check(options: argparse.Namespace) -> int:
 
 def lab(options: argparse.Namespace) -> int:
     """Copy the notebooks to a folder of the reader's and open them; what the reader has changed is kept."""
+    if options.port is not None:
+        whole("--port", options.port, 1, 65535)
     kept = copy_notebooks(options.dest)
     print(
         f"notebooks in {options.dest / 'notebooks'}" + (f"; kept as you changed them: {', '.join(kept)}" * bool(kept))
@@ -154,7 +156,7 @@ def bench(options: argparse.Namespace) -> int:
 
 def work(job: Job, out: Path) -> int:
     """Run what is missing of a job, and keep every round."""
-    whole("--rounds", job.rounds, 0)
+    whole("--rounds", job.rounds, 0, 10**9)
     begun = (out / RUN / "run.json").exists()
     federation = loaded(job, out) if begun else job.experiment.build()
     if federation.round > job.rounds:
@@ -255,6 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         if options.own is not None:
+            if not options.own.is_file():
+                raise refuse("--with", str(options.own), "a Python file")
             runpy.run_path(str(options.own))
         return options.act(options)
     except KeyboardInterrupt:

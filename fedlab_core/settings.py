@@ -109,15 +109,17 @@ class Settings:
         for name in ("epochs", "steps", "batch_size", "schedule_rounds", "evaluate_every"):
             value = getattr(self, name)
             optional = name in ("epochs", "steps", "batch_size")
-            if not (value is None and optional) and (not _whole(value) or value < 1):
-                raise ValueError(f"{name}={value!r}, accepted: a whole number >= 1{' or None' * optional}")
+            if not (value is None and optional) and not (_whole(value) and 1 <= value <= MOST):
+                most = f" and <= {MOST}" if _whole(value) and value > MOST else ""
+                raise ValueError(f"{name}={value!r}, accepted: a whole number >= 1{most}{' or None' * optional}")
         if not _whole(self.seed):
             raise ValueError(f"seed={self.seed!r}, accepted: a whole number")
         for name, (low, high, accepted) in _LIMITS.items():
             value = getattr(self, name)
             if value is None and name == "clip_norm":
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            real = isinstance(value, float) or (_whole(value) and value <= MOST)
+            if not real or not low <= value <= high:
                 raise ValueError(f"{name}={value!r}, accepted: {accepted}")
         for name in ("evaluate_clients", "double", "mixed_precision", "drop_last", "keep_optimiser", "cache_frozen"):
             if not isinstance(getattr(self, name), bool):
@@ -143,7 +145,7 @@ class Settings:
             "batch_norm": "the name of a policy, or None",
         }.items():
             value = getattr(self, name)
-            if not (isinstance(value, str) or (value is None and name == "batch_norm")):
+            if not ((isinstance(value, str) and value) or (value is None and name == "batch_norm")):
                 raise ValueError(f"{name}={value!r}, accepted: {accepted}")
         try:
             torch.device(self.device)
@@ -197,6 +199,7 @@ class Settings:
         return asdict(self)
 
 
+MOST = 2**63 - 1
 TINY, LARGEST = sys.float_info.min, sys.float_info.max
 _LIMITS = {
     "fraction": (0, 1, "0 (one client) to 1 (all clients)"),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -16,7 +17,8 @@ settings.register_profile("fedlab", deadline=None, suppress_health_check=[Health
 settings.load_profile("fedlab")
 
 NEED_FILES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "shakespeare", "caltech101")
-LOCAL = ("", "localhost", "127.0.0.1", "::1", "0.0.0.0", None)
+OWN = {address.address for found in psutil.net_if_addrs().values() for address in found}
+LOCAL = {"", "localhost", "127.0.0.1", "::1", "0.0.0.0", None, *OWN}
 
 
 @pytest.fixture(scope="session")

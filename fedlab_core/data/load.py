@@ -106,5 +106,7 @@ def _loader(name: str) -> Any:
     if name.startswith("folder:"):
         return partial(image_folder, path=name.removeprefix("folder:"))
     if name not in LOADERS:
-        raise ValueError(f"name must be one of {', '.join(dataset_names())}, folder:PATH or text:PATH, got {name!r}")
+        raise ValueError(
+            f"dataset={name!r} is unknown, accepted: {', '.join(dataset_names())}, folder:PATH or text:PATH"
+        )
     return LOADERS[name]

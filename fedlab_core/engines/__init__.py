@@ -36,8 +36,8 @@ def get_engine(name: str, cache_frozen: bool = False) -> Engine:
     Raises:
         ValueError: an unknown name, or Ray is not installed.
     """
-    kind, _, address = name.partition(":")
-    if kind not in ENGINES or (address and kind != "ray"):
+    kind, colon, address = name.partition(":")
+    if kind not in ENGINES or (colon and (kind != "ray" or not address)):
         raise ValueError(f"engine={name!r} is unknown, accepted: {sorted(ENGINES)}")
     engine = _MAKERS[kind](*[address] if address else [])
     return FrozenEngine(engine) if cache_frozen else engine

@@ -6,6 +6,9 @@ machine dies, Ray runs it again somewhere else, with the same result.
 """
 
 import atexit
+import contextlib
+import copy
+import importlib
 import os
 import re
 import secrets
@@ -143,13 +146,25 @@ def connect(address: str | None = None) -> None:
         return
     found = address or os.environ.get("RAY_ADDRESS")
     if found in (None, "local"):
-        local = {"include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-        ray.init("local", log_to_driver=False, logging_level="error", **local)
+        with _loopback():
+            ray.init("local", log_to_driver=False, logging_level="error", include_dashboard=False)
         _started_here = True
         return
     if found != "auto":
         _probe(found)
     ray.init(found, log_to_driver=False, logging_level="error")
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """Let Ray bind to 127.0.0.1 as it does on macOS and Windows; on Linux it would bind to the network's address."""
+    constants: Any = importlib.import_module("ray._private.ray_constants")
+    usual = getattr(constants, "ENABLE_RAY_CLUSTER", None)
+    constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = usual
 
 
 def _probe(address: str) -> None:
@@ -205,8 +220,11 @@ def _train(place: list[Any], sent: list[Any], client: int, own: dict[str, Any], 
 
 
 def _mapped(update: Update, change: Callable[[Any], Any]) -> Update:
-    """The update with its three states changed."""
-    return replace(update, state=change(update.state), memory=change(update.memory), extra=change(update.extra))
+    """The update with its three states changed, also to arrays, which its constructor would refuse."""
+    other = copy.copy(update)
+    for name in ("state", "memory", "extra"):
+        object.__setattr__(other, name, change(getattr(update, name)))
+    return other
 
 
 def _arrays(state: State) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedlab_core.check import Many, Measured, Natural, checked
+from fedlab_core.check import Client, Many, Measured, Natural, checked
 from fedlab_core.data import Dataset
 from fedlab_core.local.draws import AddressedDraws
 from fedlab_core.local.factored import factored
@@ -86,7 +86,7 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 @checked
-def forward_draws(work: Work, client: Natural) -> contextlib.AbstractContextManager[Any]:
+def forward_draws(work: Work, client: Client) -> contextlib.AbstractContextManager[Any]:
     """Where the model's own random numbers come from while a client trains in this round."""
     random = work.traits.random
     return AddressedDraws(work.settings.seed, "forward", work.round, client) if random else contextlib.nullcontext()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedlab_core.check import Measured, Natural, Within, checked
+from fedlab_core.check import Client, Measured, Natural, checked
 from fedlab_core.data import Dataset
 from fedlab_core.local.fitness import Traits, model_dtype
 from fedlab_core.partition import Partition
@@ -26,7 +26,7 @@ class Task:
     """What one client starts a round with: the model as it arrives there, and what the client kept from earlier
     rounds."""
 
-    client: Natural
+    client: Client
     state: State
     memory: State
 
@@ -94,7 +94,7 @@ class Update:
             that travel.
     """
 
-    client: Natural
+    client: Client
     examples: Natural
     steps: Natural
     seen: Natural
@@ -131,7 +131,7 @@ class Context:
         scratch: whatever a method's `begin` wants to keep until `finish`.
     """
 
-    client: Annotated[int, Within(-1)]
+    client: Client
     round: Natural
     settings: Settings
     dataset: Dataset

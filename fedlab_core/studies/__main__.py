@@ -7,6 +7,7 @@ from fedlab_core.studies import (
     batchnorm_distributions,
     batchnorm_exact,
     batchnorm_runs,
+    failing,
     fedavg_rounds,
     fedavg_tables,
     fedavg_text,
@@ -18,6 +19,7 @@ from fedlab_core.studies import (
 )
 
 QUEUE = (
+    failing.RECORD,
     *(pretraining_imagenet.RECORD, fedavg_tables.RECORD, batchnorm_distributions.RECORD, *attribution.RECORDS),
     *(study.record for module in (batchnorm_runs, finetuning_runs, layerwise_runs) for study in module.COMPARISONS),
     *(batchnorm_exact.NO_NOISE, fedavg_rounds.STUDY.record, fedavg_text.RECORD),

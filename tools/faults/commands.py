@@ -30,18 +30,23 @@ def cases(root: Path, draws: random.Random) -> Iterator[tuple[str, list[str], li
         fresh = str(root / f"out{draws.randrange(10**9)}")
         for option in ("--rounds", "--engine", "--device", "--cluster", "--with"):
             one, more = [option, word], [] if option == "--rounds" else ["--rounds", "1"]
-            yield f"run {option}", ["run", str(file), "--out", fresh, *more, *one], [option, option[2:], word or "''"]
-            yield f"resume {option}", ["resume", str(run), *one], [option, option[2:], word or "''"]
+            yield (
+                f"run {option}",
+                ["run", str(file), "--out", fresh, *more, *one],
+                [option, option[2:], Path(word).name or "ray:"],
+            )
+            yield f"resume {option}", ["resume", str(run), *one], [option, option[2:], Path(word).name or "ray:"]
         for command in ("resume", "report"):
-            yield f"{command} RUN", [command, word], ["RUN", "run", word or "''"]
-        yield "run FILE", ["run", word, "--rounds", "1"], ["experiment", word or "''"]
+            yield f"{command} RUN", [command, word], ["RUN", "run", Path(word).name or "."]
+        yield "run FILE", ["run", word, "--rounds", "1"], ["experiment", Path(word).name or "."]
         yield "COMMAND", [word], ["COMMAND"]
         yield "lab --port", ["lab", "--copy-only", "--port", word, str(root / "lab")], ["--port"]
     for name, value in _nonsense():
         inside = {**GOOD["settings"], name: value} if name in _names(Settings) else GOOD["settings"]
         changed = {**GOOD, "settings": inside} | ({} if name in _names(Settings) else {name: value})
-        odd = _experiment(root / f"odd{draws.randrange(10**9)}.json", changed)
-        yield "a field of the file", ["run", str(odd), "--rounds", "1", "--out", str(odd.with_suffix(""))], [name]
+        odd = _experiment(root / f"{name} {draws.randrange(10**9)}.json", changed)
+        said = [name, "non"] if name.endswith("options") else [name]
+        yield "a field of the file", ["run", str(odd), "--rounds", "1", "--out", str(odd.with_suffix(""))], said
     for text in ("", "[]", "3", "{", '{"clients": NaN}', '{"clients": 4, "clients": 5}', '{"unknown": 1}', "\0"):
         odd = root / f"text{draws.randrange(10**9)}.json"
         odd.write_text(text, encoding="utf-8")
@@ -64,7 +69,7 @@ def _nonsense() -> list[tuple[str, Any]]:
         if isinstance(usual, dict):
             return isinstance(value, dict) and not value
         return name in ("channels_last", "failures", "seed", "steps", "epochs") or (
-            name == "lr" and isinstance(value, int | float) and value > 0
+            name in ("lr", "weight_decay", "clip_norm") and value == 1.5
         )
 
     return [(name, value) for name, value in found if not right(name, value)]

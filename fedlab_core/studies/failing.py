@@ -1,0 +1,183 @@
+"""Accuracy against the share of clients that are lost or lie, per aggregator, and where each breaks."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import islice
+from statistics import fmean
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from fedlab_core import plots
+from fedlab_core.experiment import Experiment
+from fedlab_core.failures import Failures
+from fedlab_core.settings import Settings
+from fedlab_core.studies.claim import Claim, Range
+from fedlab_core.studies.queue import Record, Results, Stop, Unit, full, sparse
+from fedlab_core.studies.record import Stopped, recorded
+from fedlab_core.studies.statistics import interval
+
+SEEDS, ROUNDS = (0, 1, 2, 3, 4), 15
+BASE = Experiment(
+    "digits", partition="dirichlet", partition_options={"alpha": 1.0}, clients=20,
+    settings=Settings(1.0, epochs=1, batch_size=16, lr=0.1, engine="stacked", evaluate_every=ROUNDS),
+)  # fmt: skip
+AGGREGATORS: dict[str, dict[str, Any]] = {
+    "mean": {},
+    "median": {"method": "median"},
+    "trimmed mean": {"method": "trimmed_mean", "method_options": {"trim": 0.2}},
+    "geometric median": {"method": "geometric_median"},
+    "Krum": {"method": "krum", "method_options": {"liars": 8}},
+    "norm clipping": {"method": "norm_clipping"},
+}
+SHARES: dict[str, tuple[float, ...]] = {
+    "lost": (0.0, 0.3, 0.6, 0.9),
+    "updates flipped": (0.0, 0.1, 0.2, 0.3, 0.4, 0.5),
+    "labels flipped": (0.0, 0.2, 0.4, 0.5),
+}
+"""What fails, and for which shares: of rounds in which a client is cut off, or of clients that always lie."""
+CHANCE, TESTS = 0.1, 360
+
+
+def failures(how: str, share: float) -> Failures | None:
+    """What goes wrong in a run."""
+    if not share:
+        return None
+    if how == "lost":
+        return Failures(lost=share)
+    lie = "sign_flipped" if how == "updates flipped" else "labels_flipped"
+    return Failures(liars=share, lie=lie)
+
+
+def unit(aggregator: str, how: str, share: float, seed: int) -> Unit:
+    """One run; without failures it is the same for all that can go wrong."""
+    one = BASE.replace(**AGGREGATORS[aggregator]).replace(seed=seed, failures=failures(how, share))
+    arm = f"{aggregator}: {how} {share:g}" if share else f"{aggregator}: none"
+    return Unit(arm, seed, {"experiment": sparse(one), "rounds": ROUNDS})
+
+
+def plan(done: Results) -> list[Unit]:
+    """All runs of a seed before the next seed."""
+    units = [
+        unit(name, how, share, seed)
+        for seed in SEEDS
+        for name in AGGREGATORS
+        for how, shares in SHARES.items()
+        for share in shares
+    ]
+    return list({one.key: one for one in units}.values())
+
+
+def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
+    """A unit: the accuracy after the last round; chance where nothing finite is left of the model."""
+    federation = full(settings["experiment"]).replace(device=device, non_finite="keep").build()
+    for record in islice(federation.rounds(settings["rounds"]), settings["rounds"]):
+        if stop():
+            raise Stopped(f"after round {record.round}")
+    last = federation.history[-1]
+    return {"test": round(last.metrics["test_accuracy"], 4), "bytes": last.total.bytes}
+
+
+def finals(data: Mapping[str, Any] | None, aggregator: str, how: str, share: float) -> list[float]:
+    """Final accuracies, in the order of the seeds that are there."""
+    units = {one["key"]: one["result"]["test"] for one in (data or {}).get("units", [])}
+    keys = [unit(aggregator, how, share, seed).key for seed in SEEDS]
+    return [units[key] for key in keys if key in units]
+
+
+def draw(data: Mapping[str, Any]) -> Figure:
+    """Final accuracy, mean and 95 % interval, over the share that fails: a panel per way, a line per aggregator."""
+    fig, axes = plots.figure(1, len(SHARES), (12, 3.8))
+    for ax, (how, shares) in zip(axes.flat, SHARES.items(), strict=True):
+        for index, name in enumerate(AGGREGATORS):
+            found = {share: values for share in shares if (values := finals(data, name, how, share))}
+            means = [fmean(values) for values in found.values()]
+            ends = [interval(values) or (fmean(values),) * 2 for values in found.values()]
+            errors = [[m - low for m, (low, _) in zip(means, ends, strict=True)]]
+            errors += [[high - m for m, (_, high) in zip(means, ends, strict=True)]]
+            style = {"marker": "os^Dv*"[index], "color": plots.OKABE_ITO[index], "markersize": 5, "linewidth": 1}
+            ax.errorbar([s + 0.006 * (index - 2.5) for s in found], means, errors, label=name, elinewidth=1, **style)
+        ax.axhline(CHANCE, color="0.6", linestyle=":", linewidth=1)
+        ax.set(title=how, xlabel="share of the clients", ylim=(0, 1))
+    axes[0, 0].set_ylabel("test accuracy (mean, 95 % interval)")
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    fig.suptitle(f"{data['title']} ({data['note']})")
+    return fig
+
+
+RECORD = Record("failing_clients", "Clients that are lost or lie: digits, 20 clients, Dir(1)", plan, run, draw, SEEDS)
+REGISTERED = "the commit before the record"
+_Part = tuple[str, str, float]
+_CLAIMS: dict[str, tuple[str, str, _Part, _Part | None, Range]] = {
+    "lost": (
+        "With six in ten clients cut off in every round, the mean ends not far below where it ends with none",
+        "mean", ("mean", "lost", 0.6), ("mean", "lost", 0.0), Range(low=-0.1),
+    ),
+    "mean": (
+        "One liar in ten, who sends ten times the opposite of its update, brings the mean down to chance",
+        "mean", ("mean", "updates flipped", 0.1), None, Range(high=0.2),
+    ),
+    "median": (
+        "With two such liars in ten the median ends not far below where it ends with none",
+        "median", ("median", "updates flipped", 0.2), ("median", "lost", 0.0), Range(low=-0.15),
+    ),
+    "geometric_median": (
+        "With two such liars in ten the geometric median ends not far below where it ends with none",
+        "geometric median", ("geometric median", "updates flipped", 0.2), ("geometric median", "lost", 0.0),
+        Range(low=-0.15),
+    ),
+    "trimmed_mean": (
+        "The trimmed mean breaks once more lie (three in ten) than it trims (two in ten)",
+        "trimmed mean", ("trimmed mean", "updates flipped", 0.2), ("trimmed mean", "updates flipped", 0.3),
+        Range(low=0.4),
+    ),
+    "norm_clipping": (
+        "Clipping the norms of updates slows such liars down but does not stop two in ten",
+        "norm clipping", ("norm clipping", "updates flipped", 0.2), ("norm clipping", "lost", 0.0), Range(high=-0.2),
+    ),
+    "krum": (
+        "Krum, told of eight liars in twenty, ends where it does without any",
+        "Krum", ("Krum", "updates flipped", 0.4), ("Krum", "lost", 0.0), Range(low=-0.1),
+    ),
+    "krum_price": (
+        "Where nobody lies Krum, which keeps one client's model, ends far below the mean",
+        "Krum", ("Krum", "lost", 0.0), ("mean", "lost", 0.0), Range(high=-0.1),
+    ),
+    "half": (
+        "Once half of the clients lie, the median is at chance",
+        "median", ("median", "updates flipped", 0.5), None, Range(high=0.2),
+    ),
+}  # fmt: skip
+"""By the end of the id: text, whose runs are shown, what is measured, what is subtracted, and the expected range."""
+
+
+def _said(part: _Part) -> str:
+    name, how, share = part
+    return f"{name}: {share:g} {how}" if share else f"{name}: none"
+
+
+def claim(name: str) -> Claim:
+    """One row, from the units that are there; besides its headline, every share of its aggregator."""
+    text, aggregator, one, other, expected = _CLAIMS[name]
+    data = recorded(RECORD.name)
+    first, second = finals(data, *one), finals(data, *other) if other else []
+    headline = _said(one) + (f" minus {_said(other)}" if other else "")
+    values = [a - b for a, b in zip(first, second, strict=True)] if other else first
+    parts = [(aggregator, how, share) for how, shares in SHARES.items() for share in shares]
+    found = {_said(part): accuracies for part in parts if (accuracies := finals(data, *part))}
+    return Claim(
+        f"failing.{name}",
+        f"{RECORD.title}: {text}",
+        "ours; the aggregators' papers are named in `methods.robust`",
+        "standard",
+        {headline: expected},
+        {**found, headline: values or None},
+        SEEDS if values else (),
+        headline,
+        REGISTERED,
+        TESTS,
+        {"chance": CHANCE, **({"reached": fmean(first)} if first else {})},
+    )
+
+
+CLAIMS: Mapping[str, Callable[[], Claim]] = {f"failing.{name}": partial(claim, name) for name in _CLAIMS}
