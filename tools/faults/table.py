@@ -2,6 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from typing import Any
 
 OUTCOMES = {
     "sound": "nothing was lost or changed",
@@ -18,6 +19,7 @@ class Table:
 
     counts: dict[str, Counter[str]] = field(default_factory=dict)
     examples: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, tried: str, outcome: str, example: str = "") -> None:
         """Count one outcome, a key of `OUTCOMES`."""
@@ -36,4 +38,9 @@ class Table:
         for tried, counts in self.counts.items():
             cells = " ".join(f"{counts[outcome]:8d}" for outcome in OUTCOMES)
             lines.append(f"{tried:{width}}  {sum(counts.values()):5d} {cells}")
-        return "\n".join(lines)
+        return "\n".join(lines + self.notes)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: by what was tried how often, and with which outcomes."""
+        rows = {tried: {"tried": counts.total(), **counts} for tried, counts in self.counts.items()}
+        return {"rows": rows, "bad": self.bad, "notes": self.notes, "examples": self.examples[:20]}
