@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import operator
 import os
 import warnings
 import weakref
@@ -18,6 +19,10 @@ from fedlab_core.timeline import Snapshot
 
 HEAD, LOCK = "run.json", "run.lock"
 MOST = 2**28  # bytes of a run.json; a real one has some thousands
+
+
+file_stat = operator.attrgetter("st_size", "st_mtime_ns")
+"""By what it is seen that a file may have changed."""
 
 
 @checked
@@ -87,11 +92,6 @@ def needed_memories(kept: Sequence[Kept], dropped: set[int]) -> set[int]:
         if newer is not None:
             newer = None if one.fresh else newer.union(one.clients)
     return needed
-
-
-@checked
-def file_stat(info: os.stat_result) -> tuple[int, int]:
-    return info.st_size, info.st_mtime_ns
 
 
 @checked
