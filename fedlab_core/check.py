@@ -18,7 +18,7 @@ C = TypeVar("C", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Within:
-    """Of a number in an annotation, its bounds: `Annotated[int, Within(1)]`.
+    """Bounds of a number, in its annotation: `Annotated[int, Within(1)]`.
 
     Attributes:
         above: a bound that is not itself accepted.
@@ -45,7 +45,7 @@ Natural = Annotated[int, Within(0, LARGEST)]
 Client = Annotated[int, Within(-1, LARGEST)]
 """The number of a client; -1 stands for a stack of them."""
 Size = Annotated[int, Within(1, 2**16)]
-"""Of a layer or an image: more would not fit into memory."""
+"""How large a layer or an image is; more would not fit into memory."""
 Depth = Annotated[int, Within(1, 1000)]
 """How many layers or blocks."""
 Many = Annotated[int, Within(0, 10**7)]

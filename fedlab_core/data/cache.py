@@ -44,7 +44,7 @@ def read_images(folders: Iterable[Path], key: str) -> Images | None:
     for folder in folders:
         with contextlib.suppress(OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError):
             found = safetensors.torch.load(files.read(folder / f"{key}.safetensors"))
-            if torch.equal(found["checksum"], _checksum(found)) and found["pixels"].dtype == torch.uint8:
+            if torch.equal(found["checksum"], _checksum(key, found)) and found["pixels"].dtype == torch.uint8:
                 return found["pixels"], tuple(found["mean"].tolist()), tuple(found["std"].tolist())
     return None
 
@@ -55,12 +55,12 @@ def write_images(folders: Iterable[Path], key: str, images: Images) -> None:
     pixels, mean, std = images
     tensors = {"pixels": pixels.contiguous()}
     tensors |= {name: torch.tensor(values, dtype=torch.float64) for name, values in (("mean", mean), ("std", std))}
-    _write(folders, f"{key}.safetensors", safetensors.torch.save(tensors | {"checksum": _checksum(tensors)}))
+    _write(folders, f"{key}.safetensors", safetensors.torch.save(tensors | {"checksum": _checksum(key, tensors)}))
 
 
-def _checksum(tensors: dict[str, Tensor]) -> Tensor:
-    """CRC-32 of everything that is kept, the shape of the images included, as int64 (1,)."""
-    crc = zlib.crc32(repr(tuple(tensors["pixels"].shape)).encode())
+def _checksum(key: str, tensors: dict[str, Tensor]) -> Tensor:
+    """CRC-32 of everything that is kept, the key and the shape of the images included, as int64 (1,)."""
+    crc = zlib.crc32(repr((key, tuple(tensors["pixels"].shape))).encode())
     for name in ("mean", "std", "pixels"):
         crc = zlib.crc32(np.ascontiguousarray(tensors[name].numpy()).data, crc)
     return torch.tensor([crc])
@@ -72,14 +72,16 @@ def read_index(folders: Iterable[Path], key: str) -> str | None:
     for folder in folders:
         path = folder / f"{key}.json"
         with contextlib.suppress(OSError, ValueError, KeyError):
-            return str(files.unseal(files.read(path, 10_000), path)["content"])
+            noted = files.unseal(files.read(path, 10_000), path)
+            if noted["listing"] == key:
+                return str(noted["content"])
     return None
 
 
 @checked
 def write_index(folders: Iterable[Path], key: str, content: str) -> None:
     """Note which content a listing has, where that can be written."""
-    _write(folders, f"{key}.json", files.seal({"content": content}))
+    _write(folders, f"{key}.json", files.seal({"listing": key, "content": content}))
 
 
 def _write(folders: Iterable[Path], name: str, content: bytes) -> None:

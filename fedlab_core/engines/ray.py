@@ -146,9 +146,13 @@ def connect(address: str | None = None) -> None:
         return
     found = address or os.environ.get("RAY_ADDRESS")
     if found in (None, "local"):
-        with _loopback():
-            ray.init("local", log_to_driver=False, logging_level="error", include_dashboard=False)
-        _started_here = True
+        _started_here = True  # also where Ctrl-C comes while it starts
+        try:
+            with _loopback():
+                ray.init("local", log_to_driver=False, logging_level="error", include_dashboard=False)
+        except BaseException:
+            disconnect()
+            raise
         return
     if found != "auto":
         _probe(found)

@@ -2,11 +2,15 @@
 
 import os
 import signal
+import sys
 
 import pytest
 
+from tools.faults.calls import calls
+from tools.faults.commands import commands
 from tools.faults.corruptions import corruptions
 from tools.faults.disk import disk
+from tools.faults.growth import growth
 from tools.faults.kills import interrupts, kills
 from tools.faults.table import Table
 
@@ -31,10 +35,30 @@ def test_killed_runs_stand_at_a_whole_round() -> None:
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 def test_interrupted_runs_stand_at_a_whole_round() -> None:
-    check(interrupts(8, seed=1))
+    check(interrupts(8, seed=1, engines=("loop", "threads", "stacked", "auto")))
 
 
 def test_a_full_disk_loses_nothing() -> None:
     table = disk(6, seed=1)
     check(table)
     assert table.counts["save on a full disk"]["clear"] >= 1
+
+
+def test_a_checkpoint_writes_as_much_late_as_early() -> None:
+    table = growth(60, seed=1)
+    assert table.counts["files a round"]["sound"] == table.counts["bytes a round"]["sound"] == 1, table
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory and time of Linux")
+def test_calls_with_nonsense_are_refused_by_name() -> None:
+    table = calls(600, seed=1)
+    check(table)
+    assert sum(counts.total() for counts in table.counts.values()) == 600
+    assert sum(counts["clear"] for counts in table.counts.values()) > 500
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory and time of Linux")
+def test_commands_with_nonsense_are_refused_by_name() -> None:
+    table = commands(60, seed=1)
+    check(table)
+    assert sum(counts["clear"] for counts in table.counts.values()) == 60

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import safetensors.torch
+import torch
 
 from fedlab_core import files
+from fedlab_core.data.cache import read_images, read_index, write_images, write_index
 from fedlab_core.pretraining import starts
 from fedlab_core.studies.record import recorded
-from tools.faults.small import ROUNDS, load, run_on, small_run
+from tools.faults.small import ROUNDS, load, run_on, small_data, small_run
 from tools.faults.table import Table
 
 
@@ -51,10 +53,31 @@ def _start_read(folder: Path) -> str:
     return repr((start.fingerprint, start.recipe, start.rounds, start.bytes))
 
 
+def _images(number: int) -> tuple[torch.Tensor, tuple[float, ...], tuple[float, ...]]:
+    return small_data().x.roll(number, 0), (0.25,), (0.5,)
+
+
+def _cache(folder: Path) -> None:
+    for number in (0, 1):
+        write_images([folder], f"images{number}", _images(number))
+        write_index([folder], f"listing{number}", f"images{number}")
+
+
+def _cache_read(folder: Path) -> str:
+    """What two data sets find in the cache; what is damaged counts as absent, and is decoded again."""
+    found = []
+    for number in (0, 1):
+        content = read_index([folder], f"listing{number}")
+        pixels, *rest = (content and read_images([folder], content)) or _images(number)
+        found.append((hashlib.sha256(pixels.numpy().tobytes()).hexdigest(), rest))
+    return repr(found)
+
+
 KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], str]]] = {
     "saved run": (_run, _run_read),
     "kept result": (_record, _record_read),
     "start": (_start, _start_read),
+    "image cache": (_cache, _cache_read),
 }
 AGAIN = {"start": "learnt again", "kept result": "None"}  # what is missing may also be made anew
 

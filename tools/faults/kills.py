@@ -1,5 +1,6 @@
 """Processes that are killed, and runs that are interrupted, at random moments."""
 
+import importlib.util
 import multiprocessing
 import os
 import random
@@ -10,10 +11,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from fedlab_core.engines.ray import disconnect
 from tools.faults.small import ROUNDS, load, run_on, same, small_run
 from tools.faults.table import Table
 
-ENGINES = ("loop", "threads", "stacked", "auto")
+ENGINES = ("loop", "threads", "stacked", "auto", *(["ray"] if importlib.util.find_spec("ray") else []))
 
 
 def kills(count: int, seed: int = 0) -> Table:
@@ -85,6 +87,8 @@ def interrupts(count: int, seed: int = 0, engines: tuple[str, ...] = ENGINES) ->
             table.add(f"interrupt of {engine}", "silent", f"round {rounds}, {records} records")
             continue
         federation.run(ROUNDS - rounds)
+        if engine == "ray":
+            disconnect()  # a later interrupt meets the start of a cluster too
         good = same(federation, straight[engine])
         table.add(f"interrupt of {engine}", "sound" if good else "silent", f"not the same after round {rounds}")
     return table
