@@ -11,7 +11,7 @@ from fedlab_core.studies import batchnorm_distributions
 from fedlab_core.studies.arms import Comparison, Runs, by_arm, finals
 from fedlab_core.studies.batchnorm_exact import count_exchanges, full_batch, identity
 from fedlab_core.studies.batchnorm_runs import DIGITS, QUICK, SEEDS, VARIANTS
-from fedlab_core.studies.claim import Claim, Measured, Range, headlined
+from fedlab_core.studies.claim import Claim, Measured, Range, exact, headlined
 from fedlab_core.studies.record import recorded
 from fedlab_core.studies.statistics import differences
 
@@ -23,32 +23,27 @@ _QUICK: dict[str, Any] = {"size": "quick", "seeds": SEEDS, "registered": CHOSEN,
 
 def identity_claim() -> Claim:
     """Row 1: one synchronised step is a centralised one, and not if anything is left out."""
-    exact: list[float] = []
+    errs: list[float] = []
     broken: list[float] = []
     uneven: list[float] = []
     for name in ("mlp", "small_cnn", "resnet20"):
         for sizes in ((6, 6, 6), (3, 5, 10)):
             errors = identity(name, sizes)
-            exact.append(errors.pop("FedTAN"))
+            errs.append(errors.pop("FedTAN"))
             uniform = errors.pop("weights 1/K")
             if sizes == (3, 5, 10):
                 uneven.append(uniform)
             broken += errors.values()
-    return Claim(
-        id="batchnorm.identity",
-        text="FedTAN's mean gradient is that of the union batch (float64; 3 networks, equal and unequal batches)",
+    return exact(
+        "batchnorm.identity",
+        "FedTAN's mean gradient is that of the union batch (float64; 3 networks, equal and unequal batches)",
+        {
+            "largest relative error": (max(errs), Range(high=1e-10)),
+            "smallest error with something left out": (min(broken), Range(low=1e-2)),
+            "smallest error with weights 1/K on unequal batches": (min(uneven), Range(low=1e-2)),
+        },
         source=f"{PAPER}; the identity is worked out here",
         size="quick",
-        expected={
-            "largest relative error": Range(high=1e-10),
-            "smallest error with something left out": Range(low=1e-2),
-            "smallest error with weights 1/K on unequal batches": Range(low=1e-2),
-        },
-        measured={
-            "largest relative error": max(exact),
-            "smallest error with something left out": min(broken),
-            "smallest error with weights 1/K on unequal batches": min(uneven),
-        },
         registered=SET,
     )
 
@@ -56,13 +51,15 @@ def identity_claim() -> Claim:
 def exchanges_claim(counted: Mapping[str, int] | None = None) -> Claim:
     """Row 2: the price of FedTAN in exchanges and numbers."""
     counted = counted or count_exchanges()
-    return Claim(
-        id="batchnorm.exchanges",
-        text="ResNet-20 under FedTAN: 3 L + 1 exchanges per round, and 4 numbers per channel sent up besides the model",
+    return exact(
+        "batchnorm.exchanges",
+        "ResNet-20 under FedTAN: 3 L + 1 exchanges per round, and 4 numbers per channel sent up besides the model",
+        {
+            "exchanges per round": (counted["exchanges"], Range(58, 58)),
+            "extra numbers up": (counted["floats_up"], Range(2752, 2752)),
+        },
         source=f"{PAPER}, published code",
         size="quick",
-        expected={"exchanges per round": Range(58, 58), "extra numbers up": Range(2752, 2752)},
-        measured={"exchanges per round": counted["exchanges"], "extra numbers up": counted["floats_up"]},
         registered=SET,
     )
 
@@ -173,26 +170,23 @@ def _late(values: list[float]) -> float:
 
 
 def _no_noise(id: str, data: str, rounds: int, size: str, runs: Mapping[str, Mapping[str, Any]]) -> Claim:
-    measured: dict[str, float | None] = {}
+    bias = norm = gap = None
     if runs:
         plain, tan, central = (runs[name] for name in ("FedAvg+BN", "FedTAN", "centralised BN"))
         early = [i for i, number in enumerate(tan["round"]) if number <= 1000]
-        measured = {
-            "F of FedAvg+BN / F of FedTAN": _late(plain["objective"]) / _late(tan["objective"]),
-            "gradient norm of FedAvg+BN / of FedTAN": _late(plain["gradient"]) / _late(tan["gradient"]),
-            AGREE: max(abs(tan["objective"][i] - central["objective"][i]) for i in early),
-        }
-    return Claim(
-        id=id,
-        text=f"{data}, all data in every step, no sampling noise, {rounds} rounds: FedAvg+BN goes somewhere else",
+        bias = _late(plain["objective"]) / _late(tan["objective"])
+        norm = _late(plain["gradient"]) / _late(tan["gradient"])
+        gap = max(abs(tan["objective"][i] - central["objective"][i]) for i in early)
+    return exact(
+        id,
+        f"{data}, all data in every step, no sampling noise, {rounds} rounds: FedAvg+BN goes somewhere else",
+        {
+            "F of FedAvg+BN / F of FedTAN": (bias, Range(low=1.5)),
+            "gradient norm of FedAvg+BN / of FedTAN": (norm, Range(low=5)),
+            AGREE: (gap, Range(high=1e-5)),
+        },
         source=f"{PAPER}, abstract (bias of the limit); set-up is ours",
         size=size,
-        expected={
-            "F of FedAvg+BN / F of FedTAN": Range(low=1.5),
-            "gradient norm of FedAvg+BN / of FedTAN": Range(low=5),
-            AGREE: Range(high=1e-5),
-        },
-        measured=measured,
         seeds=(0,) if runs else (),
         registered=f"{SET}; {AGREE[:6]}: 0ade865, together with the record",
     )
@@ -245,13 +239,12 @@ def silobn_claim() -> Claim:
     """Row 6: SiloBN trains as FedAvg+BN does."""
     avg, silo = (DIGITS.replace(**VARIANTS[name]).build().run(10) for name in ("FedAvg+BN", "SiloBN"))
     different = sum(not torch.equal(avg.state[name], silo.state[name]) for name in avg.trained_names)
-    return Claim(
-        id="batchnorm.silobn",
-        text="SiloBN's trained parameters equal FedAvg+BN's bit for bit (digits, 10 rounds)",
+    return exact(
+        "batchnorm.silobn",
+        "SiloBN's trained parameters equal FedAvg+BN's bit for bit (digits, 10 rounds)",
+        {"parameters that differ": (different, Range(0, 0))},
         source="ours; SiloBN: Andreux et al., arXiv 2008.07424",
         size="quick",
-        expected={"parameters that differ": Range(0, 0)},
-        measured={"parameters that differ": different},
         seeds=(0,),
         registered=SET,
     )

@@ -165,6 +165,17 @@ def headlined(
     return Claim(id, text, expected={headline: expected}, measured=measured, headline=headline, **more)
 
 
+def exact(id: str, text: str, parts: Mapping[str, tuple[Measured, Range | None]], **more: Any) -> Claim:
+    """An exact claim.
+
+    Args:
+        parts: by name what was measured, and the range that it has to lie in; None for what is only shown.
+        more: other attributes of the `Claim`.
+    """
+    expected = {part: limits for part, (_, limits) in parts.items() if limits is not None}
+    return Claim(id, text, expected=expected, measured={part: value for part, (value, _) in parts.items()}, **more)
+
+
 def _mean(value: Measured) -> float | None:
     if isinstance(value, Sequence):
         return None if not value else value[0] if len(value) == 1 else statistics.fmean(value)

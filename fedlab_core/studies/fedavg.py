@@ -16,7 +16,7 @@ from fedlab_core.settings import Settings
 from fedlab_core.state import State
 from fedlab_core.studies import fedavg_tables, fedavg_text, resume
 from fedlab_core.studies.arms import by_arm, rates
-from fedlab_core.studies.claim import Claim, Measured, Range, headlined
+from fedlab_core.studies.claim import Claim, Measured, Range, exact, headlined
 from fedlab_core.studies.fedavg_rounds import WORK, Rounds, rounds_table, speed_ups
 from fedlab_core.studies.record import recorded
 
@@ -158,15 +158,17 @@ def mnist_claim() -> Claim:
 
 def resume_claim() -> Claim:
     """Row 5: a killed run resumes, and a rewound run repeats, to the same bits."""
-    return Claim(
+    return exact(
         "fedavg.resume",
         "Digits, 2NN: a run killed at a random moment and resumed, and a run rewound and run again, end in the bits of "
         "the uninterrupted one",
-        "ours",
-        "quick",
-        {"equal after a kill, of 20 runs": Range(20, 20), "equal after rewinding, of 20": Range(20, 20)},
-        {"equal after a kill, of 20 runs": resume.killed(20), "equal after rewinding, of 20": resume.rewound(20)},
-        (0,),
+        {
+            "equal after a kill, of 20 runs": (resume.killed(20), Range(20, 20)),
+            "equal after rewinding, of 20": (resume.rewound(20), Range(20, 20)),
+        },
+        source="ours",
+        size="quick",
+        seeds=(0,),
         registered=SET,
     )
 
@@ -174,20 +176,15 @@ def resume_claim() -> Claim:
 def bytes_claim() -> Claim:
     """Row 6: bytes counted are bytes sent."""
     clients = 5
-    found = count_bytes(clients)
     expected = 2 * 4 * 199_210 * clients
-    return Claim(
+    limits = {"parameters": 199_210, "counted": expected, "serialised": expected}
+    return exact(
         "fedavg.bytes",
         f"2NN on 28x28 images, {clients} clients: a round moves 2 x 4 bytes x 199,210 parameters x clients",
-        "McMahan et al. 2017, section 3 (parameters)",
-        "quick",
-        {
-            "parameters": Range(199_210, 199_210),
-            "counted": Range(expected, expected),
-            "serialised": Range(expected, expected),
-        },
-        found,
-        (0,),
+        {part: (found, Range(limits[part], limits[part])) for part, found in count_bytes(clients).items()},
+        source="McMahan et al. 2017, section 3 (parameters)",
+        size="quick",
+        seeds=(0,),
         registered=SET,
     )
 
@@ -195,13 +192,12 @@ def bytes_claim() -> Claim:
 def first_run_claim() -> Claim:
     """Row 7: from a bare environment to the first finished round in a browser, as `tools/first_run.py` measures it."""
     record = recorded("first_run") or {}
-    return Claim(
+    return exact(
         "fedavg.first_run",
         "A copy of the repository on a bare environment: from `make lab` to the first finished round in the browser",
-        "ours",
-        "standard",
-        {"minutes": Range(high=10), "actions": Range(high=4)},
-        {"minutes": record.get("minutes"), "actions": record.get("actions")},
+        {"minutes": (record.get("minutes"), Range(high=10)), "actions": (record.get("actions"), Range(high=4))},
+        source="ours",
+        size="standard",
         registered="5d50e96, before the record",
     )
 

@@ -19,7 +19,7 @@ from fedlab_core.partition import pooled
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 from fedlab_core.studies.arms import Runs, by_arm
-from fedlab_core.studies.claim import Claim, Measured, Range, headlined, two_digits
+from fedlab_core.studies.claim import Claim, Measured, Range, exact, headlined, two_digits
 from fedlab_core.studies.layerwise_runs import (
     DIGITS,
     NO_EVALUATION,
@@ -102,18 +102,16 @@ def oracles_claim() -> Claim:
     sent = counted_traffic(model)
     forms = {name: relative_flops(LayerWise(scheme=name), BLOCKS) for name in ("layer_wise", "progressive")}
     forms |= {f"drop {rate:g}": relative_flops(LayerWise(drop=rate), BLOCKS) for rate in RATES}
-    expected = {f"FLOPs, {name}": Range(0.99 * value, 1.01 * value) for name, value in forms.items()}
+    parts = {f"FLOPs, {name}": (ratios[name], Range(0.99 * value, 1.01 * value)) for name, value in forms.items()}
     published = {"end_to_end": 8.20, "layer_wise": 1.61, "progressive": 4.92, "layer_wise, stateless": 3.27}
-    expected |= {f"GiB, {name}": Range(0.99 * value, 1.01 * value) for name, value in published.items()}
-    return Claim(
-        id="layerwise.oracles",
-        text="ViT-Tiny, 12 blocks, 180 rounds: FLOPs (without heads) relative to end-to-end, and bytes of one client, "
+    parts |= {f"GiB, {name}": (sent[name], Range(0.99 * value, 1.01 * value)) for name, value in published.items()}
+    return exact(
+        "layerwise.oracles",
+        "ViT-Tiny, 12 blocks, 180 rounds: FLOPs (without heads) relative to end-to-end, and bytes of one client, "
         "follow the arithmetic",
+        parts,
         source=f"{PROXY}, tables 2, 5, 6 (0.24, 0.54; 8.40, 1.66, 5.04, 3.35 GB); their arithmetic worked out here",
         size="quick",
-        expected=expected,
-        measured={f"FLOPs, {name}": ratios[name] for name in forms}
-        | {f"GiB, {name}": sent[name] for name in published},
         seeds=(0,),
         registered=SET,
     )
@@ -121,20 +119,19 @@ def oracles_claim() -> Claim:
 
 def memory_claim() -> Claim:
     """Row 2: training memory of twelve blocks, with large and with small heads."""
-    batch, measured = torch.zeros(32, 3, 32, 32), {}
+    batch, parts = torch.zeros(32, 3, 32, 32), dict[str, tuple[Measured, Range | None]]()
     for heads, changes in (("heads of LW-FedSSL", {}), ("small heads", {"hidden": 256, "out": 64, "layers": 2})):
         model = tiny(**changes)
         layered, whole = (peak_memory(model, LayerWise(scheme=s), batch) for s in ("layer_wise", "end_to_end"))
-        measured[f"times less, {heads}"] = two_digits(whole.total / layered.total)
-        measured[f"times less kept for backward, {heads}"] = two_digits(whole.kept / layered.kept)
-    return Claim(
-        id="layerwise.memory",
-        text="ViT-Tiny, 12 blocks, batch 32, SimCLR: layer-wise training needs several times less memory (kept for "
+        parts[f"times less, {heads}"] = two_digits(whole.total / layered.total), Range(low=5)
+        parts[f"times less kept for backward, {heads}"] = two_digits(whole.kept / layered.kept), None
+    return exact(
+        "layerwise.memory",
+        "ViT-Tiny, 12 blocks, batch 32, SimCLR: layer-wise training needs several times less memory (kept for "
         "backward, weights, gradients, Adam)",
+        parts,
         source=f'{PAPER}, abstract: "5x or more"; {PROXY}, table 2: 3.3 with MoCo v3, 1.7 with SimCLR (GPU, measured)',
         size="quick",
-        expected={name: Range(low=5) for name in measured if "kept" not in name},
-        measured=measured,
         seeds=(0,),
         registered=SET,
     )
@@ -149,28 +146,26 @@ def dropout_claim() -> Claim:
     batch, mask = torch.zeros(16, *data.input_shape), [False, True, False, True, False, True]
     plain, dropped = (training_memory(model, rule, last, batch, kept) for kept in (None, mask))
     ratios = counted_flops(network(one, data, **NO_HEADS), torch.zeros(8, *data.input_shape))
-    measured: dict[str, float] = {
-        f"FLOPs at rate {rate:g}, relative to the closed form": ratios[f"drop {rate:g}"]
-        / relative_flops(LayerWise(drop=rate), units)
-        for rate in RATES
-    }
-    measured["kept for backward, relative to no dropout"] = dropped.kept / plain.kept
+    parts: dict[str, tuple[Measured, Range | None]] = {}
+    for rate in RATES:
+        closed = relative_flops(LayerWise(drop=rate), units)
+        name = f"FLOPs at rate {rate:g}, relative to the closed form"
+        parts[name] = ratios[f"drop {rate:g}"] / closed, Range(0.97, 1.03)
+    parts["kept for backward, relative to no dropout"] = dropped.kept / plain.kept, Range(1, 1)
     down = {}
     for name in ("none", *MASKS):
         drop: dict[str, Any] = {} if name == "none" else {"drop": 0.5, "mask": name}
         down[name] = federation(changed(one, **drop)).run(units).history[-1].total.bytes_down
-    for name in MASKS:
-        measured[f"download of a stateless client, mask by {name}, relative to no dropout"] = down[name] / down["none"]
-    names = list(measured)
-    limits = [*[Range(0.97, 1.03)] * 3, Range(1, 1), Range(1, 1), Range(high=0.95), Range(high=0.95)]
-    return Claim(
-        id="layerwise.dropout",
-        text="Digits, ViT with 6 blocks: depth dropout cuts FLOPs by the closed form (without heads), nothing of what "
-        "is kept for backward, and downloads only if the mask is drawn before them",
+    for name, limits in zip(MASKS, (Range(1, 1), Range(high=0.95), Range(high=0.95)), strict=True):
+        part = f"download of a stateless client, mask by {name}, relative to no dropout"
+        parts[part] = down[name] / down["none"], limits
+    return exact(
+        "layerwise.dropout",
+        "Digits, ViT with 6 blocks: depth dropout cuts FLOPs by the closed form (without heads), nothing of what is "
+        "kept for backward, and downloads only if the mask is drawn before them",
+        parts,
         source=f"{PROXY}, table 6: FLOPs 0.80, memory 0.95, traffic 1.00 of plain layer-wise training",
         size="quick",
-        expected=dict(zip(names, limits, strict=True)),
-        measured=measured,
         seeds=(0,),
         registered=SET,
     )
@@ -190,16 +185,15 @@ def frozen_claim(experiment: Experiment = DIGITS) -> Claim:
                 count += 1
             before = run.state_at(2 * unit)
             moved += any(not torch.equal(before[n], run.state_at(2 * unit + 2)[n]) for n in names)
-    return Claim(
-        id="layerwise.frozen",
-        text="Digits, 6 stages, AdamW and SGD with momentum, both with weight decay 0.1: frozen blocks keep their bits",
+    return exact(
+        "layerwise.frozen",
+        "Digits, 6 stages, AdamW and SGD with momentum, both with weight decay 0.1: frozen blocks keep their bits",
+        {
+            "equal, of all block-rounds": (equal, Range(count, count)),
+            "blocks that their own stage changed": (moved, Range(12, 12)),
+        },
         source="ours",
         size="quick",
-        expected={
-            "equal, of all block-rounds": Range(count, count),
-            "blocks that their own stage changed": Range(12, 12),
-        },
-        measured={"equal, of all block-rounds": equal, "blocks that their own stage changed": moved},
         seeds=(0,),
         registered=SET,
     )
