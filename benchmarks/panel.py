@@ -109,7 +109,7 @@ def presses() -> dict[str, Any]:
         for i in range(PRESSES):
             press("Method", "choose", ["Method", ("FedProx", "SCAFFOLD", "FedAvg")[i % 3]])
             press("Learning rate", "key", ["Learning rate", "ArrowRight" if i % 2 else "ArrowLeft"])
-            press("Partition", "choose", ["Partition", ("IID", "Dirichlet label skew")[i % 2]])
+            press("Partition", "choose", ["Partition", ("IID", "Dirichlet labels")[i % 2]])
             press("Clients K", "type", ["Clients K", str(10 + i % 2)])
             press("Model", "choose", ["Model", ("mlp", "2nn")[i % 2]])
         notebook.type("Clients K", 20)

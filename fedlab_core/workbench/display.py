@@ -162,8 +162,9 @@ class Display:
             self.panel.show_text(traceback.format_exc())
         finally:
             self.panel.resume()
-        self._last = time.perf_counter()
-        self._cost = self._last - began
+        now = time.perf_counter()
+        if self._measured:  # else the first round is drawn as soon as it comes
+            self._last, self._cost = now, now - began
 
     def figure(self) -> Figure | None:
         """The chosen view of the run shown; who holds what before there is a round."""

@@ -4,7 +4,7 @@ PARTITION_LABELS = {
     "iid": "IID",
     "shards": "label shards",
     "label_blocks": "blocks of labels",
-    "dirichlet": "Dirichlet label skew",
+    "dirichlet": "Dirichlet labels",
     "quantity": "quantity skew",
     "natural": "natural groups",
     "pooled": "pooled (one client)",

@@ -146,3 +146,13 @@ def test_work_begun_at_the_end_of_other_work_is_waited_for_too():
     worker = Worker(Front(), settle=settle)
     worker.start(lambda: ("done", "first"), block=True)
     assert said == ["first", "second"] and not worker.busy
+
+
+def test_the_first_round_of_a_run_is_drawn_as_soon_as_it_comes(monkeypatch):
+    monkeypatch.setattr("fedlab_core.workbench.display.SHORTEST", 3600)
+    bench, drawn = Workbench(SMALL), []
+    display = bench._display
+    figure = display.figure
+    monkeypatch.setattr(display, "figure", lambda: drawn.append(len(bench.result.past.records)) or figure())
+    bench.run(4, block=True)
+    assert drawn == [0, 2, 5]  # none yet, the first (beside round 0), and all of them at the end

@@ -131,8 +131,9 @@ def drift_view(run: Run, round: int) -> Figure:
         ax.tick_params(labelsize=7)
         ax.set_xlabel("round" if key == "diversity" else "", fontsize=8)
     axes[1, 1].set_ylim(-1.02, 1.02)
-    axes[0, 1].set_ylim(0, None)
-    axes[2, 1].set_ylim(0, None)
+    for ax in (axes[0, 1], axes[2, 1]):
+        heights = np.concatenate([np.zeros(1), *(np.asarray(line.get_ydata(), float) for line in ax.lines)])
+        ax.set_ylim(0, 1.1 * heights[np.isfinite(heights)].max() or None)
     legend(fig, axes[0, 1])
     return fig
 
