@@ -93,6 +93,9 @@ def audit(federation: Federation, rounds: Many = 10, fixbn_factor: float = 0.3) 
 
     base = begin().run(rounds)
     rows = [measured("average all", "Flower, NIID-Bench, FedLab", base, base)]
+    silo = begin(batch_norm="local_statistics").run(rounds)  # the weights of `base`, and buffers that never travelled
+    note = "buffers of the first client, which nobody ever sent it"
+    rows.append(evaluated(base, "parameters only", "PFLlib's server object", lambda _: first_clients(silo), note))
     rows += [evaluated(base, *entry) for entry in READINGS]
 
     def attempt(policy: str, who: str, run: Callable[[], Federation], note: str = "") -> None:
@@ -113,7 +116,7 @@ def audit(federation: Federation, rounds: Many = 10, fixbn_factor: float = 0.3) 
     standard, converted = with_standardised_weights(federation.trained_model(0))
     mine = "own statistics at every client"
     attempt("total variance", "law of total variance", lambda: begin(batch_norm="total_variance").run(rounds))
-    attempt("SiloBN", "Andreux 2020", lambda: begin(batch_norm="local_statistics").run(rounds), mine)
+    attempt("SiloBN", "Andreux 2020", lambda: silo, mine)
     attempt("FedBN", "Li 2021", lambda: begin(batch_norm="local").run(rounds), f"{mine}, and scale and offset")
     if rounds > 1:
         attempt("FixBN", "Zhong 2023", fixbn, f"frozen after {rounds // 2} rounds")
@@ -146,13 +149,16 @@ def measured(policy: str, who: str, run: Federation, base: Federation) -> Row:
 
 @checked
 def first_clients(run: Federation) -> State:
-    """The global parameters with the running statistics that the first client of the last round ended with.
+    """The global parameters with the running statistics of the first client of the last round.
 
     What a server object holds that averages `parameters()` only and was copied from a client (reported for PFLlib,
-    issue 260).
+    issue 260): as nothing but parameters is ever sent, these are the statistics of this client's data alone.
+
+    Args:
+        run: one whose running statistics stay at the clients, `batch_norm="local_statistics"`.
     """
-    update = run.inside(run.round).updates[0]
-    return run.state | {name: update.state[name] for name in statistics_names(run.model)}
+    own = run.client_state(run.history[-1].clients[0]["client"])
+    return run.state | {name: own[name] for name in statistics_names(run.model)}
 
 
 @checked
@@ -166,7 +172,6 @@ def reset(run: Federation) -> State:
 
 
 READINGS: tuple[tuple[str, str, Callable[[Federation], State], str], ...] = (
-    ("parameters only", "PFLlib's server object", first_clients, "buffers of the first client"),
     ("drop", "FL-bench's drop", reset, "buffers reset to 0 and 1"),
     ("re-estimate", "update_bn", reestimate, "buffers from pooled training data"),
 )

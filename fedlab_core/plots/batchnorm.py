@@ -230,3 +230,24 @@ def round_time(ax: Axes, costs: Mapping[str, tuple[int, float]], latency: float,
 def lines(histories: Mapping[str, Sequence[Any]]) -> list[Line]:
     """Histories by name as lines for `plots.curves`."""
     return [Line(name, history, index=i) for i, (name, history) in enumerate(histories.items())]
+
+
+def policies(ax: Axes, rows: Sequence[Any]) -> Axes:
+    """An audit: by policy, the accuracy of the global model and the mean of the clients' models.
+
+    Args:
+        rows: of `batchnorm.audit.Audit`, the first one at the top; those that were refused have no marks.
+    """
+    for y, row in enumerate(rows):
+        if row.accuracy is not None and row.clients is not None:
+            ax.hlines(y, *sorted((row.accuracy, row.clients)), color="0.8", linewidth=1.5, zorder=0)
+    for key, label, color, marker in (
+        ("accuracy", "global model", "black", "o"),
+        ("clients", "clients' models after local training, mean", LINE_COLORS[1], "D"),
+    ):
+        found = [(getattr(row, key), y) for y, row in enumerate(rows) if getattr(row, key) is not None]
+        ax.plot(*zip(*found, strict=True), marker, color=color, markersize=7, label=label)
+    ax.set(xlabel="test accuracy", xlim=(0, 1), ylim=(len(rows) - 0.5, -0.5))
+    ax.set_yticks(range(len(rows)), [row.policy for row in rows])
+    ax.grid(axis="x", alpha=0.3)
+    return ax

@@ -168,6 +168,18 @@ def test_the_audit_of_an_own_model_says_what_each_policy_does() -> None:
     assert table["exchanges"]["FedTAN"] == 3 * 2 + 1 and table["exchanges"]["average all"] == 1
 
 
+def test_averaging_parameters_only_leaves_a_clients_own_statistics_in_the_global_model() -> None:
+    """Full batches and no step of any size: these are the running statistics of the first client's data alone."""
+    torch.manual_seed(0)
+    run = skewed(Own(), 8, lr=1e-12, batch_size=None)
+    found = audit(run, rounds=3)
+    silo = Federation(run.dataset, run.partition, run.model, run.settings.replace(batch_norm="local_statistics")).run(3)
+    seen = run.model.first(run.dataset.prepare(run.dataset.x[run.partition[0]])).mean((0, 2, 3))
+    assert torch.allclose(silo.client_state(0)["steady.running_mean"], (1 - 0.9**3) * seen, atol=1e-5)
+    assert found["parameters only"].loss == silo.evaluate(silo.client_state(0))["test_loss"]
+    assert found["parameters only"].loss != found["average all"].loss
+
+
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
 def test_the_audit_takes_networks_of_torchvision(name: str) -> None:
     models = pytest.importorskip("torchvision.models")
