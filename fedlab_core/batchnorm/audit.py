@@ -157,7 +157,7 @@ def first_clients(run: Federation) -> State:
     Args:
         run: one whose running statistics stay at the clients, `batch_norm="local_statistics"`.
     """
-    own = run.client_state(run.history[-1].clients[0]["client"])
+    own = run.client_state(int(run.history[-1].clients[0]["client"]))
     return run.state | {name: own[name] for name in statistics_names(run.model)}
 
 
