@@ -64,6 +64,12 @@ def plain(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[st
         lines[number] = "`".join(parts)
 
 
+def whole(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Keep napoleon from reading the first words of an attribute's text, up to a colon, as its type."""
+    if what in ("attribute", "data", "property"):
+        lines.insert(0, "")
+
+
 def without_object(app: Any, tree: nodes.document) -> None:
     """That a class derives from object goes without saying."""
     for line in [p for p in tree.findall(nodes.paragraph) if p.astext() == "Bases: object"]:
@@ -83,6 +89,7 @@ def setup(app: Any) -> None:
     for kind in PyObject.doc_field_types:
         if kind.name == "variable":
             kind.label = "Attributes"
+    app.connect("autodoc-process-docstring", whole, priority=400)
     app.connect("autodoc-process-docstring", plain, priority=900)
     app.connect("doctree-read", without_object)
     app.connect("html-collect-pages", own_sources, priority=100)
