@@ -52,12 +52,13 @@ pygments_style = "friendly"
 pygments_dark_style = "monokai"
 html_theme_options = {"navigation_with_keys": True, "sidebar_hide_name": False}
 exclude_patterns = ["README.md"]
+COLON = "\ue000"  # stands for one while napoleon reads
 
 
 def plain(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Docstrings are plain English: |x|, test_ and **options mean what they say, and are no markup."""
     for number, line in enumerate(lines):
-        parts = line.split("`")
+        parts = line.replace(COLON, ":").split("`")
         parts[::2] = [re.sub(r"(?<![\w:])(\*+|\|)|\||(?<=\w)_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
         for inside in range(2, len(parts), 2):  # `norm`s
             parts[inside] = re.sub(r"^(?=\w)", r"\\ ", parts[inside])
@@ -67,7 +68,7 @@ def plain(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[st
 def whole(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Keep napoleon from reading the first words of an attribute's text, up to a colon, as its type."""
     if what in ("attribute", "data", "property"):
-        lines.insert(0, "")
+        lines[:] = [line.replace(":", COLON) for line in lines]
 
 
 def without_object(app: Any, tree: nodes.document) -> None:
