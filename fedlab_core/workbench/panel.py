@@ -36,7 +36,7 @@ class Panel:
             "Run", "play", "train: go on if the settings are those shown, else begin a new run", "success"
         )
         self.rounds = widgets.BoundedIntText(rounds, min=1, max=100_000, description="Rounds")
-        self.rounds.tooltip, self.rounds.layout.width = "how many rounds Run trains", "116px"
+        self.rounds.tooltip, self.rounds.layout.width = "how many rounds Run trains", "110px"
         self.rounds.style.description_width = "46px"
         self.stop = _button("Stop", "stop", "stop before the next step; finished rounds stay")
         self.rewind = _button("Rewind", "step-backward", define("rewind"))
@@ -62,7 +62,7 @@ class Panel:
         self.tabs = widgets.ToggleButtons(options=list(views), tooltips=[f"show {name}" for name in views])
         self.tabs.add_class("fedlab-tabs")
         self.chosen = widgets.Dropdown(description="Shown", disabled=True)
-        self.chosen.tooltip, self.chosen.layout.width = "the run that Run continues and the rounds belong to", "190px"
+        self.chosen.tooltip, self.chosen.layout.width = "the run that Run continues and the rounds belong to", "212px"
         self.chosen.style.description_width = "42px"
         self.against = widgets.Dropdown(description="to", layout={"width": "150px", "display": "none"})
         self.against.tooltip = "the other end of the line"

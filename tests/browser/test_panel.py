@@ -121,7 +121,7 @@ def test_dark_theme_and_every_view(lab, page):
     page.evaluate("window.jupyterapp.commands.execute('apputils:change-theme', {theme: 'JupyterLab Dark'})")
     page.locator("body[data-jp-theme-light=false]").wait_for(state="attached")
     image = notebook.root.locator(".fedlab-stage img")
-    for view in ("Clients", "Drift", "Stability", "Basin", "Costs", "Curves"):
+    for view in ("Clients", "Drift", "Stability", "Basin", "Twins", "Costs", "Curves"):
         before = image.get_attribute("src")
         notebook.press(view)
         expect(image).not_to_have_attribute("src", before, timeout=30_000)
