@@ -193,6 +193,8 @@ def test_the_panel_fits_the_screen(lab, page, size, theme):
             assert inside_window(page, notebook.root.locator(name).first), name
         for label in ("Run", "Stop", "Rewind", "Fork", "Reset", "Save"):
             assert inside_window(page, notebook.button(label)), label
+        tops = [notebook.button(label).bounding_box()["y"] for label in ("Run", "Save")]
+        assert abs(tops[0] - tops[1]) < 8, "all buttons in one row"
     main, stage = notebook.root.locator(".fedlab-main").bounding_box(), notebook.root.locator(".fedlab-stage")
     controls = notebook.root.locator(".fedlab-controls").bounding_box()
     assert (controls["y"] >= main["y"] + main["height"]) == (size == "phone")
