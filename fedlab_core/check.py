@@ -218,6 +218,13 @@ def _accepts(hint: Any) -> Callable[[Any], bool] | None:
         return None
     if issubclass(kind, abc.Mapping):
         return _members(abc.Mapping, parts[-1:], lambda value: value.values())
+    if kind is tuple and parts and ... not in parts:
+        each = [_accepts(part) or (lambda value: True) for part in parts]
+        return lambda value: (
+            isinstance(value, tuple | list)
+            and len(value) == len(each)
+            and all(accepts(one) for accepts, one in zip(each, value, strict=True))
+        )
     if issubclass(kind, abc.Iterable) and parts and kind.__module__ in ("builtins", "collections.abc"):
         outer = abc.Iterable if kind in (abc.Iterable, abc.Iterator) else abc.Collection
         inner = parts[:1] if len(parts) == 1 or parts[1:] == (...,) else ()

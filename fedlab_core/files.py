@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedlab_core.check import Natural, checked
+from fedlab_core.check import Depth, Natural, checked
 
 PART = r"\.[^/]+\.[0-9a-f]{32}\.part"
 """How a file that is being written is called: a regular expression."""
@@ -104,7 +104,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 @checked
-def seal(data: dict[str, Any], indent: Natural | None = None) -> bytes:
+def seal(data: dict[str, Any], indent: Depth | None = None) -> bytes:
     """Plain data as JSON that ends with the checksum of all before it."""
     text = json.dumps(data, indent=indent, allow_nan=False)[:-1].rstrip().encode()
     return text + f'{_SEAL}{hashlib.sha256(text).hexdigest()}"}}\n'.encode()

@@ -279,7 +279,7 @@ def label_counts(partition: Partition, labels: Tensor, num_classes: int) -> Tens
     Raises:
         ValueError: labels not one-dimensional, or outside 0 to num_classes - 1.
     """
-    labels, num_classes = arguments.labels_of(labels), check.whole("num_classes", num_classes, 1)
+    labels, num_classes = arguments.labels_of(labels), check.whole("num_classes", num_classes, 1, check.LARGEST)
     partition.check(len(labels))
     arguments.check_cells(len(partition), num_classes)
     if labels.min() < 0 or labels.max() >= num_classes:

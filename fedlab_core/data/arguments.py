@@ -50,16 +50,16 @@ def check_generator(generator: Any) -> None:
 
 
 @check.checked
-def check_cells(clients: check.Natural, classes: check.Natural) -> None:
+def check_cells(clients: check.Natural, num_classes: check.Natural) -> None:
     """Refuse a table of clients and classes that would fill the memory.
 
     Raises:
         ValueError: says how many clients are possible.
     """
-    if clients * classes > MOST_CELLS:
+    if clients * num_classes > MOST_CELLS:
         raise ValueError(
-            f"clients={clients}: a table of {clients} clients and {classes} classes is too large, "
-            f"accepted: at most {max(1, MOST_CELLS // classes)} clients"
+            f"clients={clients}: a table of {clients} clients and num_classes={num_classes} is too large, "
+            f"accepted: at most {max(1, MOST_CELLS // num_classes)} clients"
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from fedlab_core.check import checked
+from fedlab_core.check import Many, checked
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.load import LOADERS, data_root, load_dataset
 from fedlab_core.data.statistics import channel_statistics
@@ -78,7 +78,8 @@ def _prepared(name: str, root: Path, options: str) -> Dataset:
     return dataset if examples is None else dataset.subset(examples)
 
 
-def first_of_each_class(data: Dataset, count: int) -> Dataset:
+@checked
+def first_of_each_class(data: Dataset, count: Many) -> Dataset:
     """The data with the first `count` training examples of each class; the test set is kept."""
     chosen = torch.cat([(data.y == label).nonzero()[:count, 0] for label in range(data.num_classes)]).sort().values
     notes = f"{data.notes}; the first {count} training examples of each class"

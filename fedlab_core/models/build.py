@@ -66,7 +66,6 @@ def _parameters(make: Callable[..., nn.Module]) -> Mapping[str, inspect.Paramete
     return inspect.signature(make).parameters
 
 
-@checked
 def own_model(make: Callable[..., nn.Module]) -> ModelInfo:
     """A class or function of one's own as an entry of `MODELS`.
 

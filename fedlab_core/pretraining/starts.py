@@ -272,6 +272,7 @@ def _width(model: nn.Module) -> int:
     return head.in_features
 
 
+@checked
 def write(folders: Sequence[Path], key: str, start: Start) -> None:
     """Keep a start in the first of the folders that can be written to."""
     about = {"recipe": start.recipe, "rounds": start.rounds, "bytes": start.bytes, "fingerprint": start.fingerprint}
@@ -284,6 +285,7 @@ def write(folders: Sequence[Path], key: str, start: Start) -> None:
             return
 
 
+@checked
 def read(path: Path, name: str) -> Start | None:
     """The start that `write` kept, its key the path's name; None where there is none or it is not what was written."""
     about_file, state_file = path.with_suffix(".json"), path.with_suffix(".safetensors")

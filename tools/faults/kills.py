@@ -21,13 +21,16 @@ ENGINES = ("loop", "threads", "stacked", "auto", *(["ray"] if importlib.util.fin
 def kills(count: int, seed: int = 0) -> Table:
     """Runs that save after every round, killed at a random moment, and killed again, until they get through."""
     table, draws, straight = Table(), random.Random(seed), small_run().run(ROUNDS)
+    began = time.perf_counter()
+    small_run().run(ROUNDS)  # once more, now that everything is imported
+    length = time.perf_counter() - began
     context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
     context.set_forkserver_preload(["tools.faults.small", "torch._dynamo"])  # so that a child starts at once
     done = number = 0
     with tempfile.TemporaryDirectory() as root:
         while done < count:
             folder, number = Path(root, str(number)), number + 1
-            while done < count and not _finish(context, folder, draws):
+            while done < count and not _finish(context, folder, draws.uniform(0, length)):
                 done += 1
                 try:  # what is there after the kill is a whole number of rounds, or nothing yet
                     left = load(folder)
@@ -36,19 +39,21 @@ def kills(count: int, seed: int = 0) -> Table:
                     table.add("kill", "sound")
                 except Exception as error:
                     table.add("kill", "unclear", repr(error))
-            if done < count:
+            if done == count:  # the last one is let through
+                run_on(folder)
+            if folder.exists():
                 table.add("resumed to the end", "sound" if same(load(folder), straight) else "silent", str(folder))
     return table
 
 
-def _finish(context: Any, folder: Path, draws: random.Random) -> bool:
-    """Run on in a child process; whether it got to the end before it was killed."""
+def _finish(context: Any, folder: Path, wait: float) -> bool:
+    """Run on in a child process, for some time after it first writes; whether it got to the end and was not killed."""
     child = context.Process(target=run_on, args=(folder,))
     child.start()
     before = _stamp(folder)
     while child.exitcode is None and _stamp(folder) == before:  # until something has been written
         time.sleep(0.001)
-    child.join(draws.uniform(0, 0.05))
+    child.join(wait)
     if child.exitcode is None:
         os.kill(child.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
         child.join()
