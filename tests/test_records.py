@@ -3,7 +3,7 @@
 from fedlab_core.studies.__main__ import QUEUE
 from fedlab_core.studies.record import FIGURES
 
-OTHERS = {"claims", "bench", "first_run", "workbench"}  # by other commands
+OTHERS = {"claims", "bench", "first_run", "workbench", "faults"}  # by other commands
 
 
 def test_every_record_in_figures_can_be_made_again() -> None:
