@@ -64,6 +64,26 @@ def factor_error(states: Sequence[State], weights: Sequence[float]) -> dict[str,
 
 
 @checked
+def update_error(after: State, states: Sequence[State], weights: Sequence[float]) -> dict[str, float]:
+    """By layer, how far the aggregated update is from the mean of the clients' updates, relative to the latter.
+
+    Args:
+        after: the global model after the round.
+        states: the clients' models after local training.
+        weights: p_k, which add up to 1.
+
+    Returns:
+        ||D' + B' A' - sum_k p_k (D + B_k A_k)||_F / ||sum_k p_k (D + B_k A_k)||_F; 0 where the latter is 0.
+    """
+    errors = {}
+    for layer in lora_layers(states[0]):
+        mean = _mean([effective_update(state, layer) for state in states], weights)
+        size = mean.norm().item()
+        errors[layer] = (effective_update(after, layer) - mean).norm().item() / size if size else 0.0
+    return errors
+
+
+@checked
 def effective_update(state: State, layer: str) -> Tensor:
     """D + B A of a layer, (m, n); D is 0 where it has none."""
     product = state[layer + B] @ state[layer + A]

@@ -15,9 +15,9 @@ from fedlab_core.finetuning.lora import (
     FedSALoRA,
     ResidualLoRA,
     StackedLoRA,
-    effective_update,
     factor_error,
     lora_layers,
+    update_error,
 )
 from fedlab_core.finetuning.tuning import tune
 from fedlab_core.methods.fedavg import FedAvg
@@ -42,11 +42,8 @@ def federation(method: FedAvg, sizes: tuple[int, ...] = SIZES, lora: dict | None
 
 def errors(run: Federation, round: int) -> list[float]:
     """By layer, the distance of the global update from the weighted mean of the clients', relative to it."""
-    inside, after, found = run.inside(round), run.state_at(round), []
-    names = [name.removesuffix(".b.weight") for name in after if name.endswith(".b.weight")]
-    for layer in names:
-        mean = sum(w * effective_update(u.state, layer) for w, u in zip(inside.weights, inside.updates, strict=True))
-        found.append(((effective_update(after, layer) - mean).norm() / mean.norm()).item())
+    inside = run.inside(round)
+    found = list(update_error(run.state_at(round), [u.state for u in inside.updates], inside.weights).values())
     assert len(found) == 2 * BLOCKS
     return found
 

@@ -3,6 +3,7 @@
 import importlib
 import pkgutil
 import re
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +23,12 @@ def named(plans):
 
 def test_all_labs_are_found():
     assert len(PLANS) >= 16 and len({plan.title for plan in PLANS.values()}) == len(PLANS)
+
+
+def test_the_page_of_labs_names_every_one_and_no_other():
+    page = (Path(__file__).parents[2] / "docs" / "labs.md").read_text(encoding="utf-8")
+    there = {f"{m.__name__.rsplit('.', 1)[1]}.{n}" for m in MODULES for n, p in vars(m).items() if isinstance(p, Plan)}
+    assert set(re.findall(r"`(\w+\.[A-Z_0-9]+)`", page)) == there
 
 
 @pytest.mark.parametrize("plan", named(PLANS))

@@ -1,4 +1,4 @@
-"""Notebook 05: what should travel, and together or alone."""
+"""Notebook 05: what should travel, together or alone, and what averaging LoRA's factors gets wrong."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,14 @@ from typing import Any
 
 from fedlab_core import plots
 from fedlab_core.costs import count_flops
+from fedlab_core.federation import Federation
 from fedlab_core.finetuning.accounts import classification_loss, payload
+from fedlab_core.finetuning.classifiers import with_head
+from fedlab_core.finetuning.lora import FedSALoRA, ResidualLoRA, StackedLoRA, update_error
+from fedlab_core.finetuning.tuning import tune as tuned
+from fedlab_core.methods.fedavg import FedAvg
+from fedlab_core.models.weights.shipped import load_backbone
+from fedlab_core.randomness import generator
 from fedlab_core.studies.arms import grouped, rates
 from fedlab_core.studies.finetuning_runs import SCENES, STARTS, Way, accuracy, at_clients, federation
 from fedlab_core.studies.record import recorded
@@ -158,4 +165,92 @@ TOGETHER = Plan(
     draw=draw_together,
     sentence=read_together,
     size=(10.0, 3.4),
+)
+
+
+LORA_WAYS: dict[str, tuple[FedAvg, dict[str, bool]]] = {
+    "averaged factors": (FedAvg(), {}),
+    "FFA-LoRA": (FedAvg(), {"freeze_a": True}),
+    "FedSA-LoRA": (FedSALoRA(), {}),
+    "FLoRA": (StackedLoRA(), {"delta": True}),
+    "FedEx-LoRA": (ResidualLoRA(), {"delta": True}),
+}
+"""Ways to aggregate LoRA: the method, and options of `tune`."""
+
+
+FEW = SCENES.replace(
+    dataset_options={"per_class": 40, "test_per_class": 10}, clients=4, fraction=1.0, batch_size=8, double=True,
+    evaluate_every=1,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Aggregated:
+    """A round of clients that train LoRA.
+
+    Attributes:
+        round: its number.
+        megabytes: sent so far.
+        accuracy: on the test set, of the global model; mean of the clients' models where they keep their B.
+        error: largest error of a layer's global update, see `update_error`; None where no global update is made.
+    """
+
+    round: int
+    megabytes: float
+    accuracy: float
+    error: float | None
+
+
+def aggregated(way: str, steps: int, lr: float) -> Iterator[Aggregated]:
+    """One frame per round, in float64, of four clients that tune the strong network."""
+    method, options = LORA_WAYS[way]
+    own = isinstance(method, FedSALoRA)
+    plain = federation(FEW.replace(steps=steps, lr=lr, evaluate_clients=own), Way(method="head"))
+    vit = with_head(load_backbone("vit_strong").model, plain.dataset.num_classes, generator(0, "head"))
+    model = tuned(vit, "lora", generator(0, "tuning"), rank=4, **options)
+    run = Federation(plain.dataset, plain.partition, model, plain.settings, method)
+    while True:
+        record = run.run(1).history[-1]
+        inside = run.inside(record.round)
+        errors = update_error(run.state, [u.state for u in inside.updates], inside.weights).values()
+        accuracy = record.metrics["clients_test_accuracy" if own else "test_accuracy"]
+        yield Aggregated(record.round, record.total.bytes / 1e6, accuracy, None if own else max(errors))
+
+
+def draw_aggregated(figure: Any, result: Result) -> None:
+    """Error of the global update by round, and accuracy over what was sent."""
+    left, right = figure.subplots(1, 2)
+    for i, (name, frames) in enumerate(result.frames.items()):
+        look = plots.Line(name, [], index=i).style
+        known = [(f.round, max(f.error, 1e-17)) for f in frames if f.error is not None]
+        left.plot([r for r, _ in known], [e for _, e in known], label=name, **look)
+        right.plot([f.megabytes for f in frames], [f.accuracy for f in frames], **look)
+    left.set(yscale="log", ylim=(1e-17, 1), xlabel="round", title="relative error of the global update")
+    left.xaxis.get_major_locator().set_params(integer=True)
+    right.set(xlabel="megabytes sent", xlim=(0, None), ylim=(0, 1), title="test accuracy")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+
+
+def read_aggregated(result: Result) -> str:
+    """Error, megabytes and accuracy of each."""
+    parts = []
+    for name, frames in result.frames.items():
+        if frames:
+            last = frames[-1]
+            error, whose = f"error {last.error or 0:.1%}" if (last.error or 0) > 1e-12 else "error below 1e-12", ""
+            if last.error is None:
+                error, whose = "no global update", " of the clients' models"
+            parts.append(f"{name}: {error}, {last.megabytes:.2f} MB, accuracy {last.accuracy:.2f}{whose}")
+    return f"After {max((len(f) for f in result.frames.values()), default=0)} rounds. {'; '.join(parts)}."
+
+
+LORA = Plan(
+    "Averaging LoRA",
+    lambda way, steps, lr: {w: aggregated(w, steps, lr) for w in dict.fromkeys(("averaged factors", way))},
+    {"way": tuple(LORA_WAYS), "steps": (1, 4, 16), "lr": (0.01, 0.03, 0.1)},
+    {"way": "FLoRA", "steps": 4, "lr": 0.1},
+    rounds=6,
+    draw=draw_aggregated,
+    sentence=read_aggregated,
+    size=(9.0, 3.6),
 )

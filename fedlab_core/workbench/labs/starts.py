@@ -118,7 +118,10 @@ def behind(start: str, alpha: float, method: str, lr: float) -> Sequence[Band]:
     return bands
 
 
-STARTS = ("random", "letters", "fractal pairs", "fractal labels", "noise", "decentralised")
+STARTS = (
+    "random", "letters", "fractal pairs", "fractal labels", "fractal twins", "noise", "decentralised",
+    "pairs, decentralised",
+)  # fmt: skip
 START = Plan(
     "The starting point",
     race,
