@@ -206,7 +206,8 @@ def aggregated(way: str, steps: int, lr: float) -> Iterator[Aggregated]:
     method, options = LORA_WAYS[way]
     own = isinstance(method, FedSALoRA)
     plain = federation(FEW.replace(steps=steps, lr=lr, evaluate_clients=own), Way(method="head"))
-    vit = with_head(load_backbone("vit_strong").model, plain.dataset.num_classes, generator(0, "head"))
+    backbone: Any = load_backbone("vit_strong").model
+    vit = with_head(backbone, plain.dataset.num_classes, generator(0, "head"))
     model = tuned(vit, "lora", generator(0, "tuning"), rank=4, **options)
     run = Federation(plain.dataset, plain.partition, model, plain.settings, method)
     while True:
