@@ -159,7 +159,7 @@ def test_rewind_and_run_again_is_a_straight_run(bench):
     assert bench.result.round == 2 and bench.panel.round.max == 2 and "back at round 2" in say(bench)
     bench.run(2, block=True)
     assert bench.result.history == before
-    with pytest.raises(ValueError, match="accepted: 0 to 4"):
+    with pytest.raises(ValueError, match="round=9, accepted: .*4"):
         bench.rewind(9)
 
 
