@@ -20,9 +20,9 @@ def check(table: Table) -> None:
 
 
 def test_damaged_files_are_never_read_silently() -> None:
-    table = corruptions(120, seed=1)
+    table = corruptions(160, seed=1)
     check(table)
-    assert sum(counts.total() for counts in table.counts.values()) == 120
+    assert sum(counts.total() for counts in table.counts.values()) == 160
     assert table.counts["saved run"]["clear"] > 30 and table.counts["kept result"]["clear"] > 20
 
 
