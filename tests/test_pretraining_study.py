@@ -16,6 +16,7 @@ from fedlab_core.experiment import Experiment
 from fedlab_core.plots import probes as plots_probes
 from fedlab_core.settings import Settings
 from fedlab_core.studies import pretraining as study
+from fedlab_core.studies import pretraining_imagenet
 from fedlab_core.studies import pretraining_measures as measures
 from fedlab_core.studies import pretraining_runs as runs
 from fedlab_core.studies.arms import Arm, Comparison
@@ -107,7 +108,8 @@ def test_a_unit_of_standard_size_averages_pixels_and_looks_at_lines() -> None:
 
 
 def test_every_claim_has_a_verdict_and_without_a_record_it_is_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(study, "recorded", lambda name: None)
+    for module in (study, pretraining_imagenet):
+        monkeypatch.setattr(module, "recorded", lambda name: None)
     made = {key: make() for key, make in study.CLAIMS.items()}
     assert {claim.verdict for claim in made.values()} == {"not run"} and all(key == c.id for key, c in made.items())
     assert {claim.size for claim in made.values()} >= {"quick", "standard"}

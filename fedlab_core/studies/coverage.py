@@ -78,9 +78,9 @@ PRETRAINING = (
     Statement(
         "Pre-training improves federated learning and closes the gap to centralised training, above all for non-IID "
         "clients.",
-        ("pretraining.gap", "pretraining.mnist", "pretraining.cifar10"),
-        ("pretraining", "pretraining_standard"),
-        "three seeds and small starts (letters, Caltech-101); ImageNet weights can be loaded, their record is not made",
+        ("pretraining.imagenet_gap", "pretraining.gap", "pretraining.mnist", "pretraining.cifar10"),
+        ("pretraining_imagenet", "pretraining", "pretraining_standard"),
+        "ImageNet's features distilled into a ResNet-8; the smaller starts are letters and Caltech-101, three seeds",
     ),
     Statement(
         "Synthetic data do without any real images.",
@@ -95,18 +95,25 @@ PRETRAINING = (
     ),
     Statement("The ways add up with one another and with better methods.", ("pretraining.methods",), ("pretraining",)),
     Statement(
-        "Pre-training seems not to take away the drift of local models.", ("pretraining.drift",), ("pretraining",),
+        "Pre-training seems not to take away the drift of local models.",
+        ("pretraining.imagenet_drift", "pretraining.imagenet_direction", "pretraining.drift"),
+        ("pretraining_imagenet", "pretraining"),
         "depends on the measure: smaller relative to the weights, no better aligned",
     ),
     Statement(
         "With it, global models learnt under different conditions of the clients' data end in one loss basin.",
-        ("pretraining.basin", "pretraining.mnist_basin", "pretraining.cifar10_basin"),
-        ("pretraining", "pretraining_standard"),
+        ("pretraining.imagenet_basin", "pretraining.basin", "pretraining.mnist_basin", "pretraining.cifar10_basin"),
+        ("pretraining_imagenet", "pretraining", "pretraining_standard"),
     ),
     Statement(
         "With it, global aggregation is more stable.",
-        ("pretraining.stability", "pretraining.mnist_stability", "pretraining.cifar10_stability"),
-        ("pretraining", "pretraining_standard"),
+        (
+            "pretraining.imagenet_stability",
+            "pretraining.stability",
+            "pretraining.mnist_stability",
+            "pretraining.cifar10_stability",
+        ),
+        ("pretraining_imagenet", "pretraining", "pretraining_standard"),
     ),
 )  # fmt: skip
 FINETUNING = (

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from statistics import fmean
 
+from fedlab_core.studies import pretraining_imagenet
 from fedlab_core.studies import pretraining_measures as measures
 from fedlab_core.studies.arms import Runs, by_arm, finals, grouped
 from fedlab_core.studies.claim import Claim, Range
@@ -157,3 +158,4 @@ def standard_claim(key: str) -> Claim:
 
 CLAIMS: dict[str, Callable[[], Claim]] = {key: partial(claim, key) for key in _ROWS}
 CLAIMS |= {key: partial(standard_claim, key) for key in _STANDARD}
+CLAIMS |= pretraining_imagenet.CLAIMS
