@@ -12,9 +12,11 @@ import importlib
 import os
 import re
 import secrets
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -148,7 +150,7 @@ def connect(address: str | None = None) -> None:
     if found in (None, "local"):
         _started_here = True  # also where Ctrl-C comes while it starts
         try:
-            with _loopback():
+            with _loopback(), _ctrl_c_afterwards():
                 ray.init("local", log_to_driver=False, logging_level="error", include_dashboard=False)
         except BaseException:
             disconnect()
@@ -169,6 +171,22 @@ def _loopback() -> Iterator[None]:
         yield
     finally:
         constants.ENABLE_RAY_CLUSTER = usual
+
+
+@contextlib.contextmanager
+def _ctrl_c_afterwards() -> Iterator[None]:
+    """Let Ctrl-C end the block only when it is through: Ray, cut off half-way, ends the process at its next start."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[Any] = []
+    usual = signal.signal(signal.SIGINT, lambda *_: caught.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
+    if caught:
+        raise KeyboardInterrupt
 
 
 def _probe(address: str) -> None:
