@@ -47,9 +47,9 @@ def load(folder: Path) -> Federation:
     return Federation.load(folder, small_data(), small_partition(), small_model())
 
 
-def run_on(folder: Path, rounds: int = ROUNDS) -> None:
+def run_on(folder: Path, rounds: int = ROUNDS, engine: str = "loop") -> None:
     """Begin a run in a folder, or take up what is there, and go on to a round, saving after each."""
-    federation = load(folder) if (folder / "run.json").exists() else small_run()
+    federation = load(folder) if (folder / "run.json").exists() else small_run(engine)
     for _ in federation.rounds(rounds - federation.round, checkpoint=folder):
         pass
 
