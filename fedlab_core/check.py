@@ -144,10 +144,11 @@ def checked(thing: C) -> C:
     def call(*args: Any, **kwargs: Any) -> Any:
         if not rules:
             hints = annotations(function)
-            rules.update({name: _rule(hints.get(name, Any)) for name in order})
+            closed = (name for name in order if signature.parameters[name].kind not in _OPEN)
+            rules.update(dict.fromkeys(order) | {name: _rule(hints.get(name, Any)) for name in closed})
         for name, value in (*zip(order, args, strict=False), *kwargs.items()):
             rule = rules.get(name)
-            if rule is not None and signature.parameters[name].kind not in _OPEN:
+            if rule is not None:
                 rule(name, value)
         return function(*args, **kwargs)
 
@@ -197,7 +198,7 @@ def _accepts(hint: Any) -> Callable[[Any], bool] | None:
     if origin is Annotated:
         bounds = [bound for bound in parts[1:] if isinstance(bound, Within)]
         kind = _accepts(numbers.Real if any(bound.nan for bound in bounds) else parts[0])
-        return kind and functools.partial(_all, (kind, *bounds))
+        return functools.reduce(_both, bounds, kind) if kind else None
     if origin in (typing.Union, types.UnionType):
         several = [_accepts(part) for part in parts]
         if None in several:
@@ -208,7 +209,7 @@ def _accepts(hint: Any) -> Callable[[Any], bool] | None:
     if hint is None or hint is type(None):
         return lambda value: value is None
     if hint is int:
-        return lambda value: isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        return lambda value: type(value) is int or isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if hint is float:
         return lambda value: isinstance(value, numbers.Real) and not isinstance(value, bool) and value == value
     kind = origin or hint
@@ -229,11 +230,11 @@ def _accepts(hint: Any) -> Callable[[Any], bool] | None:
         outer = abc.Iterable if kind in (abc.Iterable, abc.Iterator) else abc.Collection
         inner = parts[:1] if len(parts) == 1 or parts[1:] == (...,) else ()
         return _members(outer, inner, lambda value: value)
-    return lambda value: isinstance(value, kind)
+    return lambda value: type(value) is kind or isinstance(value, kind)
 
 
-def _all(rules: Sequence[Callable[[Any], bool]], value: Any) -> bool:
-    return all(rule(value) for rule in rules)
+def _both(first: Callable[[Any], bool], second: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: first(value) and second(value)
 
 
 def _members(outer: type, parts: Sequence[Any], values: Callable[[Any], Iterable[Any]]) -> Callable[[Any], bool]:
