@@ -7,7 +7,7 @@ One round
     local/                                                  one client's local training
     methods/                                                what differs between algorithms: hooks around one loop
     engines/                                                where clients run: loop (reference), threads, stacked, ray
-    history, checkpoint, federation                         what a run remembers; saved runs; the loop
+    round, history, checkpoint, standing, federation        one round; what a run remembers; saved runs; the loop
 What the papers add
     batchnorm/, pretraining/, finetuning/, layerwise/,      methods and measures
     probes/                                                 lines, planes, mixtures, gradients, curvature

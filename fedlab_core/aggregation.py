@@ -21,8 +21,8 @@ def merge_untrained(
     """The next global values of all tensors that a method does not see.
 
     Running statistics, parameters that stay on the clients, and buffers on which clients disagree become weighted
-    means, over the clients that sent them; the last two are for evaluation only or are no business of any paper's.
-    Buffers on which all agree keep their bits.
+    means over the clients that sent them; the mean of what stays on the clients is for evaluation only. Buffers on
+    which all agree keep their bits.
 
     Args:
         start: the global model of this round; it has a part in the mean where weights add up to less than 1.

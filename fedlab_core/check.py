@@ -2,44 +2,19 @@
 
 import functools
 import inspect
-import itertools
 import math
 import numbers
 import types
 import typing
-from collections import abc
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, TypeVar
+
+from fedlab_core.hints import LARGEST, Within, accepting, passes, ranged, said
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True)
-class Within:
-    """Bounds of a number, in its annotation: `Annotated[int, Within(1)]`.
-
-    Attributes:
-        above: a bound that is not itself accepted.
-        nan: whether "not a number" is accepted too.
-    """
-
-    least: float | None = None
-    most: float | None = None
-    above: float | None = None
-    nan: bool = False
-
-    def __call__(self, value: Any) -> bool:
-        """Whether a number lies within the bounds."""
-        low, high, above = self.least, self.most, self.above
-        inside = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
-        return inside or (self.nan and value != value)
-
-
-LARGEST = 2**63 - 1
-Count = Annotated[int, Within(1, LARGEST)]
-"""How many there are of something, at least one."""
 Natural = Annotated[int, Within(0, LARGEST)]
 """0, 1, 2 and so on."""
 Client = Annotated[int, Within(-1, LARGEST)]
@@ -50,8 +25,6 @@ Depth = Annotated[int, Within(1, 1000)]
 """How many layers or blocks."""
 Many = Annotated[int, Within(0, 10**7)]
 """A count of things that are all in memory at once."""
-Share = Annotated[float, Within(0, 1)]
-"""A part of a whole."""
 Amount = Annotated[float, Within(0)]
 """A number that is not negative."""
 Measured = Annotated[float, Within(nan=True)]
@@ -69,10 +42,10 @@ def refuse(name: str, value: Any, accepted: str) -> ValueError:
 def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """A whole number within bounds; NumPy's count, True and False do not."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise refuse(name, value, _range("a whole number", least, most))
+        raise refuse(name, value, ranged("a whole number", least, most))
     plain = int(value)
     if (least is not None and plain < least) or (most is not None and plain > most):
-        raise refuse(name, value, _range("a whole number", least, most))
+        raise refuse(name, value, ranged("a whole number", least, most))
     return plain
 
 
@@ -84,7 +57,7 @@ def number(
     Args:
         above: a bound that is not itself accepted.
     """
-    accepted = _range("a number", least, most, above)
+    accepted = ranged("a number", least, most, above)
     if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
         raise refuse(name, value, accepted)
     plain = float(value)
@@ -124,11 +97,6 @@ def instance(name: str, value: Any, kind: type[T], accepted: str | None = None) 
     return value
 
 
-def _range(what: str, least: float | None, most: float | None, above: float | None = None) -> str:
-    bounds = [f"{sign} {bound}" for sign, bound in ((">=", least), (">", above), ("<=", most)) if bound is not None]
-    return " and ".join([f"{what} {bounds[0]}", *bounds[1:]]) if bounds else what
-
-
 def checked(thing: C) -> C:
     """Check what a function, or the constructor of a class, is called with against the types that it names.
 
@@ -137,20 +105,14 @@ def checked(thing: C) -> C:
     protocol stands for is not checked. The annotations are read at the first call.
     """
     function: Callable[..., Any] = thing.__init__ if isinstance(thing, type) else thing  # type: ignore[misc]
-    signature, rules = inspect.signature(function), dict[str, Callable[[str, Any], None] | None]()
-    order = list(signature.parameters)
+    guarded: Callable[..., Any] | None = None
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if not rules:
-            hints = annotations(function)
-            closed = (name for name in order if signature.parameters[name].kind not in _OPEN)
-            rules.update(dict.fromkeys(order) | {name: _rule(hints.get(name, Any)) for name in closed})
-        for name, value in (*zip(order, args, strict=False), *kwargs.items()):
-            rule = rules.get(name)
-            if rule is not None:
-                rule(name, value)
-        return function(*args, **kwargs)
+        nonlocal guarded
+        if guarded is None:
+            guarded = _guarded(function)
+        return guarded(*args, **kwargs)
 
     if isinstance(thing, type):
         thing.__init__ = call  # type: ignore[misc]
@@ -174,16 +136,43 @@ def annotations(function: Callable[..., Any]) -> dict[str, Any]:
     return typing.get_type_hints(read, plain.__globals__, include_extras=True)
 
 
-_OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_MANY = 16  # members of a list or mapping that are looked at
+_NAMED = inspect.Parameter.KEYWORD_ONLY
+_OPEN: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+
+
+def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function behind its checks, written out argument by argument: a round makes hundreds of such calls.
+
+    What an argument usually is passes by a comparison or two; anything else goes to its rule.
+    """
+    hints, parameters = annotations(function), inspect.signature(function).parameters.values()
+    known: dict[str, Any] = {"_call": function, "_type": type, "_is": isinstance, "_len": len, "_map": map}
+    head, lines, handed, kinds = list[str](), list[str](), list[str](), [one.kind for one in parameters]
+    for i, one in enumerate(parameters):
+        name, stars, default = one.name, _OPEN.get(one.kind, ""), "" if one.default is one.empty else f"_default{i}"
+        if one.kind is _NAMED and not {_NAMED, *_OPEN} & {*kinds[:i]}:
+            head.append("*")
+        head.append(stars + name + (default and f"={default}"))
+        if one.kind is inspect.Parameter.POSITIONAL_ONLY and kinds[i + 1 : i + 2] != [one.kind]:
+            head.append("/")
+        handed.append(f"{name}={name}" if one.kind is _NAMED else stars + name)
+        known |= {f"_default{i}": one.default, f"_rule{i}": None if stars else _rule(hints.get(name, Any))}
+        if known[f"_rule{i}"] is not None:
+            usual = f"{name} is {default} or " if default else ""
+            lines.append(f"    {usual}{passes(hints[name], name, f'_kind{i}', known)} or _rule{i}({name!r}, {name})")
+    source = [f"def _checked({', '.join(head)}):", *lines, f"    return _call({', '.join(handed)})"]
+    exec(compile("\n".join(source), f"<checks of {function.__qualname__}>", "exec"), known)
+    made = typing.cast(Callable[..., Any], known["_checked"])
+    made.__qualname__ = function.__qualname__
+    return made
 
 
 def _rule(hint: Any) -> Callable[[str, Any], None] | None:
     """How a value of an annotation is checked; None for what is not checked."""
-    accepts = _accepts(hint)
+    accepts = accepting(hint)
     if accepts is None:
         return None
-    wanted = _said(hint)
+    wanted = said(hint)
 
     def rule(name: str, value: Any) -> None:
         if not accepts(value):
@@ -191,80 +180,3 @@ def _rule(hint: Any) -> Callable[[str, Any], None] | None:
             raise refuse(name, value, f"{wanted}, at most 2**63 - 1" if large else wanted)
 
     return rule
-
-
-def _accepts(hint: Any) -> Callable[[Any], bool] | None:
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        bounds = [bound for bound in parts[1:] if isinstance(bound, Within)]
-        kind = _accepts(numbers.Real if any(bound.nan for bound in bounds) else parts[0])
-        return functools.reduce(_both, bounds, kind) if kind else None
-    if origin in (typing.Union, types.UnionType):
-        several = [_accepts(part) for part in parts]
-        if None in several:
-            return None
-        return lambda value: any(accepts(value) for accepts in several if accepts)
-    if origin is typing.Literal:
-        return lambda value: any(type(value) is type(part) and value == part for part in parts)
-    if hint is None or hint is type(None):
-        return lambda value: value is None
-    if hint is int:
-        return lambda value: type(value) is int or isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if hint is float:
-        return lambda value: isinstance(value, numbers.Real) and not isinstance(value, bool) and value == value
-    kind = origin or hint
-    if kind is abc.Callable:
-        return callable
-    if kind is Any or not isinstance(kind, type) or kind is object or getattr(kind, "_is_protocol", False):
-        return None
-    if issubclass(kind, abc.Mapping):
-        return _members(abc.Mapping, parts[-1:], lambda value: value.values())
-    if kind is tuple and parts and ... not in parts:
-        each = [_accepts(part) or (lambda value: True) for part in parts]
-        return lambda value: (
-            isinstance(value, tuple | list)
-            and len(value) == len(each)
-            and all(accepts(one) for accepts, one in zip(each, value, strict=True))
-        )
-    if issubclass(kind, abc.Iterable) and parts and kind.__module__ in ("builtins", "collections.abc"):
-        outer = abc.Iterable if kind in (abc.Iterable, abc.Iterator) else abc.Collection
-        inner = parts[:1] if len(parts) == 1 or parts[1:] == (...,) else ()
-        return _members(outer, inner, lambda value: value)
-    return lambda value: type(value) is kind or isinstance(value, kind)
-
-
-def _both(first: Callable[[Any], bool], second: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: first(value) and second(value)
-
-
-def _members(outer: type, parts: Sequence[Any], values: Callable[[Any], Iterable[Any]]) -> Callable[[Any], bool]:
-    inner = _accepts(parts[0]) if parts else None
-
-    def accepts(value: Any) -> bool:
-        if isinstance(value, str | bytes) or not isinstance(value, outer):
-            return False
-        if outer is abc.Collection and isinstance(value, abc.Mapping):
-            return False
-        if inner is None or not isinstance(value, list | tuple | abc.Mapping):
-            return True
-        return all(inner(one) for one in itertools.islice(values(value), _MANY))
-
-    return accepts
-
-
-def _said(hint: Any) -> str:
-    """An annotation in words."""
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        least, most, above = next((b.least, b.most, b.above) for b in parts[1:] if isinstance(b, Within))
-        return _range(_said(parts[0]), least, None if most == LARGEST else most, above)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(_said(part) for part in parts)
-    if origin is typing.Literal:
-        return ", ".join(map(repr, parts))
-    words = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
-    if hint in words:
-        return words[hint]
-    if isinstance(hint, type) and not parts:
-        return f"{'an' if hint.__name__[0] in 'AEIO' else 'a'} {hint.__name__}"
-    return str(hint).replace("collections.abc.", "").replace("fedlab_core.", "")

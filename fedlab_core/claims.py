@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from fedlab_core import files
+from fedlab_core.check import checked
 from fedlab_core.studies import coverage, headlines
 from fedlab_core.studies.claim import VERDICTS, Claim, Range
 from fedlab_core.studies.record import FIGURES, recorded
@@ -28,11 +30,13 @@ STUDIES = (
     "finetuning",
     "pretraining",
     "failing",
+    "attribution",
 )  # modules of fedlab_core.studies; each has CLAIMS, a dict from id to a function that makes the row
 WIDTH, INDENT = 118, " " * 13
 _MARKS = {"shown": "+", "refuted": "-", "undecided": "?", "not run": "."}
 
 
+@checked
 class ClaimTable:
     """Rows for reading: one line a claim as text, and in a notebook a table whose rows unfold.
 
@@ -54,11 +58,13 @@ class ClaimTable:
         return f"<table><tr>{head}</tr>{''.join(map(_html, self.rows))}</table>"
 
 
+@checked
 def table(*claims: Claim) -> ClaimTable:
     """The rows of some claims, to end a cell with."""
     return ClaimTable([claim.row() for claim in claims])
 
 
+@checked
 def recorded_table(*ids: str) -> ClaimTable:
     """Rows of `figures/claims.json`, the last `make claims` on record, for claims that take longer than a cell should.
 
@@ -71,6 +77,7 @@ def recorded_table(*ids: str) -> ClaimTable:
     return ClaimTable([rows[name] for name in ids])
 
 
+@checked
 def collect(only: str = "") -> Iterator[Claim]:
     """Every claim whose id begins with `only`, study by study; quick ones are computed now.
 
@@ -87,6 +94,7 @@ def collect(only: str = "") -> Iterator[Claim]:
         yield make()
 
 
+@checked
 def main(arguments: list[str] | None = None) -> int:
     """Command line: prints the table row by row, writes it as JSON, `docs/coverage.md`, and sentences of the README."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -104,7 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     kept = (recorded("claims", options.out.parent) or []) if options.only and options.out.name == "claims.json" else []
     rows = [new.pop(row["id"], row) for row in kept] + list(new.values())
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    files.write(options.out, f"{json.dumps(rows, indent=1, allow_nan=False)}\n".encode())
     if options.out == FIGURES / "claims.json":
         coverage.write()
         headlines.write()

@@ -6,13 +6,13 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from fedlab_core.check import Natural, checked
+from fedlab_core.memory import packed
 from fedlab_core.state import State, parameter_names, state_bytes
 
 MIB = 2**20
@@ -56,7 +56,7 @@ class Costs:
 def serialise(payload: State) -> bytes:
     """The payload as it would go over a wire (safetensors): 8 bytes of length, a JSON header, then the tensors'
     bytes."""
-    return safetensors.torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in payload.items()})
+    return packed({name: tensor.detach().cpu().contiguous() for name, tensor in payload.items()})
 
 
 @checked

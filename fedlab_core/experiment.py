@@ -18,6 +18,7 @@ from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.prepared import load_prepared
 from fedlab_core.federation import Federation
 from fedlab_core.finetuning.tuning import tune
+from fedlab_core.memory import fits
 from fedlab_core.methods import build_method
 from fedlab_core.models.build import Architecture
 from fedlab_core.partition import Partition, with_feature_skew
@@ -36,8 +37,8 @@ class Experiment:
 
     Attributes:
         dataset: a name for `load_dataset`, with `dataset_options`; "examples" among them takes a random subset of
-            that size, "scaling" says where models see the pixels: "standardised" (default), "unit" or "centred", see
-            `data.prepared.SCALINGS`.
+            that size, "validation" sets some of it aside, "scaling" says where models see the pixels: "standardised"
+            (default), "unit" or "centred", see `data.prepared.load_prepared`.
         partition: a key of `registry.PARTITIONS`, with `partition_options` such as `{"alpha": 0.3}`,
             `{"per_client": 2}` or, for any of them, `{"feature_skew": "rotation", "strength": 30}`.
         clients: number of clients; "natural" and "pooled" have their own.
@@ -47,6 +48,7 @@ class Experiment:
         start: what the model below its classifier has learnt before, a key of `pretraining.named.STARTS`.
         tuning: which of its parameters are trained, a key of `finetuning.tuning.TUNINGS`, most of them for a "vit"; the
             others stay at the clients as they are.
+        tuning_options: options of that way, such as `{"rank": 4}` of "lora".
 
     Names of one's own are registered with `registry.register`. Scalars of NumPy and torch become plain values at once.
 
@@ -67,6 +69,7 @@ class Experiment:
     settings: Settings = Settings()
     start: str = "random"
     tuning: str = "full"
+    tuning_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for own in fields(self):
@@ -93,9 +96,10 @@ class Experiment:
         known = [*list(inspect.signature(maker).parameters)[3:], "feature_skew", "strength"]
         if unknown := [option for option in options if option not in known]:
             raise ValueError(f"partition_options {unknown} do not fit {self.partition!r}, accepted: {known}")
-        made = maker(dataset, self.clients, generator(self.settings.seed, "partition"), **options)
-        if skew is not None:
-            made = with_feature_skew(made, skew, strength, generator(self.settings.seed, "feature skew"))
+        with fits(partition=self.partition, clients=self.clients, **options):
+            made = maker(dataset, self.clients, generator(self.settings.seed, "partition"), **options)
+            if skew is not None:
+                made = with_feature_skew(made, skew, strength, generator(self.settings.seed, "feature skew"))
         return made
 
     @property
@@ -173,8 +177,11 @@ class Experiment:
         return Federation.load(folder, data, self.make_partition(data), self._tuned(self.make_model(data)), **options)
 
     def _tuned(self, model: nn.Module) -> nn.Module:
+        """The model with what is trained of it chosen, and with layers of the method where it has some."""
         draws = generator(self.settings.seed, "tuning")
-        return model if self.tuning == "full" else tune(model, self.tuning, draws)
+        plain = self.tuning == "full" and not self.tuning_options
+        tuned = model if plain else tune(model, self.tuning, draws, **self.tuning_options)
+        return build_method(self.method, **self.method_options).fitted(tuned)
 
     def replace(self, **changes: Any) -> "Experiment":
         """A copy with other values; names of settings are passed on to the settings."""
@@ -188,6 +195,7 @@ class Experiment:
         return asdict(self)
 
     @classmethod
+    @checked
     def from_json(cls, data: Mapping[str, Any]) -> "Experiment":
         """The inverse of `to_json`."""
         return cls(**{**data, "settings": Settings(**data["settings"])})
@@ -199,7 +207,7 @@ class Experiment:
         for name, default in _ADDED_SETTINGS.items():  # unused, they leave the keys of earlier files as they are
             if plain["settings"][name] == default or (name == "channels_last" and not plain["settings"][name]):
                 del plain["settings"][name]
-        for name, unused in (("start", "random"), ("tuning", "full")):  # likewise
+        for name, unused in (("start", "random"), ("tuning", "full"), ("tuning_options", {})):  # likewise
             if plain[name] == unused:
                 del plain[name]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]

@@ -4,6 +4,7 @@ import copy
 import functools
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,13 +26,14 @@ from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.partition import Partition
 from fedlab_core.round import Rules, check_failures, never
 from fedlab_core.settings import Settings
+from fedlab_core.standing import Standing
 from fedlab_core.state import Roles, State, get_state, roles, set_state, tensors
 from fedlab_core.timeline import Snapshot, Timeline
 
 
 @checked_methods
 @checked
-class Federation:
+class Federation(Standing):
     """A federated run: data, who holds it, a model, settings and a method, and everything that has happened so far.
 
     Args:
@@ -49,8 +51,7 @@ class Federation:
         past: what has happened before, to go on from; settings, method, name and memory limit are then its own.
 
     Attributes:
-        past: everything that has happened, one value that never changes: a round is committed by putting the next in
-            its place.
+        past: everything that has happened, one value that never changes; a round puts the next in its place.
         model: the architecture with its initial weights; `trained_model` has the trained ones.
 
     Raises:
@@ -74,7 +75,7 @@ class Federation:
         dataset.split("test")  # raises where there is nothing to evaluate with
         check_partition(dataset, partition)
         check_tensors(model)
-        self.dataset, self.partition = dataset, partition
+        self.dataset, self.partition, self._asked = dataset, partition, never
         self._given = copy.deepcopy(model).to("cpu")
         self.model = copy.deepcopy(self._given)
         adapt_output(self.model, output)
@@ -82,8 +83,7 @@ class Federation:
         if past is None:
             segment = Segment(0, settings, method or FedAvg())
             first = self._begun(Snapshot(0, get_state(self.model), {}, {}).placed(settings), segment)
-            timeline = Timeline(int(memory_mib * 2**20)).added(first, pin=True)
-            past = Past(name, None, (segment,), (), timeline)
+            past = Past(name, None, (segment,), (), Timeline(int(memory_mib * 2**20)).added(first, pin=True))
         self._follow(past)
 
     def _follow(self, past: Past) -> None:
@@ -96,6 +96,7 @@ class Federation:
             self.traits = examine(self.model, self.dataset, self.partition, local, segment.method.asks_for_logits)
         self.roles = self._roles_of(segment)
         self.engine, self.past = get_engine(segment.settings.engine, segment.settings.cache_frozen), past
+        self._inside: weakref.WeakValueDictionary[int, Round] = weakref.WeakValueDictionary()
         self.engine.check(self.rules(segment.start + 1).work(segment.start + 1, past.now.server), segment.method)
 
     def _begun(self, snapshot: Snapshot, segment: Segment) -> Snapshot:
@@ -116,68 +117,9 @@ class Federation:
         return Rules(*parts, segment, self._roles_of(segment), self.traits, origin)
 
     @property
-    def local_names(self) -> frozenset[str]:
-        """Trained parameters and running statistics that never leave a client."""
-        return self.roles.local
-
-    @property
     def trained_names(self) -> list[str]:
         """Parameters that are trained, in the order of the state."""
         return list(self.roles.trained)
-
-    @property
-    def name(self) -> str:
-        """What the run is called in legends and files."""
-        return self.past.name
-
-    @property
-    def parent(self) -> tuple[str, int] | None:
-        """Name and round of the run that this one was forked from."""
-        return self.past.parent
-
-    @property
-    def segments(self) -> list[Segment]:
-        """Which settings and method the rounds follow."""
-        return list(self.past.segments)
-
-    @property
-    def settings(self) -> Settings:
-        """The settings of the next round."""
-        return self.past.segments[-1].settings
-
-    @property
-    def method(self) -> FedAvg:
-        """The method of the next round."""
-        return self.past.segments[-1].method
-
-    @property
-    def history(self) -> list[Record]:
-        """One record per round, from that of round 0 on."""
-        return list(self.past.records)
-
-    @property
-    def timeline(self) -> Timeline:
-        """The kept snapshots."""
-        return self.past.timeline
-
-    @property
-    def memory_mib(self) -> float:
-        """Limit of the kept snapshots."""
-        return self.timeline.limit / 2**20
-
-    @memory_mib.setter
-    def memory_mib(self, value: float) -> None:
-        self.past = replace(self.past, timeline=replace(self.timeline, limit=int(value * 2**20)))
-
-    @property
-    def round(self) -> int:
-        """Number of rounds done."""
-        return self.past.now.round
-
-    @property
-    def state(self) -> State:
-        """The global model: parameters and buffers by name."""
-        return self.past.now.state
 
     def rounds(
         self,
@@ -208,8 +150,7 @@ class Federation:
         if checkpoint is not None:
             self.save(checkpoint)  # what cannot be saved is said before the first round
         for _ in range(count):
-            began = time.perf_counter()
-            rules = self.rules(self.round + 1)
+            began, rules = time.perf_counter(), self.rules(self.round + 1)
             if (done := rules.advance(self.past.now, asked, progress)) is None:
                 return
             snapshot, inside = done
@@ -220,14 +161,14 @@ class Federation:
                 return
             record = replace(record, seconds=time.perf_counter() - began, engine=self.engine.name)
             self.past = self.past.after(record, snapshot)  # the whole round, in one step
+            self._inside[record.round] = inside  # for as long as the loop stands at it, or somebody holds it
             if checkpoint is not None:
                 self.save(checkpoint)
             yield record
 
     def run(self, count: Natural) -> "Federation":
         """Runs `count` rounds and returns the federation itself."""
-        for _ in self.rounds(count):
-            pass
+        list(self.rounds(count))
         return self
 
     def evaluate(self, state: State | None = None, split: str = "test", round: int | None = None) -> dict[str, float]:
@@ -239,17 +180,17 @@ class Federation:
     ) -> list[dict[str, float]]:
         """Loss and metrics of many states on the "train", "validation" or "test" split, see `evaluate`."""
         now = self._snapshot(round)
-        return self.rules(now.round + 1).measure(states, split, now)
+        return self.rules(now.round + 1).measure(states, split, now, self._asked)
 
     def state_at(self, round: int) -> State:
         """The global model after a round, replayed if its snapshot was thinned."""
         return self._snapshot(round).state
 
     def inside(self, round: int) -> Round:
-        """A round from the inside, with every client's model: replayed from its start, to the same bits."""
+        """A round from the inside, with every client's model; replayed to the same bits unless a loop stands at it."""
         if not 1 <= round <= self.round:
             raise ValueError(f"round={round}, accepted: 1 to {self.round}")
-        return self._replay(self._snapshot(round - 1))[1]
+        return self._inside.get(round) or self._replay(self._snapshot(round - 1))[1]
 
     def trained_model(self, round: int | None = None, client: int | None = None) -> nn.Module:
         """The model as an ordinary PyTorch module on the CPU, in evaluation mode, with the weights after a round.
@@ -294,6 +235,12 @@ class Federation:
         other._follow(self.past.forked(name, segment, first))
         return other
 
+    def heeding(self, stop: threading.Event) -> "Federation":
+        """The run for probes: replays and evaluations raise `Stopped` before their next step once `stop` is set."""
+        other = copy.copy(self)
+        other._asked = stop.is_set
+        return other
+
     def save(self, folder: str | Path, *, overwrite: bool = False) -> None:
         """Write the run into a folder of its own; see `checkpoint.write.write_run`, also for `overwrite`."""
         write_run(self.past, fingerprints(self.dataset, self.partition, self.model), folder, overwrite=overwrite)
@@ -319,7 +266,7 @@ class Federation:
         return snapshot
 
     def _replay(self, snapshot: Snapshot) -> tuple[Snapshot, Round]:
-        """The round after a snapshot once more; nothing stops it."""
-        done = self.rules(snapshot.round + 1).advance(snapshot)
-        assert done is not None
+        """The round after a snapshot once more."""
+        if (done := self.rules(snapshot.round + 1).advance(snapshot, self._asked)) is None:
+            raise Stopped
         return done

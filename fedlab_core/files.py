@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedlab_core.check import Depth, Natural, checked
+from fedlab_core.check import Depth, Natural, checked, refuse
 
 PART = r"\.[^/]+\.[0-9a-f]{32}\.part"
 """How a file that is being written is called: a regular expression."""
@@ -31,7 +31,7 @@ def published(path: Path) -> Iterator[Path]:
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with named(path):
+        with named(path, part):
             yield part
             os.replace(part, path)
     finally:
@@ -91,16 +91,35 @@ _FLAGS = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BI
 
 @checked
 @contextlib.contextmanager
-def named(path: Path) -> Iterator[None]:
-    """Let whatever the system says of a file name it: a full disk does not by itself."""
+def named(path: Path, part: Path | None = None) -> Iterator[None]:
+    """Let whatever the system says of a file name it: a full disk does not by itself, nor does a lack of memory.
+
+    Args:
+        part: another file that stands for it.
+    """
     try:
         yield
+    except MemoryError:
+        raise MemoryError(f"{path}: there is not enough memory") from None
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise ValueError(f"{path}: a link, accepted: a regular file") from error
-        if error.errno is None or error.filename is not None:
+        if error.errno is None or error.filename not in (None, part and str(part)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+@checked
+def expanded(name: str, path: str | Path) -> Path:
+    """A path with "~" replaced by the home folder.
+
+    Raises:
+        ValueError: there is no home folder; the message names the argument.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise refuse(name, str(path), "a path without ~, since there is no home folder") from None
 
 
 @checked

@@ -79,8 +79,19 @@ GLOSSARY: dict[str, str] = {
     "2021).",
     "FedTAN": "Clients exchange the mean and variance of every batch-norm layer in their first local step, so that "
     "gradients are those of all data together (Wang et al., arXiv 2301.02982).",
+    "FBN": "Batch normalisation with the server's statistics as constants within a round, so that all clients apply "
+    "one function (Guerraoui et al., arXiv 2405.14670).",
+    "HBN": "Batch normalisation with a learnt mix of the batch's and the server's statistics (Chen et al., arXiv "
+    "2505.21877).",
     "layer-wise": "Self-supervised training of one unit of the network after the other, so that clients compute and "
     "send less (Guo et al., arXiv 2309.05213).",
+    "LoRA": "Low-rank adaptation: a frozen weight matrix plus a trained product B A of two thin ones (Hu et al. 2022).",
+    "FedSA-LoRA": "LoRA whose A is averaged while every client keeps its own B, so that there is no single global "
+    "model (Guo et al., arXiv 2410.01463).",
+    "FLoRA": "LoRA whose stacked factors are sent to every client, which adds their exact mean to its weights and "
+    "begins with fresh ones (Wang et al., arXiv 2409.05976).",
+    "FedEx-LoRA": "LoRA whose factors are averaged, and what that misses of the mean update is sent as well "
+    "(Singhal et al., arXiv 2410.09432).",
     "median": "The server takes the median of the clients' models, coordinate by coordinate (Yin et al. 2018).",
     "trimmed mean": "The server leaves out the largest and smallest values of each coordinate and averages the rest "
     "(Yin et al. 2018).",

@@ -121,7 +121,7 @@ def rounds_to_target(history: Sequence[Record], target: float, metric: str = "te
 @checked
 @dataclass(frozen=True)
 class Segment:
-    """From the round after `start` on, a run follows these settings and this method; a fork begins a new segment."""
+    """Settings and method of the rounds after `start`; a fork begins a new segment."""
 
     start: Natural
     settings: Settings
@@ -249,11 +249,11 @@ class Past:
         return next(segment for segment in reversed(self.segments) if segment.start < round)
 
     def after(self, record: Record, snapshot: Snapshot) -> Past:
-        """With one more round."""
+        """The past with one more round."""
         return replace(self, records=(*self.records, record), timeline=self.timeline.added(snapshot))
 
     def until(self, snapshot: Snapshot) -> Past:
-        """Back at the end of an earlier round, whose snapshot is given."""
+        """The past up to the end of an earlier round, whose snapshot is given."""
         segments = tuple(s for s in self.segments if s.start <= snapshot.round)
         timeline = self.timeline.until(snapshot.round)
         if timeline.last.round < snapshot.round:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from fedlab_core import check
 from fedlab_core.data import arguments
 from fedlab_core.data.feature_skew import FeatureSkew, SkewKind
+from fedlab_core.data.shares import dirichlet_rows, raised_to
 
 _TRIES = 10  # Dirichlet draws before the smallest clients are topped up by hand
 
@@ -175,7 +176,7 @@ def dirichlet(labels: Tensor, clients: int, alpha: float, generator: torch.Gener
             break
     owner = torch.arange(clients).repeat(len(classes)).repeat_interleave(counts.flatten())
     sizes = counts.sum(0)
-    target = _raise_to(sizes, min_size)
+    target = raised_to(sizes, min_size)
     text = f"dirichlet(alpha={alpha:g})"
     if moved := int((target - sizes).clamp(min=0).sum()):
         shuffle = torch.randperm(n, generator=generator)  # so that a client gives away a sample of what it holds
@@ -205,7 +206,7 @@ def quantity(n: int, clients: int, generator: torch.Generator, sigma: float = 1.
     share = (sigma * torch.randn(clients, generator=generator, dtype=torch.float64)).softmax(0)
     cuts = (share.cumsum(0) * n).round().long()
     cuts[-1] = n
-    sizes = _raise_to(cuts.diff(prepend=cuts.new_zeros(1)), min_size)
+    sizes = raised_to(cuts.diff(prepend=cuts.new_zeros(1)), min_size)
     indices = torch.randperm(n, generator=generator)
     return Partition(indices, _offsets(sizes), _describe(f"quantity(sigma={sigma:g})", clients))
 
@@ -226,7 +227,7 @@ def natural(groups: Tensor | None, min_size: int = 1) -> Partition:
     if groups is None:
         raise ValueError("groups=None: this data set has no natural clients; choose another partition")
     groups = arguments.labels_of(groups, "groups")
-    min_size, n = check.whole("min_size", min_size, 1), len(groups)
+    min_size, n = check.whole("min_size", min_size, 1, check.LARGEST), len(groups)
     _, owner, sizes = groups.unique(return_inverse=True, return_counts=True)
     keep = sizes >= min_size
     clients, dropped = int(keep.sum()), int((~keep).sum())
@@ -250,20 +251,10 @@ def with_feature_skew(partition: Partition, kind: SkewKind, strength: float, gen
     Args:
         partition: who holds what; a transform it already has is replaced.
         kind: what differs between clients.
-        strength: "rotation": angle ~ U(-strength, strength) degrees, at most 180; "contrast": factor = exp(u),
-            u ~ U(-strength, strength); "noise": standard deviation ~ U(0, strength), 1.0 = full intensity range.
+        strength: see `FeatureSkew.drawn`, also for what is raised.
         generator: source of every draw.
-
-    Raises:
-        ValueError: unknown kind; strength negative, not finite or above 180 degrees.
     """
-    limit = {"rotation": 180.0, "contrast": math.inf, "noise": math.inf}
-    check.choice("kind", kind, limit)
-    check.number("strength", strength, 0, limit[kind])
-    u = torch.rand(len(partition), generator=generator)
-    parameters = u * strength if kind == "noise" else (2 * u - 1) * strength
-    seed = int(torch.randint(2**62, (1,), generator=generator))
-    skew = FeatureSkew(kind, parameters.exp() if kind == "contrast" else parameters, seed)
+    skew = FeatureSkew.drawn(kind, strength, len(partition), generator)
     return replace(partition, transform=skew, description=f"{partition.description}, {kind}({strength:g})")
 
 
@@ -304,27 +295,3 @@ def _offsets(sizes: Tensor) -> Tensor:
 def _by_owner(examples: Tensor, owner: Tensor, clients: int, description: str) -> Partition:
     order = owner.argsort(stable=True)
     return Partition(examples[order], _offsets(owner.bincount(minlength=clients)), description)
-
-
-@check.checked
-def dirichlet_rows(alpha: check.Amount, rows: check.Many, columns: check.Many, generator: torch.Generator) -> Tensor:
-    """float64 (rows, columns), each row ~ Dirichlet(alpha, ..., alpha): normalised gammas.
-
-    In logarithms, by gamma(a) = gamma(a + 1) * U^(1/a) (Marsaglia and Tsang 2000), so that no alpha underflows.
-    """
-    gamma = torch._standard_gamma(torch.full((rows, columns), alpha + 1.0, dtype=torch.float64), generator=generator)
-    u = 1 - torch.rand(rows, columns, generator=generator, dtype=torch.float64)
-    return (gamma.log() + u.log() / alpha).softmax(1)
-
-
-def _raise_to(sizes: Tensor, least: int) -> Tensor:
-    """Raise every size to `least` and keep the total: the largest are levelled down."""
-    missing = int((least - sizes).clamp(min=0).sum())
-    low, high = least, int(sizes.max())  # the lowest level that the top must give down to, by bisection
-    while low < high:
-        level = (low + high + 1) // 2
-        low, high = (level, high) if int((sizes - level).clamp(min=0).sum()) >= missing else (low, level - 1)
-    raised = sizes.clamp(min=least, max=max(low, least))
-    above = (sizes > low).nonzero().flatten()
-    raised[above[: int(sizes.sum() - raised.sum())]] += 1  # the rounding stays with the first of the largest
-    return raised

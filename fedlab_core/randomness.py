@@ -20,8 +20,7 @@ def generator(seed: int, purpose: str, *address: int) -> torch.Generator:
 
     Returns:
         A `torch.Generator` whose stream depends on all arguments and on nothing else: equal addresses give equal
-        streams,
-        different ones independent streams (the key is a BLAKE2b hash).
+        streams, different ones independent streams (the key is a BLAKE2b hash).
     """
     key = repr((int(seed), str(purpose), tuple(int(a) for a in address))).encode()
     number = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little", signed=True)

@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from fedlab_core import partition as partitions
 from fedlab_core.batchnorm.fedtan import FedTAN, UnionSGD
+from fedlab_core.batchnorm.hybrid import FBN, HBN
 from fedlab_core.batchnorm.split import label_blocks
 from fedlab_core.check import checked
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.load import LOADERS
+from fedlab_core.finetuning.lora import FedSALoRA, ResidualLoRA, StackedLoRA
 from fedlab_core.finetuning.tuning import TUNINGS, Tuning
 from fedlab_core.layerwise.method import LayerWise
 from fedlab_core.methods import METHODS
@@ -26,6 +28,7 @@ from fedlab_core.partition import Partition
 from fedlab_core.pretraining.named import OWN, STARTS
 
 METHODS.update(fedtan=FedTAN, union_sgd=UnionSGD, layer_wise=LayerWise)
+METHODS.update(hbn=HBN, fbn=FBN, fedsa_lora=FedSALoRA, flora=StackedLoRA, fedex_lora=ResidualLoRA)
 
 
 def _iid(data: Dataset, clients: int, draws: torch.Generator) -> Partition:

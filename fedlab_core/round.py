@@ -17,6 +17,7 @@ from fedlab_core.history import Record, Round, Segment
 from fedlab_core.local.cores import single_threaded
 from fedlab_core.local.fitness import Traits
 from fedlab_core.local.work import Engine, Task, Update, Work
+from fedlab_core.memory import fits
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.partition import Partition
 from fedlab_core.sampling import aggregation_weights, objective_shares
@@ -84,7 +85,7 @@ class Rules:
         """What a client starts the round after a snapshot with: what is sent, and what it has kept.
 
         Args:
-            stale: of what is sent, take what was sent to it the last time.
+            stale: begin with what was sent to the client the last time.
         """
         memory, local, origin = past.clients.get(client, {}), self.roles.local, self.origin
         state = {n: memory.get(n, origin[n]) if n in local else t for n, t in past.state.items()}
@@ -100,7 +101,7 @@ class Rules:
         Raises:
             Stopped: `stop()` was true before a batch.
         """
-        with single_threaded():
+        with single_threaded(), fits(split=split, engine=self.segment.settings.engine):
             work = self.work(now.round + 1, now.server, stop)
             results = self.segment.method.evaluate(self.engine, work, states, split)
         return [{f"{split}_{name}": value for name, value in result.items()} for result in results]
@@ -130,7 +131,7 @@ class Rules:
         if failures.lie == "labels_flipped" and failures.liars:
             liars = failures.lying(clients, settings.seed)
             work = replace(work, dataset=with_flipped_labels(self.dataset, self.partition, liars))
-        with single_threaded():
+        with single_threaded(), fits(batch_size=settings.batch_size, engine=settings.engine):
             updates = self._trained(work, tasks, failed["late"], past.state, stop, progress)
             if len(updates) < len(tasks):
                 return None
@@ -182,7 +183,7 @@ class Rules:
         return [updates[task.client] for task in tasks if task.client in updates]
 
     def _sent(self, round: int, task: Task, update: Update, failed: Mapping[str, Sequence[int]]) -> Update:
-        """What arrives of an update: of a client that lies its garbage, of one that is cut off nothing."""
+        """What arrives of an update: garbage from a client that lies, nothing from one that is cut off."""
         settings = self.segment.settings
         if update.client in failed["lied"]:
             own = self.seen(update.state), self.seen(task.state)

@@ -66,7 +66,7 @@ class Settings:
         mixed_precision: compute the products and convolutions of local training in bfloat16 (`torch.autocast`);
             weights, gradients, steps and evaluation stay float32.
         device: a torch device, "cpu" or "cuda".
-        engine: where clients run, see `fedlab_core.engines`.
+        engine: where clients run, see `fedlab_core.engines`; "auto" chooses, "loop" is the reference.
         failures: how clients fail, see `failures.Failures`; None: never.
     """
 
@@ -93,7 +93,7 @@ class Settings:
     channels_last: bool | None = None
     mixed_precision: bool = False
     device: str = "cpu"
-    engine: str = "loop"
+    engine: str = "auto"
     non_finite: str = "raise"
     cache_frozen: bool = False
     failures: Failures | None = None

@@ -161,7 +161,7 @@ def roles(model: nn.Module, batch_norm: str | None, kept: frozenset[str] = froze
 def mean_state(states: Sequence[State], weights: Sequence[float]) -> State:
     """Weighted sum of states, tensor by tensor.
 
-    Numbers of fewer than 32 bits are added up in float32; whole numbers are rounded.
+    Floats of fewer than 32 bits are added up in float32; means of whole numbers are rounded.
 
     Args:
         states: at least one, with equal names and shapes.

@@ -30,7 +30,7 @@ class Snapshot:
     clients: dict[int, State]
 
     def placed(self, settings: Settings) -> "Snapshot":
-        """Its tensors on the device of the settings, and in float64 if they say so."""
+        """The snapshot with its tensors on the device of the settings, and in float64 if they say so."""
 
         def place(state: State) -> State:
             wide = settings.double
@@ -69,7 +69,7 @@ class Timeline:
     most: int | None = None
 
     def added(self, snapshot: Snapshot, *, pin: bool = False) -> "Timeline":
-        """With a snapshot taken after all that are stored, or in place of one of the same round."""
+        """The timeline with one more snapshot, later than all others or in the place of one of the same round."""
         round, stride = snapshot.round, self.stride
         pinned = self._pinned | {round} if pin else self._pinned
         kept = {r: s for r, s in self._snapshots.items() if r != round and (r % stride == 0 or r in pinned)}
@@ -96,7 +96,7 @@ class Timeline:
         return sorted(self._snapshots)
 
     def until(self, round: int) -> "Timeline":
-        """With the snapshots up to `round` only."""
+        """The timeline with the snapshots up to `round` only."""
         kept = {r: s for r, s in self._snapshots.items() if r <= round}
         pinned = frozenset(r for r in self._pinned if r <= round)
         return replace(self, _snapshots=kept, _bytes={r: self._bytes[r] for r in kept}, _pinned=pinned)

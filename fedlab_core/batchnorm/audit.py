@@ -14,13 +14,15 @@ import torch
 from torch import nn
 
 from fedlab_core.batchnorm.fedtan import FedTAN
-from fedlab_core.batchnorm.hybrid import FBN, HBN, replaced, with_global_norms
-from fedlab_core.batchnorm.neighbours import reestimate
+from fedlab_core.batchnorm.hybrid import FBN, HBN, replaced
+from fedlab_core.batchnorm.neighbours import fixbn, reestimate
 from fedlab_core.check import Many, checked
 from fedlab_core.federation import Federation
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.models.layers import WSConv2d, WSLinear
 from fedlab_core.state import State, batch_norms, statistics_names
+
+FIXBN_FACTOR = 0.3  # of the learning rate, once FixBN freezes the statistics
 
 
 @checked
@@ -67,7 +69,7 @@ class Audit:
 
 
 @checked
-def audit(federation: Federation, rounds: Many = 10, fixbn_factor: float = 0.3) -> Audit:
+def audit(federation: Federation, rounds: Many = 10) -> Audit:
     """Runs every policy for buffers and affine parameters from where a federation began; it is left alone.
 
     A policy that a model does not go with, FedTAN and a model that cannot be traced for instance, has a row that says
@@ -76,7 +78,6 @@ def audit(federation: Federation, rounds: Many = 10, fixbn_factor: float = 0.3) 
     Args:
         federation: data, clients, model with batch norms, and settings; its method is replaced.
         rounds: of every run.
-        fixbn_factor: what FixBN multiplies the learning rate with when it freezes, after half of the rounds.
 
     Raises:
         ValueError: the model has no batch normalisation.
@@ -104,14 +105,8 @@ def audit(federation: Federation, rounds: Many = 10, fixbn_factor: float = 0.3) 
         except (ValueError, ArithmeticError) as error:
             rows.append(Row(policy, who, note=f"refused: {error}"))
 
-    def fixbn() -> Federation:
-        half = begin(evaluate_every=rounds).run(rounds // 2)
-        frozen = half.fork("FixBN", batch_norm="frozen", lr=first.lr * fixbn_factor)
-        return frozen.run(rounds - rounds // 2)
-
     def global_norms(method: FBN) -> Federation:
-        model = with_global_norms(federation.trained_model(0), mixed=isinstance(method, HBN))
-        return begin(method, model, batch_norm=None)
+        return begin(method, method.fitted(federation.trained_model(0)), batch_norm=None)
 
     standard, converted = with_standardised_weights(federation.trained_model(0))
     mine = "own statistics at every client"
@@ -119,7 +114,8 @@ def audit(federation: Federation, rounds: Many = 10, fixbn_factor: float = 0.3) 
     attempt("SiloBN", "Andreux 2020", lambda: silo, mine)
     attempt("FedBN", "Li 2021", lambda: begin(batch_norm="local").run(rounds), f"{mine}, and scale and offset")
     if rounds > 1:
-        attempt("FixBN", "Zhong 2023", fixbn, f"frozen after {rounds // 2} rounds")
+        half, lr = rounds // 2, first.lr * FIXBN_FACTOR
+        attempt("FixBN", "Zhong 2023", lambda: fixbn(begin(), rounds, half, lr), f"frozen after {half} rounds")
     attempt("FedTAN", "Wang 2023", lambda: begin(FedTAN()).run(rounds), "step 1 of each round is synchronised")
     attempt("HBN", "Chen 2025", lambda: global_norms(HBN()).run(rounds), "global and batch statistics, mixed")
     attempt("FBN", "Guerraoui 2024", lambda: global_norms(FBN()).run(rounds), "global statistics, as constants")

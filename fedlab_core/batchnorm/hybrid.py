@@ -124,6 +124,10 @@ class FBN(FedAvg):
     step: float = 0.1
     name = "FBN"
 
+    def fitted(self, model: nn.Module) -> nn.Module:
+        """The model with a `GlobalNorm` in place of every batch norm."""
+        return model if norms(model) else with_global_norms(model, mixed=isinstance(self, HBN))
+
     def check(self, model: nn.Module, dataset: Dataset, partition: Partition, settings: Settings) -> None:
         if not norms(model):
             raise ValueError("model: has no GlobalNorm, accepted: one from with_global_norms(model, mixed)")
@@ -140,7 +144,7 @@ class FBN(FedAvg):
         return collected(context.model), context.memory
 
     def upload(self, context: Context, end: State) -> State:
-        """Without the statistics that it received: they are the server's."""
+        """The client's model, less the statistics that it received: they are the server's."""
         own = {f"{name}.{kind}" for name in norms(context.model) for kind in ("mean", "variance")}
         return {name: context.start[name] if name in own else tensor for name, tensor in end.items()}
 

@@ -52,7 +52,7 @@ class Ledger:
 
     Attributes:
         exchanges: times that all clients waited for the server: 3 per batch-norm layer in FedTAN.
-        floats_up, floats_down: numbers sent and received by each client: 4 per channel in FedTAN.
+        floats_up, floats_down: values sent and received by each client: 4 per channel in FedTAN.
     """
 
     exchanges: Natural = 0

@@ -3,10 +3,12 @@
 import torch
 from torch import Tensor
 
+from fedlab_core.check import checked
 from fedlab_core.data import arguments
 from fedlab_core.partition import Partition
 
 
+@checked
 def label_blocks(labels: Tensor, clients: int, skew: float, generator: torch.Generator) -> Partition:
     """Equal clients; a share `skew` of each one's examples is a block of the examples in order of their labels, the
     rest IID.

@@ -19,10 +19,8 @@ from fedlab_core.timeline import Snapshot
 
 HEAD, LOCK = "run.json", "run.lock"
 MOST = 2**28  # bytes of a run.json; a real one has some thousands
-
-
 file_stat = operator.attrgetter("st_size", "st_mtime_ns")
-"""By what it is seen that a file may have changed."""
+"""What shows that a file may have changed: its size, and when it was last written."""
 
 
 @checked
@@ -73,6 +71,7 @@ def damaged_files(folder: Path, place: Place) -> set[str]:
 
 @checked
 def stored_files(place: Place) -> list[Stored]:
+    """The files that a folder's run still needs, without `run.json`."""
     needed = needed_memories(place.kept, place.dropped)
     states = [one.state for one in place.kept if one.round not in place.dropped]
     memories = [one.memories for one in place.kept if one.memories and one.round in needed]
@@ -96,6 +95,7 @@ def needed_memories(kept: Sequence[Kept], dropped: set[int]) -> set[int]:
 
 @checked
 def sha256(content: bytes) -> str:
+    """The checksum of a file, 64 hex digits."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -141,5 +141,5 @@ def read_journal_bytes(folder: Path, stored: Stored) -> bytes:
 
 @checked
 def place_key(folder: Path) -> str:
-    """Under which a run keeps what it knows of a folder."""
+    """The key under which a run keeps what it knows of a folder."""
     return str(folder.resolve())

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
@@ -34,6 +33,7 @@ from fedlab_core.checkpoint.place import (
     warn,
 )
 from fedlab_core.history import Past
+from fedlab_core.memory import fits, packed
 from fedlab_core.state import State
 from fedlab_core.timeline import Snapshot
 
@@ -192,11 +192,12 @@ def _store_snapshot(
 
 
 def _put(folder: Path, stem: str, tensors: State, seen: dict[str, tuple[int, int]]) -> Stored:
-    plain = {name: t.cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     try:
-        content = safetensors.torch.save(plain)
+        with fits(file=str(folder / stem)):
+            plain = {name: t.cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+            content = packed(plain)
     except (KeyError, ValueError, SafetensorError) as error:
-        kinds = sorted({str(t.dtype) for t in plain.values()})
+        kinds = sorted({str(t.dtype) for t in tensors.values()})
         raise ValueError(f"{folder / stem}: tensors of {kinds} cannot be saved ({error!r})") from error
     checksum = sha256(content)
     path = folder / f"{stem}-{checksum[:8]}.safetensors"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ def check_clients(n: Any, clients: Any, least: Any = 1, name: str = "min_size") 
     return n, clients
 
 
+@check.checked
 def check_generator(generator: Any) -> None:
     """Refuse what cannot be drawn from.
 
@@ -61,6 +63,19 @@ def check_cells(clients: check.Natural, num_classes: check.Natural) -> None:
             f"clients={clients}: a table of {clients} clients and num_classes={num_classes} is too large, "
             f"accepted: at most {max(1, MOST_CELLS // num_classes)} clients"
         )
+
+
+def part_of(name: str, size: float, n: int) -> int:
+    """How many of `n` training examples a share or a number of them is: at least one, and not all.
+
+    Raises:
+        ValueError: neither of these.
+    """
+    share = isinstance(size, Real) and 0 < size < 1
+    count = round(size * n) if share else size
+    if isinstance(size, bool) or not (isinstance(count, Integral) and 1 <= count < n):
+        raise ValueError(f"{name}={size!r}, accepted: a share of 0 to 1, or 1 to {n - 1} of {n} training examples")
+    return int(count)
 
 
 @check.checked
@@ -96,6 +111,7 @@ def whole_numbers(name: str, values: Any) -> Tensor:
     return tensor.to("cpu", torch.int64)
 
 
+@check.checked
 def describe(tensor: Tensor) -> str:
     """Type and shape, as in "float32 (60, 8)"."""
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

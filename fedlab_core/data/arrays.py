@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab_core.check import checked
 from fedlab_core.data.arguments import describe
 from fedlab_core.data.checks import check_kind, check_tensor
 from fedlab_core.data.measures import IGNORE
@@ -17,6 +18,7 @@ from fedlab_core.data.statistics import statistics
 MOST_CLASSES = 1_000_000  # more than that are no class indices but a mistake
 
 
+@checked
 def as_tensor(argument: str, values: Any) -> Tensor:
     """A dense tensor of uint8, int64, float32 or float64; arrays and lists are copied, tensors are shared.
 
@@ -62,6 +64,7 @@ def _from_numpy(argument: str, array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(array, order="C"))
 
 
+@checked
 def infer_kind(x: Tensor, y: Tensor, kind: str | None) -> str:
     """The kind of a data set, from the type and shape of its inputs if it is not given.
 
@@ -80,6 +83,7 @@ def infer_kind(x: Tensor, y: Tensor, kind: str | None) -> str:
     raise ValueError(f"kind=None: x={describe(x)} could be several things; give kind='image', 'text' or 'table'")
 
 
+@checked
 def as_inputs(argument: str, x: Tensor, kind: str) -> Tensor:
     """Inputs in the type and layout of a kind: images get a channel dimension in front of height and width, tables of
     whole numbers become float32, a vector becomes a table of one feature.
@@ -106,6 +110,7 @@ def as_inputs(argument: str, x: Tensor, kind: str) -> Tensor:
     return x
 
 
+@checked
 def as_targets(
     parts: Mapping[str, Any], classes: Sequence[str] | None
 ) -> tuple[dict[str, Tensor], tuple[str, ...] | None]:
@@ -138,6 +143,7 @@ def _numbers_or_words(argument: str, values: Any) -> Any:
     return array
 
 
+@checked
 def numbered_classes(tensors: Sequence[Tensor], first: int | None = 0) -> tuple[str, ...]:
     """Names "0", "1", ... for labels without names.
 
@@ -156,6 +162,7 @@ def numbered_classes(tensors: Sequence[Tensor], first: int | None = 0) -> tuple[
     return tuple(map(str, range(high + 1)))
 
 
+@checked
 def as_groups(parts: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Numbers 0, 1, ... for natural clients that are named by whole numbers or words, and their names in order."""
     arrays = {argument: _numbers_or_words(argument, part) for argument, part in parts.items() if part is not None}
@@ -171,6 +178,7 @@ def as_groups(parts: Mapping[str, Any]) -> tuple[dict[str, Tensor], tuple[str, .
     return {a: torch.from_numpy(part) for a, part in zip(arrays, split, strict=True)}, tuple(map(str, names.tolist()))
 
 
+@checked
 def fields(
     parts: Mapping[str, Sequence[Any]],
     classes: Sequence[str] | None,

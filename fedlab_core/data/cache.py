@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedlab_core import files
 from fedlab_core.check import checked
+from fedlab_core.memory import packed
 
 STALE = 24 * 3600  # seconds after which another process's unfinished file counts as abandoned
 
@@ -55,7 +56,7 @@ def write_images(folders: Iterable[Path], key: str, images: Images) -> None:
     pixels, mean, std = images
     tensors = {"pixels": pixels.contiguous()}
     tensors |= {name: torch.tensor(values, dtype=torch.float64) for name, values in (("mean", mean), ("std", std))}
-    _write(folders, f"{key}.safetensors", safetensors.torch.save(tensors | {"checksum": _checksum(key, tensors)}))
+    _write(folders, f"{key}.safetensors", packed(tensors | {"checksum": _checksum(key, tensors)}))
 
 
 def _checksum(key: str, tensors: dict[str, Tensor]) -> Tensor:
@@ -85,7 +86,7 @@ def write_index(folders: Iterable[Path], key: str, content: str) -> None:
 
 
 def _write(folders: Iterable[Path], name: str, content: bytes) -> None:
-    """Into the first folder that takes it."""
+    """Write a file into the first folder that takes it."""
     errors = []
     for folder in folders:
         try:

@@ -173,7 +173,7 @@ def check_groups(argument: str, part: str, groups: Tensor, names: Sequence[str])
 
 @check.checked
 def check_statistics(mean: Sequence[float], std: Sequence[float], entries: Natural, optional: bool) -> None:
-    """As many means and standard deviations as channels or features; finite, and no division by zero."""
+    """One finite mean and one positive standard deviation for each channel or feature."""
     lengths = {entries, 0} if optional else {entries}
     if len(mean) != len(std) or len(mean) not in lengths:
         accepted = f"{entries} entries each" + (" or none" if optional and entries else "")

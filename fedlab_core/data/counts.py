@@ -1,15 +1,18 @@
 """What a table of counts makes of a text: the reference that a model of the next character should be better than."""
 
+from typing import Annotated
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fedlab_core.check import checked
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.measures import IGNORE
+from fedlab_core.hints import Within
 
 
 @checked
-def table_bits(data: Dataset, order: int) -> float:
+def table_bits(data: Dataset, order: Annotated[int, Within(0, 16)]) -> float:
     """Bits per test character of a table of how often each character followed the `order` before it in training.
 
     Order 1 is a bigram table, 2 a trigram table. Witten and Bell (1991) smooth it: with n and d the numbers of

@@ -7,14 +7,14 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from numbers import Integral, Real
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from fedlab_core.check import checked, whole
+from fedlab_core.check import checked, choice, whole
 from fedlab_core.data import checks
+from fedlab_core.data.arguments import part_of
 from fedlab_core.data.arrays import fields
 from fedlab_core.data.examples import read_examples
 from fedlab_core.data.measures import LOSSES, Measure, absolute_error, accuracy, constants
@@ -36,8 +36,7 @@ class Dataset:
             floating (n, features) or (n, ..., features).
         y: int64 (n,) class indices; for text also int64 (n, T), the next character, -100 where padded; with a loss of
             one's own also floating (n,) or (n, ...).
-        test_x: as `x`.
-        test_y: as `y`.
+        test_x, test_y: as `x` and `y`.
         classes: class names; for text the vocabulary, index = id; empty for regression.
         mean: per channel, of the training images / 255, or per feature; floating data may have none and are then read
             as they are; empty for text.
@@ -46,8 +45,7 @@ class Dataset:
         group_names: one name per natural client.
         notes: one line: the source, and what to say beside a number.
         test_groups: int64 (test n,), the natural client of each test example, or None.
-        validation_x: as `x`, or None: examples to choose settings by, see `with_validation`.
-        validation_y: as `y`, or None.
+        validation_x, validation_y: likewise, or None: examples to choose settings by, see `with_validation`.
         loss: None for cross-entropy over `classes` with -100 as padding; or a function `(outputs, targets) -> losses
             (n,)`, one per example, whose mean is minimised; or "mse", which becomes `measures.squared_error`.
         metrics: by name, functions `(outputs, targets) -> values (n,)` whose mean over a split is reported; by default
@@ -108,6 +106,7 @@ class Dataset:
             checks.check_values(self, before, part, x, y, groups)
 
     @classmethod
+    @checked
     def from_arrays(
         cls,
         x: Any,
@@ -195,8 +194,7 @@ class Dataset:
         Raises:
             ValueError: an unknown name, or a split without examples.
         """
-        if name not in PARTS:
-            raise ValueError(f"split={name!r}, accepted: {', '.join(PARTS)}")
+        choice("split", name, PARTS)
         x, y = (getattr(self, f"{PARTS[name][0]}{field}") for field in "xy")
         if x is None or not len(x):
             remedy = "; make one with dataset.with_validation(0.1)" if name == "validation" else ""
@@ -216,21 +214,16 @@ class Dataset:
         n, seed = len(self.x), whole("seed", seed)
         if self.validation_x is not None and len(self.validation_x):
             raise ValueError(f"{self.name} has {len(self.validation_x)} validation examples already")
-        share = isinstance(size, Real) and 0 < size < 1
-        count = round(size * n) if share else size
-        if isinstance(size, bool) or not (isinstance(count, Integral) and 1 <= count < n):
-            raise ValueError(f"size={size!r}, accepted: a share of 0 to 1, or 1 to {n - 1} of {n} training examples")
+        count = part_of("size", size, n)
         order = torch.randperm(n, generator=generator(seed, "validation")).to(self.x.device)
-        held, kept = order[: int(count)].sort().values, order[int(count) :].sort().values
-        return dataclasses.replace(
-            self,
-            x=self.x[kept],
-            y=self.y[kept],
-            groups=None if self.groups is None else self.groups[kept],
-            validation_x=self.x[held],
-            validation_y=self.y[held],
-            notes=f"{self.notes}; {len(held)} of {n} training examples for validation (seed {seed})",
-        )
+        held, kept = order[:count].sort().values, order[count:].sort().values
+        notes = f"{self.notes}; {len(held)} of {n} training examples for validation (seed {seed})"
+        return self._keeping(kept, validation_x=self.x[held], validation_y=self.y[held], notes=notes)
+
+    def _keeping(self, train: Tensor, **changes: Any) -> Dataset:
+        """A copy with some of the training examples, by their positions, and other changes."""
+        groups = None if self.groups is None else self.groups[train]
+        return dataclasses.replace(self, x=self.x[train], y=self.y[train], groups=groups, **changes)
 
     @property
     def num_classes(self) -> int:
@@ -249,8 +242,7 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """First 16 hex digits of the SHA-256 of the shapes and bytes of x, y, test_x and test_y, and of the validation
-        part if there is one."""
+        """First 16 hex digits of the SHA-256 of shapes and bytes of x, y, test_x, test_y and any validation part."""
         digest = hashlib.sha256()
         tensors = [self.x, self.y, self.test_x, self.test_y]
         if self.validation_x is not None and self.validation_y is not None and len(self.validation_x):
@@ -293,36 +285,16 @@ class Dataset:
             want = have if want is None else whole(argument, want, 1, have)
             chosen.append(torch.randperm(have, generator=generator(seed, "subset", part))[:want].sort().values)
         train, test = chosen
-        return dataclasses.replace(
-            self,
-            x=self.x[train],
-            y=self.y[train],
-            test_x=self.test_x[test],
-            test_y=self.test_y[test],
-            groups=None if self.groups is None else self.groups[train],
-            test_groups=None if self.test_groups is None else self.test_groups[test],
-            notes=f"{self.notes}; {len(train)} of {len(self.x)} training examples (seed {seed})",
-        )
-
-    def summary(self) -> dict[str, object]:
-        """One row of a table of data sets: plain values, ready for a pandas frame."""
-        return {
-            "name": self.name,
-            "train": len(self.x),
-            "validation": 0 if self.validation_x is None else len(self.validation_x),
-            "test": len(self.test_x),
-            "input": "x".join(map(str, self.input_shape)),
-            "classes": self.num_classes,
-            "natural clients": len(self.group_names) or None,
-            "fingerprint": self.fingerprint,
-            "notes": self.notes,
-        }
+        own = {name: getattr(self, name) for name in ("test_x", "test_y", "test_groups")}
+        own = {name: None if tensor is None else tensor[test] for name, tensor in own.items()}
+        notes = f"{self.notes}; {len(train)} of {len(self.x)} training examples (seed {seed})"
+        return self._keeping(train, notes=notes, **own)
 
     def __repr__(self) -> str:
         unit = {"image": "pixels", "text": "characters", "table": "features"}[self.kind]
         what = f"{'x'.join(map(str, self.input_shape))} {unit}"
         clients = f", {len(self.group_names)} natural clients" if self.group_names else ""
         held = "" if self.validation_x is None else f" / {len(self.validation_x)} validation"
-        counts = f"{len(self.x)} train{held} / {len(self.test_x)} test"
         targets = f"{self.num_classes} classes" if self.classes else f"{self.outputs} target values"
-        return f"Dataset({self.name}: {counts}, {what}, {targets}{clients}; {self.notes})"
+        parts = f"{len(self.x)} train{held} / {len(self.test_x)} test, {what}, {targets}{clients}"
+        return f"Dataset({self.name}: {parts}; {self.notes})"

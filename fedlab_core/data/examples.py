@@ -10,12 +10,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from fedlab_core.check import checked
+
 INPUTS = ("x", "image", "img", "pixel_values", "features", "input_ids", "inputs", "input")
 TARGETS = ("y", "label", "labels", "fine_label", "target", "targets")
 
 Columns = tuple[str | Sequence[str], str]
 
 
+@checked
 def read_examples(
     argument: str, source: Any, columns: Columns | None = None
 ) -> tuple[Any, Any, tuple[str, ...] | None]:
@@ -43,6 +46,7 @@ def read_examples(
     return stack(argument, x), y, _class_names(source)
 
 
+@checked
 def stack(argument: str, items: Sequence[Any]) -> Any:
     """Items as one array or tensor, Pillow's images as uint8 (n, channels, height, width).
 

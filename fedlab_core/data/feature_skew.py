@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedlab_core.check import checked
+from fedlab_core.check import checked, choice, number
 from fedlab_core.randomness import generator as addressed
 
 SkewKind = Literal["rotation", "contrast", "noise"]
@@ -34,6 +34,26 @@ class FeatureSkew:
     def __post_init__(self) -> None:
         if self.kind not in get_args(SkewKind):
             raise ValueError(f"kind={self.kind!r}, accepted: {', '.join(map(repr, get_args(SkewKind)))}")
+
+    @classmethod
+    def drawn(cls, kind: SkewKind, strength: float, clients: int, generator: torch.Generator) -> "FeatureSkew":
+        """A transform for each of some clients.
+
+        Args:
+            strength: "rotation": angle ~ U(-strength, strength) degrees, at most 180; "contrast": factor = exp(u),
+                u ~ U(-strength, strength); "noise": standard deviation ~ U(0, strength), 1.0 = full intensity range.
+            generator: source of every draw.
+
+        Raises:
+            ValueError: unknown kind; strength negative, not finite or above 180 degrees.
+        """
+        limit = {"rotation": 180.0, "contrast": math.inf, "noise": math.inf}
+        choice("kind", kind, limit)
+        number("strength", strength, 0, limit[kind])
+        u = torch.rand(clients, generator=generator)
+        parameters = u * strength if kind == "noise" else (2 * u - 1) * strength
+        seed = int(torch.randint(2**62, (1,), generator=generator))
+        return cls(kind, parameters.exp() if kind == "contrast" else parameters, seed)
 
     def apply(self, x: Tensor, client: int, generator: torch.Generator | None = None) -> Tensor:
         """What `client` sees instead of the images x (batch, channels, height, width).

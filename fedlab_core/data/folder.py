@@ -11,14 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import numpy as np
 import PIL
 import torch
 from PIL import Image, ImageOps
 
-from fedlab_core import check
+from fedlab_core import check, files
 from fedlab_core.data import cache
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.statistics import channel_statistics, stratified_split
@@ -36,6 +36,7 @@ R = TypeVar("R")
 Entry = tuple[Path, tuple[int, int, int], int]  # file, (size, mtime, ctime), label
 
 
+@check.checked
 @dataclass(frozen=True)
 class Listing:
     """What lies in an image folder: training files first, then those for validation, then those for testing.
@@ -55,8 +56,14 @@ class Listing:
     notes: str
 
 
+@check.checked
 def image_folder(
-    root: Path, path: str, size: int | None = None, channels: int | None = None, seed: int = 0, name: str | None = None
+    root: Path,
+    path: str,
+    size: Annotated[int, check.Within(1, LARGEST)] | None = None,
+    channels: int | None = None,
+    seed: int = 0,
+    name: str | None = None,
 ) -> Dataset:
     """Images of one directory per class, decoded once and kept in a cache.
 
@@ -82,12 +89,11 @@ def image_folder(
         ValueError: an option out of range; no class, a class without images, a class in test/ or val/ that train/
             lacks; an empty, corrupt, huge or 16-bit image; a link to outside of the folder. Each is named.
     """
-    size = None if size is None else check.whole("size", size, 1, LARGEST)
     if channels not in (None, 1, 3):
         raise ValueError(f"channels={channels!r}, accepted: 1 (grey), 3 (colour) or None")
     if not path:
         raise ValueError(f"folder: needs a path, as in folder:photos, with {LAYOUT}")
-    started, folder = time.time_ns(), root / Path(path).expanduser()
+    started, folder = time.time_ns(), root / files.expanded("path", path)
     listing = _scan(folder, check.whole("seed", seed))
     folders = cache.cache_folders(root)
     key = _digest("stat 2", size, channels, listing.train, *zip(map(str, listing.files), listing.stats, strict=True))

@@ -1,4 +1,4 @@
-"""From a name to a `Dataset`."""
+"""Loading a `Dataset` by its name."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fedlab_core import check
+from fedlab_core import check, files
 from fedlab_core.about import INSTALLED, ROOT
 from fedlab_core.data import builtin, text, vision
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.folder import image_folder
 from fedlab_core.data.scenes import scenes
+from fedlab_core.memory import fits
 
 LOADERS = {
     "digits": builtin.digits,
@@ -37,7 +38,7 @@ def data_root(root: str | Path | None = None) -> Path:
     """
     if root is None:
         root = os.environ.get("FEDLAB_DATA") or ("~/.cache/fedlab_core" if INSTALLED else ROOT / "data")
-    return Path(root).expanduser().absolute()
+    return files.expanded("root", root).absolute()
 
 
 def dataset_names() -> tuple[str, ...]:
@@ -45,6 +46,7 @@ def dataset_names() -> tuple[str, ...]:
     return tuple(LOADERS)
 
 
+@check.checked
 def missing_data(name: str, root: str | Path | None = None) -> str:
     """What a data set lacks before it loads without a download: "" for nothing, else a sentence saying what goes where.
 
@@ -61,7 +63,7 @@ def missing_data(name: str, root: str | Path | None = None) -> str:
     if name.startswith("text:"):
         return text.missing_text(path, name.removeprefix("text:"))
     if isinstance(loader, partial):
-        folder = path / Path(loader.keywords["path"]).expanduser()
+        folder = path / files.expanded("path", loader.keywords["path"])
         return "" if folder.is_dir() else f"{name} needs the image folder {folder} (or set $FEDLAB_DATA to its parent)"
     return ""
 
@@ -94,8 +96,9 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
             raise ValueError(f"{name} has no option {option!r}; it takes {', '.join(known) or 'none'}")
     if "root" in parameters:
         options["root"] = data_root(root)
-    dataset: Dataset = loader(**options)  # a partial's own keywords give way
-    dataset.check()
+    with fits(dataset=name, **options):
+        dataset: Dataset = loader(**options)  # a partial's own keywords give way
+        dataset.check()
     return dataset
 
 

@@ -54,6 +54,7 @@ def _difference(outputs: Tensor, targets: Tensor) -> Tensor:
 LOSSES: dict[str, Measure] = {"mse": squared_error}
 
 
+@checked
 @functools.lru_cache(maxsize=16)
 def constants(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """A tensor of a data set's mean or standard deviations, made once."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from fedlab_core import files
 from fedlab_core.check import Many, checked
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.load import LOADERS, data_root, load_dataset
@@ -35,8 +36,9 @@ def load_prepared(name: str, root: str | Path | None = None, options: Mapping[st
         name, root: see `load_dataset`.
         options: of the data set; besides these "scaling" is a key of `SCALINGS` ("standardise": False is how earlier
             files say "unit"), and in this order "first" takes that many training examples of each class, "tests" the
-            first test examples, "pixels" averages larger images down to that height and width, and "examples" takes a
-            random subset of the training examples of that size.
+            first test examples, "pixels" averages larger images down to that height and width, "examples" takes a
+            random subset of the training examples of that size, and "validation" sets that share or number of them
+            aside, see `Dataset.with_validation`.
 
     Raises:
         ValueError: an unknown scaling, or one of a data set that has no pixels; and as `load_dataset`.
@@ -57,7 +59,7 @@ def _kept(name: str, loader: Any, root: Path, options: str, stamp: int) -> Datas
 
 def _prepared(name: str, root: Path, options: str) -> Dataset:
     chosen = json.loads(options)
-    examples = chosen.pop("examples", None)
+    examples, aside = chosen.pop("examples", None), chosen.pop("validation", None)
     scaling, first, tests, pixels = (chosen.pop(option, None) for option in ("scaling", "first", "tests", "pixels"))
     if not chosen.pop("standardise", True):
         scaling = scaling or "unit"
@@ -75,7 +77,8 @@ def _prepared(name: str, root: Path, options: str) -> Dataset:
             raise ValueError(f"scaling={scaling!r}: {name} has no pixels, accepted: none")
         channels = len(dataset.mean)
         dataset = replace(dataset, mean=(0.5 * (scaling == "centred"),) * channels, std=(1.0,) * channels)
-    return dataset if examples is None else dataset.subset(examples)
+    dataset = dataset if examples is None else dataset.subset(examples)
+    return dataset if aside is None else dataset.with_validation(aside)
 
 
 @checked
@@ -86,6 +89,7 @@ def first_of_each_class(data: Dataset, count: Many) -> Dataset:
     return replace(data, x=data.x[chosen], y=data.y[chosen], groups=None, group_names=(), notes=notes)
 
 
+@checked
 def averaged(data: Dataset, pixels: int) -> Dataset:
     """The data with its images averaged down over squares, and standardised anew.
 
@@ -108,13 +112,13 @@ def averaged(data: Dataset, pixels: int) -> Dataset:
 def _stamps(name: str, root: Path) -> Iterator[tuple[str, int, int, int]]:
     """(path, bytes, time of change, time of the entry's change) of every file that the data set may be read from."""
     if name.startswith(("folder:", "text:")):
-        places = [root / Path(name.partition(":")[2]).expanduser()]
+        places = [root / files.expanded("dataset", name.partition(":")[2])]
     elif name in SOURCES:
         places = [root / SOURCES[name][1], root / name]
     else:
         places = list(root.glob(f"*{name}*"))
-    files = [str(place) for place in places if place.is_file()]
-    files += [os.path.join(at, file) for place in places for at, _, names in os.walk(place) for file in names]
-    for file in files:
+    found = [str(place) for place in places if place.is_file()]
+    found += [os.path.join(at, file) for place in places for at, _, names in os.walk(place) for file in names]
+    for file in found:
         stat = os.stat(file)
         yield file, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns

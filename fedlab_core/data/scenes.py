@@ -61,8 +61,9 @@ class Scenes:
         ]
 
 
+@check.checked
 def class_names(split: str) -> tuple[str, ...]:
-    """Such as "striped ring", one per class of a split, which is a key of `SPLITS`."""
+    """One name per class of a split (a key of `SPLITS`), such as "striped ring"."""
     return tuple(f"{TEXTURES[t]} {SHAPES[s]}" for s, t in _pairs(split))
 
 
@@ -92,7 +93,8 @@ def draw_scenes(shape: Tensor, texture: Tensor, draws: torch.Generator) -> Scene
     return Scenes(torch.cat(parts) if parts else torch.empty(0, 3, SIZE, SIZE).byte(), shape, texture, colour)
 
 
-def split_scenes(split: str, n: int, draws: torch.Generator) -> tuple[Scenes, Tensor]:
+@check.checked
+def split_scenes(split: str, n: check.Many, draws: torch.Generator) -> tuple[Scenes, Tensor]:
     """`n` pictures of a split's classes, which come in turn (0, 1, ..., 0, ...), and their labels int64 (n,).
 
     Raises:

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of training examples, and a split that keeps every class's share."""
+"""Mean and standard deviation of training examples, and draws that go class by class."""
 
 from __future__ import annotations
 
@@ -51,6 +51,17 @@ def stratified_split(y: Tensor, per_class: Tensor, draw: torch.Generator) -> tup
     rank = torch.arange(len(y)) - (counts.cumsum(0) - counts)[y[order]]
     test = rank < per_class[y[order]]
     return order[~test].sort().values, order[test].sort().values
+
+
+@checked
+def some_of_each(labels: Tensor, count: Many, draws: torch.Generator) -> Tensor:
+    """Sorted positions of at most `count` random examples of each class; those of a smaller count are among them.
+
+    Args:
+        labels: int64 (n,).
+    """
+    order = torch.randperm(len(labels), generator=draws)
+    return torch.cat([order[labels[order] == c][:count] for c in labels.unique()]).sort().values
 
 
 @checked

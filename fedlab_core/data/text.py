@@ -23,7 +23,8 @@ LARGEST = 100_000_000  # bytes of a text file: an example's characters are kept 
 SHAKESPEARE_FILES = ("tinyshakespeare.txt", "shakespeare.txt")
 
 
-def python_docs(length: int = 80) -> Dataset:
+@check.checked
+def python_docs(length: Many = 80) -> Dataset:
     """The reference text inside Python (`pydoc_data.topics`), one client per topic, copied topics left out.
 
     Some topics repeat larger ones almost whole, which would put one client's test text into another's training text:
@@ -48,7 +49,8 @@ def python_docs(length: int = 80) -> Dataset:
     return _dataset("python_docs", clients, length, notes)
 
 
-def shakespeare(root: Path, length: int = 80) -> Dataset:
+@check.checked
+def shakespeare(root: Path, length: Many = 80) -> Dataset:
     """Plays in a text file of the data root, one client per speaking role with at least two lines.
 
     A speech is a paragraph whose first line is the role's name and a colon; a paragraph without one continues the
@@ -74,7 +76,8 @@ def shakespeare(root: Path, length: int = 80) -> Dataset:
     return _dataset("shakespeare", clients, length, notes)
 
 
-def text_file(root: Path, path: str, length: int = 80, clients: str | None = None, name: str | None = None) -> Dataset:
+@check.checked
+def text_file(root: Path, path: str, length: Many = 80, clients: str | None = None, name: str | None = None) -> Dataset:
     """A text file of one's own for next-character prediction, one client per chapter or paragraph.
 
     A chapter begins with a heading: a line that starts with "#", or with a word such as "Chapter", "Part" or "Act" and
@@ -95,7 +98,7 @@ def text_file(root: Path, path: str, length: int = 80, clients: str | None = Non
     """
     if clients not in (None, "chapters", "paragraphs"):
         raise ValueError(f"clients={clients!r}, accepted: None, 'chapters' or 'paragraphs'")
-    place = root / Path(path).expanduser()
+    place = root / files.expanded("path", path)
     if not path or not place.exists():
         raise FileNotFoundError(missing_text(root, path))
     text = _read(place)
@@ -118,7 +121,7 @@ def text_file(root: Path, path: str, length: int = 80, clients: str | None = Non
 @check.checked
 def missing_text(root: Path, path: str) -> str:
     """Empty if the file is there, else the sentence that says what goes where."""
-    place = root / Path(path).expanduser()
+    place = root / files.expanded("path", path)
     if path and place.is_file():
         return ""
     return f"text: needs a text file, as in text:book.txt: put it at {place} (or set $FEDLAB_DATA to its folder)"

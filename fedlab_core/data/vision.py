@@ -47,16 +47,19 @@ AGAIN = "delete it to download it again, or replace it"
 TIMEOUT = 30  # seconds without a byte before a download counts as failed
 
 
+@checked
 def mnist(root: Path, download: bool = True) -> Dataset:
     """MNIST: 60,000 / 10,000 handwritten digits, 1 x 28 x 28. Errors as in `_idx`."""
     return _idx("mnist", root, download, tuple("0123456789"))
 
 
+@checked
 def fashion_mnist(root: Path, download: bool = True) -> Dataset:
     """Fashion-MNIST: 60,000 / 10,000 articles of clothing, 1 x 28 x 28. Errors as in `_idx`."""
     return _idx("fashion_mnist", root, download)
 
 
+@checked
 def cifar10(root: Path, download: bool = True) -> Dataset:
     """CIFAR-10: 50,000 / 10,000 photos of 10 classes, 3 x 32 x 32. Errors as in `_cifar` and `image_folder`.
 
@@ -69,6 +72,7 @@ def cifar10(root: Path, download: bool = True) -> Dataset:
     return _cifar("cifar10", root, download)
 
 
+@checked
 def cifar100(root: Path, download: bool = True) -> Dataset:
     """CIFAR-100: 50,000 / 10,000 photos of 100 fine classes, 3 x 32 x 32. Errors as in `_cifar`."""
     return _cifar("cifar100", root, download)
@@ -173,7 +177,7 @@ def _found(name: str, root: Path, download: bool) -> Any:
 
 
 def _dataset(name: str, images: list[Tensor], labels: list[Tensor], classes: tuple[str, ...], notes: str) -> Dataset:
-    """From uint8 (n, channels, height, width) and int64 (n,) of the training and the test part."""
+    """A data set from images, uint8 (n, channels, height, width), and labels, int64 (n,), of both parts."""
     (x, test_x), (y, test_y) = images, labels
     for part in labels:
         if len(part) and not 0 <= int(part.min()) <= int(part.max()) < len(classes):

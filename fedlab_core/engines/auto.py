@@ -9,8 +9,8 @@ from torch import nn
 
 from fedlab_core.check import checked
 from fedlab_core.engines.loop import LoopEngine
-from fedlab_core.engines.stacked.engine import StackedEngine, forward_operations, work_obstacle
-from fedlab_core.engines.stacked.modules import is_dense, obstacle
+from fedlab_core.engines.stacked.engine import StackedEngine, forward_operations
+from fedlab_core.engines.stacked.stack import is_dense, obstacle, work_obstacle
 from fedlab_core.engines.threads import ThreadsEngine
 from fedlab_core.local.work import Engine, LocalMethod, Task, Update, Work
 from fedlab_core.methods.fedavg import FedAvg

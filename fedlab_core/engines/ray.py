@@ -140,25 +140,37 @@ def connect(address: str | None = None) -> None:
     and reached from this machine only.
 
     Raises:
-        ConnectionError: nothing at the address answers as a cluster of Ray, within 20 s.
+        ConnectionError: nothing at the address answers as a cluster of Ray, within 20 s; or none could be started here
+            in two tries, as on a machine that is very busy.
     """
-    global _started_here
     ray = _ray(address)
     if ray.is_initialized():
         return
     found = address or os.environ.get("RAY_ADDRESS")
-    if found in (None, "local"):
-        _started_here = True  # also where Ctrl-C comes while it starts
+    if found is None or found == "local":
         try:
-            with _loopback(), _ctrl_c_afterwards():
-                ray.init("local", log_to_driver=False, logging_level="error", include_dashboard=False)
-        except BaseException:
-            disconnect()
-            raise
+            _start(ray)
+        except Exception:  # a busy machine may be too slow once
+            try:
+                _start(ray)
+            except Exception as error:
+                raise ConnectionError(f"engine='ray': Ray does not start on this machine: {error}") from error
         return
     if found != "auto":
         _probe(found)
     ray.init(found, log_to_driver=False, logging_level="error")
+
+
+def _start(ray: Any) -> None:
+    """Start a cluster of this machine's cores; nothing of it is left where that fails or is interrupted."""
+    global _started_here
+    _started_here = True  # also where Ctrl-C comes while it starts
+    try:
+        with _loopback(), _ctrl_c_afterwards():
+            ray.init("local", log_to_driver=False, logging_level="error", include_dashboard=False)
+    except BaseException:
+        disconnect()
+        raise
 
 
 @contextlib.contextmanager

@@ -58,13 +58,13 @@ KINDS = {
 @checked
 @dataclass(frozen=True)
 class Payload:
-    """Numbers of a model by what happens to them.
+    """Parameters of a model by what happens to them.
 
     Attributes:
         body: trained, of the tower or added to it: they travel in every round, both ways.
         head: trained, of the classifier: they travel as well.
         held: frozen: every client gets them once, before the first round.
-        element: bytes of a number.
+        element: bytes of a parameter.
     """
 
     body: Natural
@@ -74,7 +74,7 @@ class Payload:
 
     @property
     def trained(self) -> int:
-        """Numbers that travel."""
+        """Parameters that travel."""
         return self.body + self.head
 
     @property
@@ -136,7 +136,7 @@ def meta_clip(patch: Size = 16) -> CLIP:
 
 @checked
 def payload_table(num_classes: Size = 100) -> list[dict[str, Any]]:
-    """Numbers and bytes of every method for ViT-B/16, and for CLIP B/16 where a method needs its text tower.
+    """Parameters and bytes of every method for ViT-B/16, and for CLIP B/16 where a method needs its text tower.
 
     Returns:
         one row each: method, trained parameters, those of the head, MB (10^6 bytes) in one direction, and how many

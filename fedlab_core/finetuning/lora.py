@@ -10,7 +10,7 @@ of rank at most (K - 1) r. It vanishes with one client, with equal A_k or equal 
 What travels per client, layer and round, in values:
 
     FedAvg                                  up r (m + n)   down r (m + n)         error as above
-    FFA-LoRA (arXiv 2403.12313)             up r m         down r m               0; `tune(..., freeze_a=True)`
+    FFA-LoRA (arXiv 2403.12313)             up r m         down r m               0; tuning option freeze_a
     FedSALoRA (arXiv 2410.01463)            up r n         down r n               no mean of B is made
     StackedLoRA (FLoRA, arXiv 2409.05976)   up r (m + n)   down K r (m + n)       0
     ResidualLoRA (arXiv 2410.09432)         up r (m + n)   down (K + 1) r (m + n) 0
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from fedlab_core.check import checked
 from fedlab_core.data import Dataset
+from fedlab_core.failures import Failures
 from fedlab_core.finetuning.modules import LoRA
 from fedlab_core.local.work import Context, Engine, Task, Update, Work
 from fedlab_core.methods.fedavg import FedAvg
@@ -40,27 +41,6 @@ ADDED_A, ADDED_B = ".added.a", ".added.b"  # thin factors of what the last round
 def lora_layers(names: Mapping[str, Tensor] | Sequence[str]) -> list[str]:
     """Names of the LoRA layers whose two factors are among the names of a state."""
     return [name.removesuffix(A) for name in names if name.endswith(A) and name.removesuffix(A) + B in names]
-
-
-@checked
-def factor_error(states: Sequence[State], weights: Sequence[float]) -> dict[str, float]:
-    """By layer, how far the product of the mean factors is from the mean of the products, relative to the latter.
-
-    Args:
-        states: the clients' models after local training, such as those of `Federation.inside`.
-        weights: p_k, which add up to 1.
-
-    Returns:
-        ||sum_k p_k B_k A_k - Bbar Abar||_F / ||sum_k p_k B_k A_k||_F; 0 where the latter is 0.
-    """
-    errors = {}
-    for layer in lora_layers(states[0]):
-        a, b = _factors(states, layer)
-        mean = torch.cat([w * one for w, one in zip(weights, b, strict=True)], 1) @ torch.cat(a)
-        error = mean - _mean(b, weights) @ _mean(a, weights)
-        size = mean.norm().item()
-        errors[layer] = error.norm().item() / size if size else 0.0
-    return errors
 
 
 @checked
@@ -118,12 +98,19 @@ class ResidualLoRA(FedAvg):
     name = "FedEx-LoRA"
 
     def check(self, model: nn.Module, dataset: Dataset, partition: Partition, settings: Settings) -> None:
-        """Refuse models without D, and partial participation: who misses a round lacks what was added in it."""
+        """Refuse models without D, and clients that miss a round: they would lack what was added in it."""
         for name, layer in _layers_of(model, self.name):
             if layer.delta is None or not layer.a.weight.requires_grad:
                 raise ValueError(f"{name}, accepted by {self.name}: LoRA tuned with delta=True and freeze_a=False")
         if settings.clients_per_round(len(partition)) < len(partition):
             raise ValueError(f"fraction={settings.fraction}, accepted by {self.name}: 1, every client in every round")
+        failures = settings.failures or Failures()
+        missing = [n for n in ("unavailable", "lost", "stale") if getattr(failures, n)]
+        if missing or settings.non_finite == "skip_client":
+            what = f"failures.{missing[0]} > 0" if missing else "non_finite='skip_client'"
+            raise ValueError(
+                f"{what}: a client would miss a round, accepted by {self.name}: every client in every round"
+            )
 
     def broadcast(self, server: State) -> State:
         return {name: tensor for name, tensor in server.items() if not name.endswith(DELTA)}

@@ -91,6 +91,9 @@ def tune(model: nn.Module, method: str, generator: torch.Generator, **options: A
     for name in ("tokens", "reduction", "rank"):
         if name in chosen and (not isinstance(chosen[name], int) or chosen[name] < 1):
             raise ValueError(f"{name}={chosen[name]!r}, accepted: a whole number >= 1")
+    for name in ("shared", "freeze_a", "delta"):
+        if not isinstance(chosen.get(name, False), bool):
+            raise ValueError(f"{name}={chosen[name]!r}, accepted: True or False")
     if (own := TUNINGS[method].own) is not None:
         return own(copy.deepcopy(model), generator, **chosen)
     if method == "coop":
@@ -133,7 +136,7 @@ def _unfreeze(vit: ViT, method: str) -> None:
 
 
 def _prompt(vit: ViT, deep: bool, generator: torch.Generator, tokens: int) -> None:
-    """Uniform in +-sqrt(6 / (numbers of a patch + dim)), as in the code of Jia et al. (2022)."""
+    """Uniform in +-sqrt(6 / (values of a patch + dim)), as in the code of Jia et al. (2022)."""
     width, patch = vit.embed.weight.shape
     bound = math.sqrt(6 / (patch + width))
     for number in range(len(vit.blocks) if deep else 1):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedlab_core.check import Natural, Size, checked
+from fedlab_core.check import Depth, Natural, Size, checked
 from fedlab_core.costs import Memory, count_flops, step_memory
 from fedlab_core.federation import Federation
 from fedlab_core.layerwise.method import OPTIMISERS, LayerWise, staged_loss
@@ -92,7 +92,7 @@ def deepest(
 
 
 @checked
-def relative_flops(rule: LayerWise, units: int) -> float:
+def relative_flops(rule: LayerWise, units: Depth) -> float:
     """Expected FLOPs of a run with equal stages, relative to end-to-end training of as many rounds, in closed form.
 
     Forward 1 and backward 2 per trained unit, forward 1 per frozen one; stem, heads and target branch left out. For

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from fedlab_core.check import Depth, Many, checked
 from fedlab_core.data import Dataset
+from fedlab_core.data.statistics import some_of_each
 from fedlab_core.layerwise.network import StagedModel
 from fedlab_core.local.cores import single_threaded
 from fedlab_core.randomness import generator
@@ -89,14 +90,12 @@ def linear_probe(
     *,
     per_class: Many | None = None,
     seed: int = 0,
-    decay: float = 1.0,
 ) -> float:
     """Test accuracy of a logistic regression on frozen, standardised features (L-BFGS to convergence).
 
     Args:
         labels, test_labels: of both splits.
         per_class: labelled training images of each class, drawn with `seed`; all by default.
-        decay: inverse of scikit-learn's C.
 
     Raises:
         ValueError: a class has fewer images.
@@ -106,7 +105,7 @@ def linear_probe(
     chosen = torch.arange(len(labels)) if per_class is None else few_labels(labels, per_class, seed)
     x = bank.x[chosen].double()
     mean, std = x.mean(0), x.std(0).clamp(min=1e-6)
-    classifier = LogisticRegression(C=1 / decay, max_iter=2000)
+    classifier = LogisticRegression(max_iter=2000)
     with single_threaded():
         classifier.fit(((x - mean) / std).numpy(), labels[chosen].numpy())
         return float(classifier.score(((bank.test_x.double() - mean) / std).numpy(), test_labels.numpy()))
@@ -118,5 +117,4 @@ def few_labels(labels: Tensor, per_class: int, seed: int) -> Tensor:
     least = int(torch.bincount(labels).min())
     if not 1 <= per_class <= least:
         raise ValueError(f"per_class={per_class}, accepted: 1 to {least}, the smallest class")
-    order = torch.randperm(len(labels), generator=generator(seed, "labelled examples"))
-    return torch.cat([order[labels[order] == c][:per_class] for c in range(int(labels.max()) + 1)]).sort().values
+    return some_of_each(labels, per_class, generator(seed, "labelled examples"))

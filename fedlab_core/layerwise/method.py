@@ -33,7 +33,7 @@ OBJECTIVES = {
     "byol": "squared distance to a moving average of the network (Grill et al. 2020)",
     "moco_v3": "InfoNCE against a moving average of the network (Chen, Xie and He 2021)",
 }
-OPTIMISERS = {"adamw": 2, "sgd": 1}  # numbers kept per weight, with momentum
+OPTIMISERS = {"adamw": 2, "sgd": 1}  # values kept per weight, with momentum
 NEW_UNITS = ("copy", "fresh")
 AUGMENTATIONS = {"characters": CHARACTERS, "photographs": Augmentation()}
 HELD = "layerwise.held"

@@ -160,7 +160,7 @@ def payload(
 
 @checked
 def same(state: State, unit: frozenset[str], other: frozenset[str]) -> bool:
-    """Whether two units hold the same numbers."""
+    """Whether the tensors of two units are equal, shapes and values."""
     pairs = list(zip(sorted(unit), sorted(other), strict=False))
     return len(unit) == len(other) and all(
         state[a].shape == state[b].shape and torch.equal(state[a], state[b]) for a, b in pairs

@@ -33,6 +33,11 @@ class AddressedDraws(TorchDispatchMode):
         self._streams: dict[torch.device, torch.Tensor] = {}
         self.used = False
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Tells torch not to hide this class from its compiler, which it would import, for over a second, to do so."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:

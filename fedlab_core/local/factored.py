@@ -1,8 +1,8 @@
-"""Gradients of wide dense layers as the two factors of which they are the product, so that they are never formed.
+"""Plain SGD on wide dense layers without storing the weight gradient.
 
-The gradient of a Linear's weight is g^T x: x its input, g the gradient of its output, one row per example. Plain SGD
-subtracts it in the product that computes it, which reads and writes the weight once. Forming the gradient and adding it
-would write it once and read it once more, for the first dense layer of McMahan's CNN 6 MiB each at every step.
+The gradient of a Linear's weight is g^T x: x its input, g the gradient of its output, one row per example. One matrix
+product computes it and subtracts it from the weight. Storing it first would write and read it once more; for the first
+dense layer of McMahan's CNN that is 6 MiB each at every step.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from fedlab_core.check import checked
 
 Factors = list[tuple[Tensor, Tensor]]
-WIDE = 2**18  # weights, from which on what is saved exceeds what a function of our own costs
+WIDE = 2**18  # weights of a layer: in smaller ones an autograd function of our own costs more than it saves
 
 
 class _Product(torch.autograd.Function):
@@ -56,7 +56,7 @@ class FactoredLinear(nn.Linear):
 @checked
 @contextlib.contextmanager
 def factored(model: nn.Module, plain: bool) -> Iterator[Sequence[FactoredLinear]]:
-    """The trained wide layers of a model, whose gradients are factored meanwhile.
+    """The trained wide layers of a model; inside the block they keep (g, x) instead of weight gradients.
 
     Args:
         plain: whether nothing but plain SGD reads the gradients; otherwise none is factored.

@@ -79,10 +79,7 @@ def check_partition(dataset: Dataset, partition: Partition) -> None:
     if int(partition.sizes.min()) < 1:
         empty = int((partition.sizes < 1).nonzero()[0])
         raise ValueError(f"partition: client {empty} holds no example; make it with min_size >= 1")
-    low, high = int(partition.indices.min()), int(partition.indices.max())
-    if low < 0 or high >= len(dataset.x):
-        wrong = low if low < 0 else high
-        raise ValueError(f"partition: index {wrong}, accepted: 0 to {len(dataset.x) - 1}, the data set's examples")
+    partition.check(len(dataset.x))
 
 
 @checked

@@ -181,7 +181,7 @@ def freeze_statistics(model: nn.Module) -> None:
 
 @checked
 def plain_sgd(settings: Settings) -> bool:
-    """Whether a gradient is read by nothing but the step w - lr g, so that it need not be formed."""
+    """Whether nothing but the step w - lr g reads the gradients, so that they need not be stored."""
     return settings.optimiser == "sgd" and not (settings.momentum or settings.mixed_precision or settings.clip_norm)
 
 

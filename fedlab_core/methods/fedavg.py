@@ -53,6 +53,10 @@ class FedAvg:
         """The local work of a client under these settings; a method may insist on its own, or refuse some."""
         return settings
 
+    def fitted(self, model: nn.Module) -> nn.Module:
+        """The network as clients of this method train it: as it is, unless a method has layers of its own."""
+        return model
+
     def check(self, model: nn.Module, dataset: Dataset, partition: Partition, settings: Settings) -> None:
         """Called when a federation is built; raises a ValueError where the method cannot work with what it is given."""
 

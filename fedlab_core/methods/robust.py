@@ -74,32 +74,40 @@ class TrimmedMean(Robust):
 
 @dataclass(frozen=True)
 class GeometricMedian(Robust):
-    """The point with the smallest weighted sum of distances to the clients' models: sum_k p_k ||z - w_k||.
+    """The point with the smallest weighted sum of distances to the clients' models, f(z) = sum_k p_k ||z - w_k||
+    (Pillutla et al. 2022, IEEE TSP, definition 2).
 
-    Computed as in RFA (Pillutla et al. 2022, IEEE TSP, algorithm 2): from the mean, Weiszfeld's steps
-    z <- sum_k b_k w_k / sum_k b_k with b_k = p_k / max(nu, ||z - w_k||).
+    From the mean, or from the client's model with the smallest f where that is below the mean's, Weiszfeld's steps
+    z <- sum_k b_k w_k / sum_k b_k with b_k = p_k / ||z - w_k||, as Vardi and Zhang (2000, PNAS) correct them for a z
+    that lies on models: these are left out of the sums, and hold z back by their weight.
 
     Args:
-        steps: Weiszfeld steps at most; it ends earlier once a step moves less than a millionth of the median distance.
-        nu: smoothing, so that a point on one of the models is no division by zero.
+        steps: at most; it ends earlier where the subgradient of least norm, divided by the sum of all p_k, is at most
+            1e-6, since f is then within 2e-6 of its minimum, relative to f.
     """
 
     steps: int = 100
-    nu: float = 1e-6
     name = "geometric median"
 
     def __post_init__(self) -> None:
         check.whole("steps", self.steps, 1)
-        check.number("nu", self.nu, above=0)
 
     def combine(self, start: State, states: list[State], weights: list[float], sent: int) -> State:
-        median = mean_state(states, _scaled(weights))
+        median, whole = mean_state(states, _scaled(weights)), sum(weights)
+        sums = _distances([median, *states])[:, 1:] @ torch.tensor(weights, dtype=torch.float64)
+        if sums[1:].min() < sums[0] * (1 - 1e-9):
+            median = states[int(sums[1:].argmin())]
         for _ in range(self.steps):
             distances = [_distance(median, state) for state in states]
-            shares = _scaled([p / max(self.nu, d) for p, d in zip(weights, distances, strict=True)])
-            before, median = median, mean_state(states, shares)
-            if _distance(before, median) <= 1e-6 * sorted(distances)[len(distances) // 2]:
+            pulls = [p / d if d else 0.0 for p, d in zip(weights, distances, strict=True)]
+            if not any(pulls):
                 break
+            target = mean_state(states, _scaled(pulls))
+            force = sum(pulls) * _distance(target, median)
+            hold = sum(p for p, d in zip(weights, distances, strict=True) if not d)
+            if force <= hold + 1e-6 * whole:
+                break
+            median = mean_state([median, target], [hold / force, 1 - hold / force]) if hold else target
         return median
 
 
@@ -126,7 +134,7 @@ class Krum(Robust):
 
     def combine(self, start: State, states: list[State], weights: list[float], sent: int) -> State:
         neighbours = max(1, sent - self.liars - 2)
-        squares = torch.tensor([[_distance(one, other) ** 2 for other in states] for one in states])
+        squares = _distances(states).square()
         scores = squares.sort(1).values[:, 1 : neighbours + 1].sum(1)  # the nearest of all is the client itself
         best = sorted(scores.argsort(stable=True)[: self.chosen].tolist())
         return mean_state([states[k] for k in best], [1 / len(best)] * len(best))
@@ -188,5 +196,14 @@ def _middle(states: Sequence[State], trimmed: int) -> State:
 
 
 def _distance(a: State, b: State) -> float:
-    """Euclidean distance over all tensors, added up in float64."""
-    return float(sum((a[name] - b[name]).abs().double().square().sum() for name in a)) ** 0.5
+    """Euclidean distance over all tensors, added up in float64; at most 1e300, which can still be divided by."""
+    return min(float(sum((a[name] - b[name]).abs().double().square().sum() for name in a)) ** 0.5, 1e300)
+
+
+def _distances(states: Sequence[State]) -> Tensor:
+    """Between every two models: (models, models), float64."""
+    apart = torch.zeros(len(states), len(states), dtype=torch.float64)
+    for j, one in enumerate(states):
+        for k in range(j):
+            apart[j, k] = apart[k, j] = _distance(one, states[k])
+    return apart

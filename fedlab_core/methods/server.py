@@ -36,7 +36,7 @@ class FedNova(FedAvg):
     def aggregate(
         self, start: State, updates: Sequence[Update], weights: Sequence[float], server: State, clients: int
     ) -> tuple[State, State]:
-        state, _ = super().aggregate(start, updates, weights, server, clients)
+        state: State = {}
         tau = sum(p * update.steps for p, update in zip(weights, updates, strict=True)) / sum(weights)
         for name in start:
             total = torch.zeros_like(start[name])

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fedlab_core.check import Size, checked
+from fedlab_core.memory import fits
 from fedlab_core.models.convnets import CNN, MLP, SmallCNN
 from fedlab_core.models.layers import NORMS, initialise
 from fedlab_core.models.lstm import CharLSTM
@@ -159,8 +160,9 @@ def build_model(
         options["norm"] = norm
     with torch.device("meta"):
         model = info.make(tuple(input_shape), num_classes, **options)
-    model._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))  # to_empty would import sympy: 60 MiB and a second
-    initialise(model, generator, weights="kaiming" if isinstance(model, ResNet) else "uniform", gamma=gamma)
+    with fits(model=name, **options):
+        model._apply(lambda t: torch.empty(t.shape, dtype=t.dtype))  # to_empty would import sympy: 60 MiB and a second
+        initialise(model, generator, weights="kaiming" if isinstance(model, ResNet) else "uniform", gamma=gamma)
     return model
 
 
@@ -168,7 +170,7 @@ def _built_by_own_code(
     name: str, info: ModelInfo, draws: torch.Generator, options: Mapping[str, Any], **given: Any
 ) -> nn.Module:
     asked = {key: value for key, value in given.items() if key in _parameters(info.make)}
-    with torch_draws_from(draws):
+    with fits(model=name, **options), torch_draws_from(draws):
         model = info.make(**asked, **options)
     if not isinstance(model, nn.Module):
         raise ValueError(f"model {name!r} made a {type(model).__name__}, accepted: an nn.Module")
@@ -195,7 +197,7 @@ class Architecture:
 
 @checked
 def parameter_count(model: nn.Module) -> int:
-    """Number of parameters (learnt numbers; running statistics are buffers and do not count)."""
+    """Number of parameters; running statistics are buffers and do not count."""
     return sum(p.numel() for p in model.parameters())
 
 

@@ -33,7 +33,10 @@ class CharLSTM(nn.Module):
     ) -> None:
         super().__init__()
         self.fused = fused
-        self.embedding = nn.Embedding(num_classes, embedding)
+        weight = torch.empty(num_classes, embedding)
+        if not weight.is_meta:  # where it would import torch's compiler, for two seconds, and draw nothing
+            nn.init.normal_(weight)
+        self.embedding = nn.Embedding(num_classes, embedding, _weight=weight)
         self.lstm = nn.LSTM(embedding, hidden, layers, batch_first=True)
         self.head = nn.Linear(hidden, num_classes)
 

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
+from fedlab_core.check import checked, choice, whole
 from fedlab_core.plots import LINE_COLORS
 from fedlab_core.probes.attribution import Attribution, interval
 
@@ -18,13 +19,20 @@ COLORS = {
 _BAND: dict[str, Any] = {"alpha": 0.15, "linewidth": 0}
 
 
+def _check(found: Attribution, measure: str, round: int = -1) -> None:
+    choice("measure", measure, found.values)
+    whole("round", round, -len(found.rounds), len(found.rounds) - 1)
+
+
+@checked
 def waterfall(ax: Axes, found: Attribution, measure: str = "test_accuracy", round: int = -1) -> Axes:
-    """From centralised to federated training: a step for every cause, its Shapley value, with a 95 % interval.
+    """Steps from centralised to federated training, one for every cause: its Shapley value with a 95 % interval.
 
     Args:
         measure: a key of `found.values`.
         round: position among the evaluated rounds.
     """
+    _check(found, measure, round)
     values, parts = found.values[measure][..., round], found.parts(measure)[..., round]
     names = ["centralised", *found.causes, "federated"]
     level = values[:, 0].mean().item()
@@ -43,7 +51,7 @@ def waterfall(ax: Axes, found: Attribution, measure: str = "test_accuracy", roun
         ax.annotate(text, (place, max(top, base, base + high if np.isfinite(high) else top)), (0, 3),
                     textcoords="offset points", ha="center", fontsize=8)  # fmt: skip
         level = top
-    ax.set_xticks(range(len(names)), [name.replace(" ", "\n") for name in names], fontsize=8)
+    ax.set_xticks(range(len(names)), names, fontsize=8, rotation=30, ha="right", rotation_mode="anchor")
     seeds = len(found.seeds)
     ax.set(ylabel=LABELS.get(measure, measure), xlim=(-0.6, len(names) - 0.4))
     ax.set_title(f"round {found.rounds[round]}, {seeds} seed{'s, 95 % intervals' if seeds > 1 else ''}", fontsize=9)
@@ -51,12 +59,14 @@ def waterfall(ax: Axes, found: Attribution, measure: str = "test_accuracy", roun
     return ax
 
 
+@checked
 def cells(ax: Axes, found: Attribution, measure: str = "test_accuracy", round: int = -1) -> Axes:
     """What every cell measured, best on top; the dots on the left say which causes are on.
 
     Args:
         measure, round: see `waterfall`.
     """
+    _check(found, measure, round)
     values = found.values[measure][..., round]
     means = [f"{mean:.9f}" for mean in values.mean(0).tolist()]  # equal where cells differ by rounding only
     worst_last = 1.0 if measure.endswith("loss") else -1.0
@@ -82,8 +92,10 @@ def cells(ax: Axes, found: Attribution, measure: str = "test_accuracy", round: i
     return ax
 
 
+@checked
 def over_rounds(ax: Axes, found: Attribution, measure: str = "test_accuracy") -> Axes:
     """The part of every cause over rounds, and the gap that they add up to; bands are 95 % intervals over the seeds."""
+    _check(found, measure)
     lines = {"gap": found.gap(measure), **{c: found.parts(measure)[:, i] for i, c in enumerate(found.causes)}}
     for name, values in lines.items():
         mean, low, high = np.array([interval(column) for column in values.T]).T
@@ -93,5 +105,5 @@ def over_rounds(ax: Axes, found: Attribution, measure: str = "test_accuracy") ->
             ax.fill_between(found.rounds, low, high, color=color, **_BAND)
     ax.axhline(0, color="0.75", linewidth=0.8, zorder=0)
     ax.set(xlabel="round", ylabel=f"{LABELS.get(measure, measure)}, part of the gap")
-    ax.legend(fontsize=8)
+    ax.legend(fontsize=7, frameon=True, framealpha=0.8)
     return ax

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
+from fedlab_core.check import checked
 from fedlab_core.plots import COLORMAP, LINE_COLORS, OKABE_ITO, Line
 
 SOURCES = {
@@ -18,11 +19,13 @@ _DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 2, 1, 2)))
 _MARKERS = "osD^vPX*"
 
 
+@checked
 def normalise(values: ArrayLike, mean: float, variance: float) -> np.ndarray:
     """(x - mean) / sqrt(variance + 1e-5), batch normalisation before gamma and beta."""
     return (np.asarray(values, float) - mean) / np.sqrt(variance + 1e-5)
 
 
+@checked
 def number_lines(axes: Sequence[Axes], a: ArrayLike, b: ArrayLike) -> Sequence[Axes]:
     """Two clients' numbers in one channel: as they are, normalised by each client alone, and normalised together.
 
@@ -54,6 +57,7 @@ def number_lines(axes: Sequence[Axes], a: ArrayLike, b: ArrayLike) -> Sequence[A
     return axes
 
 
+@checked
 def mismatch_map(ax: Axes, values: ArrayLike, layers: Sequence[str], clients: Sequence[int], most: float = 1.0) -> Axes:
     """Layers from the input (top) to the output, a column per client, colour = mismatch from 0 to `most`.
 
@@ -75,6 +79,7 @@ def mismatch_map(ax: Axes, values: ArrayLike, layers: Sequence[str], clients: Se
     return ax
 
 
+@checked
 def deviation_by_depth(ax: Axes, tensors: Sequence[str], sizes: Mapping[str, ArrayLike]) -> Axes:
     """Relative gradient deviation of every parameter tensor, first layer on the left, one line per source, log scale.
 
@@ -94,6 +99,7 @@ def deviation_by_depth(ax: Axes, tensors: Sequence[str], sizes: Mapping[str, Arr
     return ax
 
 
+@checked
 def deviation_over_skew(ax: Axes, rows: Sequence[Mapping[str, Any]], source: str = "local") -> Axes:
     """Relative gradient deviation over label skew, one line per round looked at.
 
@@ -117,6 +123,7 @@ def deviation_over_skew(ax: Axes, rows: Sequence[Mapping[str, Any]], source: str
     return ax
 
 
+@checked
 def without_noise(axes: Sequence[Axes], runs: Sequence[Mapping[str, Any]]) -> Sequence[Axes]:
     """The objective F and the norm of its gradient over rounds, of runs without sampling noise.
 
@@ -141,6 +148,7 @@ def without_noise(axes: Sequence[Axes], runs: Sequence[Mapping[str, Any]]) -> Se
     return axes
 
 
+@checked
 def left_out(ax: Axes, errors: Mapping[str, float]) -> Axes:
     """Relative error of the clients' mean gradient by what is left out, one bar each, log scale.
 
@@ -161,6 +169,7 @@ def left_out(ax: Axes, errors: Mapping[str, float]) -> Axes:
     return ax
 
 
+@checked
 def finals(ax: Axes, runs: Mapping[str, Sequence[Mapping[str, Any]]], x: str = "test") -> Axes:
     """Final test accuracy by variant: a mark per seed, a bar at their mean, best on top.
 
@@ -181,6 +190,7 @@ def finals(ax: Axes, runs: Mapping[str, Sequence[Mapping[str, Any]]], x: str = "
     return ax
 
 
+@checked
 def accuracy_against(ax: Axes, runs: Mapping[str, Sequence[Mapping[str, Any]]], x: str = "round") -> Axes:
     """Test accuracy, mean over the seeds, against "round", "exchanges" (log scale) or "megabytes".
 
@@ -204,34 +214,13 @@ def accuracy_against(ax: Axes, runs: Mapping[str, Sequence[Mapping[str, Any]]], 
     return ax
 
 
-def round_time(ax: Axes, costs: Mapping[str, tuple[int, float]], latency: float, bandwidth: float) -> Axes:
-    """Seconds that a client spends on the network per round: waiting for answers, and moving bytes.
-
-    Args:
-        costs: by method, exchanges per round, and megabytes of a client per round, both ways.
-        latency: milliseconds of one exchange, there and back.
-        bandwidth: megabits per second.
-    """
-    names = list(costs)
-    waiting = [costs[name][0] * latency / 1000 for name in names]
-    moving = [costs[name][1] * 8 / bandwidth for name in names]
-    ax.barh(names, waiting, color=OKABE_ITO[5], label="waiting: exchanges x latency", hatch="///", edgecolor="white")
-    ax.barh(names, moving, left=waiting, color=OKABE_ITO[0], label="moving: bytes / bandwidth")
-    for row, name in enumerate(names):
-        text = f" {waiting[row]:.2f} + {moving[row]:.2f} s   ({costs[name][0]} exchanges, {costs[name][1]:.2f} MB)"
-        ax.annotate(text, (waiting[row] + moving[row], row), va="center", fontsize=8)
-    ax.invert_yaxis()
-    ax.set(xlabel=f"seconds per round at {latency:g} ms and {bandwidth:g} Mbit/s")
-    ax.set_xlim(0, 2.1 * max(w + m for w, m in zip(waiting, moving, strict=True)))
-    ax.legend(loc="upper center", bbox_to_anchor=(0.4, 1.3), ncols=2)
-    return ax
-
-
+@checked
 def lines(histories: Mapping[str, Sequence[Any]]) -> list[Line]:
     """Histories by name as lines for `plots.curves`."""
     return [Line(name, history, index=i) for i, (name, history) in enumerate(histories.items())]
 
 
+@checked
 def policies(ax: Axes, rows: Sequence[Any]) -> Axes:
     """An audit: by policy, the accuracy of the global model and the mean of the clients' models.
 

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from fedlab_core.check import checked
 from fedlab_core.plots import LINE_COLORS
 from fedlab_core.probes.lines import LossLine
 
 
+@checked
 def loss_lines(ax: Axes, lines: Sequence[LossLine], title: str, index: int = 0) -> Axes:
     """Loss along the lines between several pairs of models: each pair thin, their mean thick (McMahan et al. 2017,
     figure 1).

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from fedlab_core.plots import LINE_COLORS, figure
+from fedlab_core.check import checked
+from fedlab_core.plots import LINE_COLORS, figure, logarithmic
 
 TITLES = {
     "full": "full",
@@ -33,16 +33,26 @@ Groups = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
 _DASHES = ("-", (0, (5, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1.5, 1.2)), (0, (7, 1.5, 1.5, 1.5, 1.5, 1.5)))
 
 
-def style(index: int) -> dict[str, Any]:
-    """Colour, dashes and marker of a line."""
-    return {
-        "color": COLORS[index % 8],
-        "linestyle": _DASHES[index % 5],
-        "marker": "os^Dv*PX"[index % 8],
-        "markersize": 5,
-    }
+@checked
+def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Colour, dashes and marker of lines by name.
+
+    A method of `TITLES` looks alike in every picture, and "bias, alone" has the colour of "bias"; other names take
+    colours in their order.
+    """
+    names = list(names)
+    methods = [name.partition(",")[0] for name in names]
+    found = {}
+    for place, (name, method) in enumerate(zip(names, methods, strict=True)):
+        known = method in TITLES
+        index = list(TITLES).index(method) if known else place
+        look = index + (methods[:place].count(method) if known else 0)
+        dashes = {"linestyle": _DASHES[look % 5], "marker": "os^Dv*PX"[look % 8]}
+        found[name] = {"color": COLORS[index % 8], **dashes, "markersize": 5}
+    return found
 
 
+@checked
 def network(ax: Axes, rows: Sequence[Mapping[str, Any]], tower: str = "image") -> Axes:
     """What of a network is trained: a box per part, from the input at the bottom to the head, filled as far as it is.
 
@@ -87,6 +97,7 @@ def _part(ax: Axes, left: float, bottom: float, row: Mapping[str, Any]) -> None:
     ax.text(left + 0.5, bottom + 0.5, said, ha="center", va="center", fontsize=7, weight=weight, bbox=box)
 
 
+@checked
 def budgets(axes: Iterable[Axes], runs: Mapping[str, Sequence[Mapping[str, Any]]], target: float | None = None) -> None:
     """Test accuracy over rounds, bytes and FLOPs: mean over seeds, and a band from the worst to the best of them.
 
@@ -95,15 +106,15 @@ def budgets(axes: Iterable[Axes], runs: Mapping[str, Sequence[Mapping[str, Any]]
         runs: by method, one per seed, as `studies.finetuning_runs.run` returns them.
         target: an accuracy to mark.
     """
-    axes = list(axes)
+    axes, looks = list(axes), styles(runs)
     for ax, (axis, (label, unit)) in zip(axes, AXES.items(), strict=True):
-        for i, (name, seeds) in enumerate(runs.items()):
+        for name, seeds in runs.items():
             shortest = min(len(one["test"]) for one in seeds)
             values = np.array([one["test"][:shortest] for one in seeds])
             x = np.array(seeds[0][axis][:shortest]) / unit
             start = int(axis != "round")  # a logarithmic axis has no zero
-            ax.plot(x[start:], values.mean(0)[start:], label=TITLES.get(name, name), **style(i))
-            band = {"color": COLORS[i % 8], "alpha": 0.15, "linewidth": 0}
+            ax.plot(x[start:], values.mean(0)[start:], label=TITLES.get(name, name), **looks[name])
+            band = {"color": looks[name]["color"], "alpha": 0.15, "linewidth": 0}
             ax.fill_between(x[start:], values.min(0)[start:], values.max(0)[start:], **band)
         if target is not None:
             ax.axhline(target, color="0.35", linewidth=1, linestyle=":")
@@ -115,15 +126,7 @@ def budgets(axes: Iterable[Axes], runs: Mapping[str, Sequence[Mapping[str, Any]]
     axes[0].set_ylabel("test accuracy")
 
 
-def logarithmic(ax: Axes) -> Axes:
-    """A logarithmic x axis with few, plain numbers."""
-    ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    ax.xaxis.set_minor_locator(NullLocator())
-    return ax
-
-
+@checked
 def dots(ax: Axes, groups: Mapping[str, Mapping[str, Sequence[float]]]) -> Axes:
     """A column of dots per group: one small mark per seed and a large one at their mean, methods side by side.
 
@@ -132,9 +135,10 @@ def dots(ax: Axes, groups: Mapping[str, Mapping[str, Sequence[float]]]) -> Axes:
         groups: accuracies by group, then by method.
     """
     names = list(dict.fromkeys(name for group in groups.values() for name in group))
+    looks = styles(names)
     for i, name in enumerate(names):
         shift = 0.11 * (i - (len(names) - 1) / 2)
-        look = {"color": COLORS[i % 8], "marker": "os^Dv*PX"[i % 8], "linestyle": ""}
+        look = {"color": looks[name]["color"], "marker": looks[name]["marker"], "linestyle": ""}
         for x, group in enumerate(groups.values()):
             values = group[name]
             ax.plot([x + shift] * len(values), values, markersize=3, alpha=0.7, **look)
@@ -147,6 +151,7 @@ def dots(ax: Axes, groups: Mapping[str, Mapping[str, Sequence[float]]]) -> Axes:
     return ax
 
 
+@checked
 def strength(starts: Groups) -> Figure:
     """The recorded runs by start: the last accuracy of every method, and the curves of the strongest start."""
     fig, axes = figure(1, 4, (14, 3.6))
@@ -159,14 +164,15 @@ def strength(starts: Groups) -> Figure:
     return fig
 
 
+@checked
 def over_shots(groups: Groups) -> Figure:
     """The recorded runs over shots: accuracy at the end, and before any training."""
     fig, axes = figure(1, 2, (10, 3.8))
     shots = list(groups)
-    for i, name in enumerate(groups[shots[0]]):
+    for name, look in styles(groups[shots[0]]).items():
         kinds = [groups[count][name] for count in shots]
-        _band(axes[0, 0], shots, [_ends(seeds) for seeds in kinds], name, i)
-        _band(axes[0, 1], shots, [[one["test"][0] for one in seeds] for seeds in kinds], name, i)
+        _band(axes[0, 0], shots, [_ends(seeds) for seeds in kinds], name, look)
+        _band(axes[0, 1], shots, [[one["test"][0] for one in seeds] for seeds in kinds], name, look)
     for ax, title in zip(axes.flat, ("after fine-tuning", "before"), strict=True):
         _shots_axis(ax, shots)
         ax.set(title=title, ylim=(0, 1.02), ylabel="test accuracy")
@@ -174,16 +180,17 @@ def over_shots(groups: Groups) -> Figure:
     return fig
 
 
+@checked
 def federated_or_alone(groups: Groups) -> Figure:
     """The recorded federated and local-only runs over shots: accuracy on all and on the client's own classes, and
     the gap to the training pictures."""
     fig, axes = figure(1, 3, (12, 3.6))
     shots = list(groups)
-    for i, name in enumerate(groups[shots[0]]):
+    for name, look in styles(groups[shots[0]]).items():
         kinds = [[one["clients"] for one in groups[count][name]] for count in shots]
         for ax, measure in zip(axes.flat, ("test", "own"), strict=False):
-            _band(ax, shots, [[one[measure] for one in seeds] for seeds in kinds], name, i)
-        _band(axes[0, 2], shots, [[one["train"] - one["own"] for one in seeds] for seeds in kinds], name, i)
+            _band(ax, shots, [[one[measure] for one in seeds] for seeds in kinds], name, look)
+        _band(axes[0, 2], shots, [[one["train"] - one["own"] for one in seeds] for seeds in kinds], name, look)
     for ax, title in zip(axes.flat, ("all classes", "the client's own distribution", "train minus own"), strict=True):
         _shots_axis(ax, shots)
         ax.set(title=title)
@@ -193,6 +200,7 @@ def federated_or_alone(groups: Groups) -> Figure:
     return fig
 
 
+@checked
 def times_less(ax: Axes, rows: Sequence[Mapping[str, Any]]) -> Axes:
     """How many times less than full fine-tuning each method sends, keeps for the backward pass and computes.
 
@@ -218,10 +226,10 @@ def _ends(seeds: Sequence[Mapping[str, Any]]) -> list[float]:
     return [one["clients"]["test"] for one in seeds]
 
 
-def _band(ax: Axes, shots: Sequence[str], values: Sequence[Sequence[float]], name: str, index: int) -> None:
+def _band(ax: Axes, shots: Sequence[str], values: Sequence[Sequence[float]], name: str, look: dict[str, Any]) -> None:
     x = [int(count) for count in shots]
-    ax.plot(x, [mean(v) for v in values], label=name, **style(index))
-    band = {"color": COLORS[index % 8], "alpha": 0.12, "linewidth": 0}
+    ax.plot(x, [mean(v) for v in values], label=name, **look)
+    band = {"color": look["color"], "alpha": 0.12, "linewidth": 0}
     ax.fill_between(x, [min(v) for v in values], [max(v) for v in values], **band)
 
 

@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
+from fedlab_core.check import Depth, checked
 from fedlab_core.costs import MIB, Memory
 from fedlab_core.layerwise.stages import Stage
-from fedlab_core.plots import LINE_COLORS, figure
+from fedlab_core.plots import LINE_COLORS, figure, logarithmic
 
 KINDS: dict[str, dict[str, Any]] = {
     "trained": {"facecolor": "#E69F00", "edgecolor": "black", "linewidth": 1.4},
@@ -34,7 +34,8 @@ MEASURES = {"knn": "nearest neighbours", "probe": "linear probe", "few": "linear
 _DASHES = ("-", (0, (5, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1.5, 1.2)), (0, (7, 1.5, 1.5, 1.5, 1.5, 1.5)))
 
 
-def network(ax: Axes, units: int, stage: Stage, kept: Sequence[bool] | None = None) -> Axes:
+@checked
+def network(ax: Axes, units: Depth, stage: Stage, kept: Sequence[bool] | None = None) -> Axes:
     """The network from the input (bottom) to the heads: which units are frozen, trained, dropped, or still to come.
 
     Args:
@@ -78,6 +79,7 @@ def network(ax: Axes, units: int, stage: Stage, kept: Sequence[bool] | None = No
     return ax
 
 
+@checked
 def memory_bars(ax: Axes, memories: Mapping[str, Memory], most: float | None = None) -> Axes:
     """One column per way of training, stacked by what the memory is for, with its total in MiB above.
 
@@ -99,6 +101,7 @@ def memory_bars(ax: Axes, memories: Mapping[str, Memory], most: float | None = N
     return ax
 
 
+@checked
 def lines(ax: Axes, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Axes:
     """Named lines, each with its own colour, dashes and marker."""
     for i, (name, (x, y)) in enumerate(curves.items()):
@@ -108,6 +111,7 @@ def lines(ax: Axes, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]
     return ax
 
 
+@checked
 def budgets(
     axes: Sequence[Axes],
     runs: Mapping[str, Sequence[Mapping[str, Any]]],
@@ -137,14 +141,12 @@ def budgets(
         ax.grid(axis="y", color="0.92")
         ax.set_axisbelow(True)
         if axis != "round":
-            ax.set_xscale("log")
-            ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-            ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            ax.xaxis.set_minor_locator(NullLocator())
+            logarithmic(ax)
     axes[0].set_ylabel(MEASURES[measure])
     return axes
 
 
+@checked
 def three_budgets(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """The recorded comparison: nearest neighbours and the few-label probe over rounds, FLOPs and both sums of bytes.
 
@@ -167,6 +169,7 @@ def three_budgets(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     return fig
 
 
+@checked
 def dropout_rates(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     """The recorded runs over dropout rates: accuracy per seed and its mean, and the FLOPs and bytes they took.
 
@@ -177,10 +180,11 @@ def dropout_rates(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     rates = [name for name in runs if "mask" not in name]
     x = [float(rate) for rate in rates]
     for i, (measure, label) in enumerate(MEASURES.items()):
-        values = np.array([[one[measure][-1] for one in runs[rate]] for rate in rates])
-        axes[0, 0].plot(x, values.mean(1), label=label, color=LINE_COLORS[i], linestyle=_DASHES[i], marker="os^"[i])
-        for column in values.T:
-            axes[0, 0].plot(x, column, color=LINE_COLORS[i], linestyle="", marker="os^"[i], markersize=3, alpha=0.6)
+        values = [[one[measure][-1] for one in runs[rate]] for rate in rates]
+        look = {"color": LINE_COLORS[i], "marker": "os^"[i]}
+        axes[0, 0].plot(x, [np.mean(seeds) for seeds in values], label=label, linestyle=_DASHES[i], **look)
+        for at, seeds in zip(x, values, strict=True):
+            axes[0, 0].plot([at] * len(seeds), seeds, linestyle="", markersize=3, alpha=0.6, **look)
     low, high = axes[0, 0].get_ylim()
     axes[0, 0].set(ylabel="accuracy", ylim=(low - 0.3 * (high - low), high))  # room for the legend
     first = runs[rates[0]][0]

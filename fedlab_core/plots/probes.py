@@ -9,7 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from numpy.typing import ArrayLike
 
+from fedlab_core.check import Depth, checked
 from fedlab_core.plots import COLORMAP, LINE_COLORS
+from fedlab_core.probes.groups import Connectivity
 from fedlab_core.probes.lines import LossLine
 from fedlab_core.probes.planes import Landscape
 
@@ -17,7 +19,8 @@ _MARKERS = "os^Dv*PX"
 _DASHES = ("-", "--", "-.", ":")
 
 
-def landscape(ax: Axes, seen: Landscape, levels: int = 12) -> Axes:
+@checked
+def landscape(ax: Axes, seen: Landscape, levels: Depth = 12) -> Axes:
     """The loss on a plane as colour with contours, on a logarithmic scale; gaps of an unfinished scan are filled from
     their neighbours, and the title says so."""
     values = np.nan_to_num(seen.filled(), nan=np.inf)
@@ -37,6 +40,7 @@ def landscape(ax: Axes, seen: Landscape, levels: int = 12) -> Axes:
     return ax
 
 
+@checked
 def paths(ax: Axes, found: Mapping[str, ArrayLike], at: int | None = None) -> Axes:
     """Paths of runs on a plane: from a small dot to a large marker.
 
@@ -66,6 +70,7 @@ def paths(ax: Axes, found: Mapping[str, ArrayLike], at: int | None = None) -> Ax
     return ax
 
 
+@checked
 def triangle(
     ax: Axes, weights: ArrayLike, values: ArrayLike, corners: Sequence[str], point: ArrayLike | None = None
 ) -> Axes:
@@ -92,6 +97,7 @@ def triangle(
     return ax
 
 
+@checked
 def spread_bars(ax: Axes, found: Mapping[str, Any]) -> Axes:
     """Accuracy of the families of mixtures of a round, see `probes.stability`: mean, standard deviation and worst."""
     names = {"dirichlet": "Dirichlet mixtures", "halves": "random halves", "leave_one_out": "all but one"}
@@ -114,6 +120,7 @@ def spread_bars(ax: Axes, found: Mapping[str, Any]) -> Axes:
     return ax
 
 
+@checked
 def loss_lines(ax: Axes, lines: Mapping[str, LossLine | Mapping[str, Any]]) -> Axes:
     """Loss along lines between two models each, with their barriers in the legend."""
     for i, (name, line) in enumerate(lines.items()):
@@ -135,6 +142,7 @@ def loss_lines(ax: Axes, lines: Mapping[str, LossLine | Mapping[str, Any]]) -> A
     return ax
 
 
+@checked
 def by_skew(
     ax: Axes, accuracy: Mapping[str, Mapping[str, Sequence[float]]], pooled: Mapping[str, Sequence[float]]
 ) -> Axes:
@@ -159,6 +167,7 @@ def by_skew(
     return ax
 
 
+@checked
 def spread_against_drift(ax: Axes, runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> Axes:
     """Spread of the Dirichlet mixtures' loss against the size of the clients' updates, one dot per round and seed, one
     series per start: below at equal size means more stable at equal drift."""
@@ -171,23 +180,50 @@ def spread_against_drift(ax: Axes, runs: Mapping[str, Sequence[Sequence[Mapping[
     return ax
 
 
+@checked
+def mixtures_over_rounds(
+    accuracy: Axes, per_drift: Axes, name: str, rows: Sequence[Mapping[str, Any]], look: Mapping[str, Any]
+) -> None:
+    """A run's mixtures of the clients' models over rounds: mean accuracy with a band of one standard deviation and the
+    worst as crosses; and the standard deviation of their loss per unit of drift, since close models differ little.
+
+    Args:
+        rows: of `probes.spread`; without any nothing is drawn.
+        look: colour, dashes and marker, as `Axes.plot` takes them.
+    """
+    accuracy.set(xlabel="round", ylabel="test accuracy of mixtures", ylim=(0, 1.02))
+    per_drift.set(xlabel="round", ylabel="sd of their loss, per unit of drift")
+    if not rows:
+        return
+    keys = ("round", "accuracy_mean", "accuracy_sd", "accuracy_worst")
+    t, mean, sd, worst = (np.array([row[key] for row in rows]) for key in keys)
+    low, high = (mean - sd).clip(0, 1), (mean + sd).clip(0, 1)
+    accuracy.plot(t, mean, label=name, **look)
+    accuracy.fill_between(t, low, high, color=look["color"], alpha=0.2, linewidth=0)
+    accuracy.plot(t, worst, "x", color=look["color"], markersize=5)
+    per_drift.plot(t, [row["loss_sd"] / max(row["size"], 1e-12) for row in rows], **look)
+
+
+@checked
 def spread_over_rounds(accuracy: Axes, per_drift: Axes, found: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """Mixtures of the clients' models over rounds: mean accuracy with a band of one standard deviation and the worst as
-    crosses; and the standard deviation of their loss per unit of drift, since close models differ little anyway.
+    """Mixtures of the clients' models over rounds, run by run, see `mixtures_over_rounds`.
 
     Args:
         found: by run, rows of `probes.spread`; a run without any keeps its colour for later.
     """
     for i, (name, rows) in enumerate(found.items()):
-        if not rows:
-            continue
         look = {"color": LINE_COLORS[i % 7], "marker": _MARKERS[i % 8], "markersize": 4, "linestyle": _DASHES[i % 4]}
-        t, mean, sd, worst = (
-            np.array([row[key] for row in rows]) for key in ("round", "accuracy_mean", "accuracy_sd", "accuracy_worst")
-        )
-        accuracy.plot(t, mean, label=name, **look)
-        accuracy.fill_between(t, mean - sd, mean + sd, color=look["color"], alpha=0.2, linewidth=0)
-        accuracy.plot(t, worst, "x", color=look["color"], markersize=5)
-        per_drift.plot(t, [row["loss_sd"] / row["size"] for row in rows], **look)
-    accuracy.set(xlabel="round", ylabel="test accuracy of mixtures", ylim=(0, 1.02))
-    per_drift.set(xlabel="round", ylabel="sd of their loss, per unit of drift", ylim=(0, None))
+        mixtures_over_rounds(accuracy, per_drift, name, rows, look)
+    per_drift.set_ylim(0, None)
+
+
+@checked
+def groups(left: Axes, right: Axes, name: str, frames: Sequence[tuple[int, Connectivity]], index: int) -> None:
+    """A run's group barrier on one split and on the clients' own data, round by round, as line `index`."""
+    style = {"color": LINE_COLORS[index % 7], "marker": _MARKERS[index % 8], "linestyle": _DASHES[index % 4]}
+    rounds = [number for number, _ in frames]
+    left.plot(rounds, [found.barrier for _, found in frames], markersize=4, label=name, **style)
+    right.plot(rounds, [found.own for _, found in frames], markersize=4, **style)
+    for ax, data in ((left, "test data"), (right, "own training data")):
+        ax.axhline(0, color="0.6", linewidth=0.8)
+        ax.set(title=f"{data}: loss of the mean - mean loss (nats)", xlabel="round")

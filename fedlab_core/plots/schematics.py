@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from numpy.typing import ArrayLike
 
+from fedlab_core.check import checked
 from fedlab_core.plots import LINE_COLORS, OKABE_ITO
 
 CLIENTS = (LINE_COLORS[0], LINE_COLORS[1])
@@ -35,6 +36,7 @@ def _canvas(ax: Axes, width: float, height: float) -> None:
     ax.axis("off")
 
 
+@checked
 def round_of(ax: Axes, counts: ArrayLike, sampled: Sequence[int], step: str | None = None) -> Axes:
     """A round: the server above, every client below with its data as a bar of classes, arrows for what travels.
 
@@ -184,6 +186,7 @@ def _layerwise(ax: Axes) -> None:
 METHODS = {"FedAvg": _fedavg, "FedProx": _fedprox, "SCAFFOLD": _scaffold, "FedTAN": _fedtan, "layer-wise": _layerwise}
 
 
+@checked
 def method(ax: Axes, name: str) -> Axes:
     """One algorithm on one drawing: left, what travels; right, what a client's local training does.
 

@@ -112,6 +112,7 @@ def distilled(
         batch_norm="average" if model.norm == "batch" else None,
         seed=how.seed,
         evaluate_every=how.epochs,
+        engine="loop",
     )
     federation = Federation(source, pooled(len(source.x)), student, settings, memory_mib=1)
     for _ in federation.rounds(how.epochs):

@@ -19,6 +19,7 @@ from fedlab_core.data import Dataset, data_root
 from fedlab_core.data.cache import cache_folders
 from fedlab_core.data.prepared import load_prepared
 from fedlab_core.federation import Federation
+from fedlab_core.memory import packed
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.models.build import MODELS, Architecture
 from fedlab_core.partition import Partition, pooled
@@ -52,7 +53,7 @@ class Fractals:
     Args:
         task: "pairs" (fractal pair similarity), "twins" (control: the same image twice, told apart by augmentation
             only), "noise" (control: images without structure), or "labels" (which codes are in the image).
-        codes, images, each: see `sources`.
+        codes, images: how many there are, see `sources`.
         objective: "simclr" or "simsiam"; not of "labels".
     """
 
@@ -280,7 +281,7 @@ def write(folders: Sequence[Path], key: str, start: Start) -> None:
         with contextlib.suppress(OSError):  # an unwritable cache only costs time
             folder.mkdir(parents=True, exist_ok=True)
             plain = {name: tensor.contiguous() for name, tensor in start.state.items()}
-            files.write(folder / f"{key}.safetensors", safetensors.torch.save(plain))
+            files.write(folder / f"{key}.safetensors", packed(plain))
             files.write(folder / f"{key}.json", files.seal(about))  # last: a start with it is complete
             return
 

@@ -7,9 +7,7 @@ and the interactions d(T) = sum over Q in T of (-1)^(|T| - |Q|) v(Q) belong besi
 over the sets T that i is in.
 """
 
-import itertools
 import math
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
@@ -19,12 +17,12 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from fedlab_core.check import Many, Measured, Natural, checked
-from fedlab_core.engines.stacked.modules import obstacle
+from fedlab_core.check import Many, checked
+from fedlab_core.engines.stacked.stack import obstacle
 from fedlab_core.federation import Federation
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.probes.cells import CAUSES, Cell, each_once, subsets
-from fedlab_core.state import distance
+from fedlab_core.probes.games import moebius, shapley
 
 Curves = Mapping[str, Sequence[float]]
 """What one cell measured: "round" and, by measure, one number per evaluated round."""
@@ -149,13 +147,18 @@ def run_cell(
     """One cell as a run of its own: data, clients, initial model and settings are the federation's.
 
     Returns:
-        "round", and by measure one number per evaluated round, that of round 0 included.
+        "round", and by measure one number per evaluated round, that of round 0 included; those of the validation
+        examples too, if the data have some.
     """
     run = cell_of(federation, on, lr=lr)
-    for _ in run.rounds(rounds):
+    validated = run.dataset.validation_x is not None
+    held = [run.evaluate(split="validation")] if validated else []
+    for record in run.rounds(rounds):
         if stop():
             raise InterruptedError(f"stopped in round {run.round} of {rounds}")
-    return curves(run)
+        if validated and "test_loss" in record.metrics:
+            held.append(run.evaluate(split="validation"))
+    return curves(run) | {name: [one[name] for one in held] for name in (held[0] if held else ())}
 
 
 @checked
@@ -196,17 +199,24 @@ def gathered(
 
 
 @checked
-def best_rates(tried: Sequence[Attribution], measure: str = "test_loss") -> Attribution:
+def best_rates(tried: Sequence[Attribution], measure: str = "validation_loss") -> Attribution:
     """Each cell at the learning rate that suits it best, all having had the same rates to choose from.
 
     A common rate isolates the causes but may favour some cells; this answers another question: what is lost where
     everybody tunes.
 
     Args:
-        tried: one attribution per learning rate, of the same runs.
-        measure: what the choice goes by, the mean over the seeds after the last round. It is a measure of the test
-            set, so what comes out is a little too good, in every cell.
+        tried: one attribution per learning rate, of the same runs on data with validation examples.
+        measure: what the choice goes by, the mean over the seeds after the last round: of the validation examples, so
+            that the test measures stay unbiased.
+
+    Raises:
+        ValueError: the choice would go by something that was not measured, or by the test set.
     """
+    accepted = [name for name in tried[0].values if name.startswith("validation_")]
+    if measure not in accepted:
+        remedy = "" if accepted else ": the data have no validation examples, see Dataset.with_validation"
+        raise ValueError(f"measure={measure!r}, accepted: {accepted}{remedy}")
     sign = 1.0 if measure.endswith("loss") else -1.0
     finals = torch.stack([sign * one.values[measure][..., -1].mean(0) for one in tried])
     best = finals.nan_to_num(math.inf).argmin(0).tolist()
@@ -215,33 +225,6 @@ def best_rates(tried: Sequence[Attribution], measure: str = "test_loss") -> Attr
         for name in tried[0].values
     }
     return replace(tried[0], values=values, lrs=tuple(tried[k].lrs[cell] for cell, k in enumerate(best)))
-
-
-@checked
-def shapley(causes: Sequence[str]) -> Tensor:
-    """(causes, cells) float64: what takes the cells' values to the Shapley values.
-
-    phi_i = sum over T without i of |T|! (n - |T| - 1)! / n! [v(T with i) - v(T)].
-    """
-    cells, n = subsets(causes), len(causes)
-    place = {frozenset(cell): k for k, cell in enumerate(cells)}
-    matrix = torch.zeros(n, len(cells), dtype=torch.float64)
-    for i, cause in enumerate(causes):
-        for cell in cells:
-            if cause not in cell:
-                weight = math.factorial(len(cell)) * math.factorial(n - len(cell) - 1) / math.factorial(n)
-                matrix[i, place[frozenset({*cell, cause})]] += weight
-                matrix[i, place[frozenset(cell)]] -= weight
-    return matrix
-
-
-@checked
-def moebius(causes: Sequence[str]) -> Tensor:
-    """(cells, cells) float64: what takes the cells' values to the interactions d(T)."""
-    cells = subsets(causes)
-    pairs = itertools.product(cells, cells)
-    signs = [(-1.0) ** (len(t) - len(q)) if set(q) <= set(t) else 0.0 for t, q in pairs]
-    return torch.tensor(signs, dtype=torch.float64).view(len(cells), len(cells))
 
 
 @checked
@@ -257,71 +240,6 @@ def interval(values: Tensor, level: float = 0.95) -> tuple[float, float, float]:
 def said(cell: Sequence[str]) -> str:
     """The causes of a cell in words."""
     return " + ".join(cell) or "none: centralised"
-
-
-@checked
-@dataclass(frozen=True)
-class Twin:
-    """Two next global models from one start, the second with one cause switched off in this round.
-
-    Attributes:
-        round: the round that was played twice.
-        cause: what was switched off.
-        step: distance from the start to the next model with every cause on.
-        apart: distance between the two next models.
-        federated, healed: measures of the two, running statistics estimated anew.
-    """
-
-    round: Natural
-    cause: str
-    step: Measured
-    apart: Measured
-    federated: Mapping[str, Measured]
-    healed: Mapping[str, Measured]
-
-    @property
-    def share(self) -> float:
-        """The distance between the twins in lengths of the round's step."""
-        return self.apart / self.step if self.step else math.nan
-
-    def gained(self, measure: str = "test_accuracy") -> float:
-        """Healed less federated."""
-        return self.healed[measure] - self.federated[measure]
-
-
-@checked
-def twin_round(federation: Federation, round: Natural, cause: str, stop: threading.Event | None = None) -> Twin:
-    """Plays a round of a run twice from the same model: with every cause on, and with one of them switched off.
-
-    The first twin is a round of `Cell`. Where all clients take part and all batches are full, it is the run's own
-    round.
-
-    Args:
-        federation: a run of FedAvg; it is left alone.
-        round: from 1 on.
-        stop: once set, the round is given up.
-
-    Raises:
-        ValueError: an unknown cause, or a run that the cells cannot express.
-        InterruptedError: stopped.
-    """
-    if cause not in CAUSES:
-        raise ValueError(f"cause={cause!r}, accepted: one of {list(CAUSES)}")
-    if not 1 <= round <= federation.round + 1:
-        raise ValueError(f"round={round}, accepted: 1 to {federation.round + 1}")
-    method = federation.past.segment(round).method
-    if type(method) is not FedAvg:
-        raise ValueError(f"method={method.name!r}: its own rules are no part of the cells, accepted: 'FedAvg'")
-    names = federation.trained_names
-    twins = []
-    for on in (CAUSES, tuple(c for c in CAUSES if c != cause)):
-        twin = federation.fork("twin", at=round - 1, method=Cell(on), evaluate_every=1, evaluate_clients=False)
-        if not list(twin.rounds(1, stop=stop)):
-            raise InterruptedError
-        twins.append(twin)
-    start, (one, other) = federation.state_at(round - 1), [twin.state for twin in twins]
-    measured = [{n: v for n, v in twin.history[-1].metrics.items() if n.startswith("test_")} for twin in twins]
-    return Twin(round, cause, distance(start, one, names), distance(one, other, names), *measured)
 
 
 def _built(experiment: Buildable | Callable[[int], Federation], seed: int) -> Federation:

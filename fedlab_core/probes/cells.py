@@ -27,7 +27,8 @@ from fedlab_core.batchnorm.lockstep import EVERYTHING, NOTHING, synchronised_gra
 from fedlab_core.batchnorm.neighbours import estimate_anew
 from fedlab_core.check import checked
 from fedlab_core.data import Dataset
-from fedlab_core.engines.stacked.modules import StackedBatchNorm, obstacle, stack
+from fedlab_core.engines.stacked.modules import StackedBatchNorm
+from fedlab_core.engines.stacked.stack import obstacle, stack
 from fedlab_core.engines.stacked.training import client_losses, gather, load, stack_states
 from fedlab_core.local.training import as_input, batches, on_device, worker_copy
 from fedlab_core.local.work import Engine, Task, Update, Work
@@ -240,7 +241,7 @@ class _Stacked:
         """See `_LockStep.step`."""
         logits = self.network(x.contiguous())
         losses, gradient = client_losses(logits.detach(), y, self.groups, len(y) // self.groups)
-        logits.backward(gradient)
+        (logits * gradient).sum().backward()  # as backward(gradient), which imports sympy
         _descend(self.parameters.values(), self.lr, self.decay)
         return losses.double().cpu()
 

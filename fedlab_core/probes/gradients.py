@@ -88,6 +88,14 @@ def client_gradients(federation: Federation, state: State, clients: Sequence[int
 
 
 @checked
+def client_loss(federation: Federation, state: State, client: Natural) -> float:
+    """Mean loss of a state on all of a client's data, in evaluation mode."""
+    x, y = _examples(federation, state, federation.partition[client], client)
+    with single_threaded(), torch.no_grad():
+        return sum(part.item() for part in _Loss(federation, state, x, y)._parts())
+
+
+@checked
 def local_against_global(federation: Federation, round: Natural, split: str = "test") -> dict[str, float]:
     """Does local training destroy global skill? Clients' models of a round on the whole test set.
 
@@ -96,10 +104,9 @@ def local_against_global(federation: Federation, round: Natural, split: str = "t
         "worst"), of the next global model ("next"); "harm" = clients - start, and "gain" = next - clients.
     """
     inside = federation.inside(round)
-    shares = [weight / sum(inside.weights) for weight in inside.weights]
     states = [inside.start, federation.state_at(round), *(update.state for update in inside.updates)]
     start, after, *own = (r[f"{split}_accuracy"] for r in federation.evaluate_states(states, split, round))
-    clients = sum(share * value for share, value in zip(shares, own, strict=True))
+    clients = sum(share * value for share, value in zip(inside.shares, own, strict=True))
     return {
         "start": start,
         "clients": clients,

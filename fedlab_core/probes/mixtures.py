@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fedlab_core.check import Depth, Many, Natural, checked
+from fedlab_core.data.shares import dirichlet_rows
 from fedlab_core.federation import Federation
-from fedlab_core.partition import dirichlet_rows
 from fedlab_core.probes.lines import recalibrate
 from fedlab_core.randomness import generator
 from fedlab_core.state import State, mean_state
@@ -151,9 +151,9 @@ def spread(
         weights' mean, and "size", mean size of the clients' updates.
     """
     inside = federation.inside(round)
-    states, total = [update.state for update in inside.updates], sum(inside.weights)
+    states = [update.state for update in inside.updates]
     drawn = dirichlet_weights(len(states), count, concentration, generator(federation.settings.seed, "mixtures", round))
-    rows = torch.cat((drawn, torch.tensor([inside.weights], dtype=torch.float64) / total))
+    rows = torch.cat((drawn, torch.tensor([inside.shares], dtype=torch.float64)))
     found = mixtures(federation, states, rows, split=split, recalibrate_with=recalibrate_with)
     summary = Mixtures(found.loss[:count], found.accuracy[:count]).summary()
     average = {"average_accuracy": found.accuracy[-1], "average_loss": found.loss[-1]}
@@ -178,8 +178,7 @@ def stability(
         it.
     """
     inside = federation.inside(round)
-    states, weights = [update.state for update in inside.updates], inside.weights
-    weights = [weight / sum(weights) for weight in weights]
+    states, weights = [update.state for update in inside.updates], inside.shares
     m, seed = len(states), federation.settings.seed
     rows = {
         "dirichlet": dirichlet_weights(m, count, concentration, generator(seed, "mixtures", round)),

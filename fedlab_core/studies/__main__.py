@@ -15,6 +15,7 @@ from fedlab_core.studies import (
     layerwise_runs,
     pretraining_imagenet,
     pretraining_runs,
+    pretraining_standard,
     queue,
 )
 
@@ -23,7 +24,7 @@ QUEUE = (
     *(pretraining_imagenet.RECORD, fedavg_tables.RECORD, batchnorm_distributions.RECORD, *attribution.RECORDS),
     *(study.record for module in (batchnorm_runs, finetuning_runs, layerwise_runs) for study in module.COMPARISONS),
     *(batchnorm_exact.NO_NOISE, fedavg_rounds.STUDY.record, fedavg_text.RECORD),
-    *(pretraining_runs.STUDY.record, pretraining_runs.STANDARD.record),
+    *(pretraining_runs.STUDY.record, pretraining_standard.STANDARD.record),
 )
 """The records, in the order in which `make records` works them off."""
 

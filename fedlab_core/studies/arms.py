@@ -8,7 +8,6 @@ rate of each arm is searched on them, on a grid with steps of 10^(1/2) that has 
 afterwards, at that rate, with the seeds of the record. An arm whose rate is given is not searched.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -19,6 +18,7 @@ from matplotlib.figure import Figure
 
 from fedlab_core import plots
 from fedlab_core.batchnorm.neighbours import four_ways, reestimate
+from fedlab_core.check import Natural, checked
 from fedlab_core.data import Dataset
 from fedlab_core.data.statistics import stratified_split
 from fedlab_core.experiment import Experiment
@@ -30,12 +30,14 @@ from fedlab_core.round import while_finite
 from fedlab_core.studies.queue import Record, Results, Run, Stop, Unit, full, sparse
 from fedlab_core.studies.record import Stopped
 from fedlab_core.studies.statistics import interval
+from fedlab_core.studies.tuning import climb
 
 SEARCHED = 100  # the seed of searches
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
 """By arm: the results of its runs, in the order of their seeds."""
 
 
+@checked
 @dataclass(frozen=True)
 class Arm:
     """What is compared.
@@ -57,38 +59,7 @@ class Arm:
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
-def climb(
-    start: int, unit: Callable[[int, float], Unit], score: Callable[[Mapping[str, Any]], float], done: Results
-) -> tuple[list[Unit], int | None]:
-    """A search for the best learning rate on an endless grid, as far as it has come: from its start to a rate that
-    neither neighbour beats.
-
-    Args:
-        start: exponent of the first rate.
-        unit: the run at an exponent; it is told the best score so far.
-        score: of a result, larger is better.
-
-    Returns:
-        The units of the search, and the exponent of the best rate once it is found.
-    """
-    units, at = [unit(start, -math.inf)], start
-    if units[0].key not in done:
-        return units, None
-    best = score(done[units[0].key])
-    for step in (-1, 1):
-        while True:
-            units.append(unit(at + step, best))
-            if units[-1].key not in done:
-                return units, None
-            found = score(done[units[-1].key])
-            if found <= best:
-                break
-            best, at = found, at + step
-        if at < start:  # it got better that way, and the other neighbour of the best is the one before it
-            break
-    return units, at
-
-
+@checked
 def hold_out(data: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Dataset]:
     """The data without a stratified share of the training examples, and the same with that share as its test set."""
     counts = data.y.bincount(minlength=data.num_classes)
@@ -97,6 +68,7 @@ def hold_out(data: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Datas
     return rest, replace(rest, test_x=data.x[held], test_y=data.y[held], test_groups=None)
 
 
+@checked
 def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
     """A unit: see `outcome`; with "held_out" among its settings also the final accuracy on the held-out images.
 
@@ -112,6 +84,7 @@ def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
     return compete(one, one.make_start(data=data), data, chooser, settings, stop)[0]
 
 
+@checked
 def compete(
     one: Experiment, start: Start, data: Dataset, chooser: Dataset | None, settings: Mapping[str, Any], stop: Stop
 ) -> tuple[dict[str, Any], Federation]:
@@ -135,6 +108,7 @@ def compete(
     return found, federation
 
 
+@checked
 def outcome(federation: Federation) -> dict[str, Any]:
     """A finished run as plain data: its curve and costs, and the final accuracy on the test set; with batch norm also
     with statistics estimated again, and where it is the clients' own in four ways."""
@@ -150,11 +124,12 @@ def outcome(federation: Federation) -> dict[str, Any]:
     }
     if federation.settings.batch_norm is not None:
         found["reestimated"] = round(federation.evaluate(reestimate(federation))["test_accuracy"], 4)
-    if federation.local_names:
+    if federation.roles.local:
         found["four_ways"] = {way: round(value, 4) for way, value in four_ways(federation).to_json().items()}
     return found
 
 
+@checked
 def by_arm(data: Mapping[str, Any] | None) -> Runs:
     """The runs of a record that are there, without those of searches."""
     found: dict[str, list[Mapping[str, Any]]] = {}
@@ -164,7 +139,8 @@ def by_arm(data: Mapping[str, Any] | None) -> Runs:
     return found
 
 
-def trained(federation: Federation, rounds: int, stop: Stop = lambda: False) -> Federation:
+@checked
+def trained(federation: Federation, rounds: Natural, stop: Stop = lambda: False) -> Federation:
     """The federation after so many rounds, or as many as are finite.
 
     Raises:
@@ -176,6 +152,7 @@ def trained(federation: Federation, rounds: int, stop: Stop = lambda: False) -> 
     return federation
 
 
+@checked
 def grouped(data: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
     """The runs of a record whose arms are called "group: name", by group and name."""
     found: dict[str, dict[str, Any]] = {}
@@ -185,17 +162,20 @@ def grouped(data: Mapping[str, Any] | None) -> dict[str, dict[str, Any]]:
     return found
 
 
+@checked
 def rates(data: Mapping[str, Any] | None) -> dict[str, float]:
     """The learning rate of each arm's runs."""
     units = [one for one in (data or {}).get("units", []) if one["seed"] != SEARCHED]
     return {one["arm"]: full(one["settings"]["experiment"]).settings.lr for one in units}
 
 
+@checked
 def finals(runs: Runs, name: str, measure: str = "test") -> list[Any]:
     """A measure of an arm's runs, seed by seed; empty if there are none."""
     return [result[measure] for result in runs.get(name, ())]
 
 
+@checked
 @dataclass(frozen=True)
 class Comparison:
     """A record that compares arms, see the module's text.
@@ -225,7 +205,7 @@ class Comparison:
 
     @property
     def record(self) -> Record:
-        """For the queue."""
+        """The comparison as the queue takes it."""
         return Record(self.name, self.title, self.plan, self.make, self.picture or self.draw, self.seeds)
 
     def unit(self, name: str, exponent: int | None, seed: int) -> Unit:

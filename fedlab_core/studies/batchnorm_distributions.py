@@ -18,7 +18,15 @@ from fedlab_core.studies.record import recorded
 
 ROUNDS = 200
 _SETTINGS = Settings(
-    1.0, None, 1, 32, lr_schedule="cosine", schedule_rounds=ROUNDS, batch_norm="average", evaluate_every=50
+    1.0,
+    None,
+    1,
+    32,
+    lr_schedule="cosine",
+    schedule_rounds=ROUNDS,
+    batch_norm="average",
+    evaluate_every=50,
+    engine="loop",
 )
 CIFAR = Experiment(
     "cifar10", {"download": False, "examples": 5000}, clients=10, model="resnet8", norm="batch", settings=_SETTINGS
@@ -62,7 +70,7 @@ _CLAIMS = {
     "iid": ("IID clients: FedAvg with batch normalisation ends where centralised training does",
             "IID: centralised BN", "IID: FedAvg+BN", Range(-0.02, 0.02)),
 }  # fmt: skip
-"""By the end of the id: text, the two arms of the headline, expected range of their difference."""
+"""Rows by the end of their id: text, the two arms of the headline, expected range of their difference."""
 
 
 def claim(name: str) -> Claim:

@@ -5,6 +5,7 @@ seeds. What else was tried stands in the records.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -15,7 +16,7 @@ from fedlab_core.plots import batchnorm as plots_batchnorm
 from fedlab_core.settings import Settings
 from fedlab_core.studies.arms import Arm, Comparison, by_arm
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
 VARIANTS: dict[str, dict[str, Any]] = {
     "centralised BN": {"method": "union_sgd"},
     "FedTAN": {"method": "fedtan"},
@@ -25,6 +26,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "SiloBN": {"batch_norm": "local_statistics"},
     "FedBN": {"batch_norm": "local"},
     "FixBN": {},
+    "HBN": {"method": "hbn", "batch_norm": None},
+    "HBN, faster statistics": {"method": "hbn", "method_options": {"step": 0.1}, "batch_norm": None},
+    "FBN": {"method": "fbn", "batch_norm": None},
     "GroupNorm": {"norm": "group", "batch_norm": None},
     "LayerNorm": {"norm": "layer", "batch_norm": None},
     "weight standardised": {"norm": "weight", "batch_norm": None},
@@ -33,7 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """What should happen to normalisation: changes of an experiment with averaged batch norm."""
 THEN: dict[str, dict[str, Any]] = {"FixBN": {"batch_norm": "frozen", "lr": 0.3}}
 """Changes at half of the rounds, see `Arm`."""
-_SETTINGS = Settings(1.0, None, 1, 32, 0.1, batch_norm="average", evaluate_every=10)
+_SETTINGS = Settings(1.0, None, 1, 32, 0.1, batch_norm="average", evaluate_every=10, engine="loop")
 DIGITS = Experiment(
     partition="label_blocks", clients=5, model="mlp", norm="batch", settings=_SETTINGS.replace(evaluate_every=5)
 )
@@ -53,7 +57,7 @@ def draw(data: Mapping[str, Any]) -> Figure:
     runs = by_arm(data)
     fig, axes = plots.figure(1, 3, (13, 4))
     plots_batchnorm.finals(axes[0, 0], runs)
-    undrawn = ("FedAvg+BN, total variance", "SiloBN", "LayerNorm", "weight standardised")
+    undrawn = ("FedAvg+BN, total variance", "SiloBN", "LayerNorm", "weight standardised", "HBN")
     shown = {name: found for name, found in runs.items() if name not in undrawn}
     plots_batchnorm.accuracy_against(axes[0, 1], shown)
     plots_batchnorm.accuracy_against(axes[0, 2], shown, "exchanges")
@@ -67,12 +71,13 @@ def study(name: str, title: str, experiment: Experiment, rounds: int, rates: Map
     return Comparison(f"batchnorm_{name}", title, experiment, rounds, arms, SEEDS, held_out=0, picture=draw)
 
 
-QUICK = study("digits", "digits, MLP", DIGITS, 40, dict.fromkeys(VARIANTS, 0.1))
+QUICK = replace(study("digits", "digits, MLP", DIGITS, 40, dict.fromkeys(VARIANTS, 0.1)), seeds=SEEDS[:3])
 _MNIST = "MNIST, 14 x 14, MLP, 5 clients"
 _TWICE = dict.fromkeys(("centralised BN", "FedTAN"), 0.3)
 COMPARISONS = (
     study("mnist", _MNIST, MNIST, 200, {
         **_TWICE, "FedAvg+BN": 0.1, "FedAvg+BN, total variance": 0.1, "SiloBN": 0.1, "FedBN": 0.03, "FixBN": 0.3,
+        "HBN": 0.03, "HBN, faster statistics": 0.03, "FBN": 0.3,
         "GroupNorm": 0.3, "LayerNorm": 0.3, "weight standardised": 0.1, "no normalisation": 0.3,
     }),
     study("mnist_one_digit", "MNIST, 14 x 14, MLP, 10 clients", MNIST.replace(clients=10), 120, {

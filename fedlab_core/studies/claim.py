@@ -6,13 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedlab_core.check import Measured as Number
+from fedlab_core.check import checked
 from fedlab_core.studies.statistics import interval, test_set_error
 
 VERDICTS = ("shown", "refuted", "undecided", "not run")
-Measured = float | Sequence[float] | None
+Measured = Number | Sequence[Number] | None
 """A number, one number per seed, or None where nothing was measured."""
 
 
+@checked
 @dataclass(frozen=True)
 class Range:
     """Accepted values of a number, both limits included.
@@ -42,6 +45,7 @@ class Range:
         return f"{self.low:,.10g} to {self.high:,.10g}"
 
 
+@checked
 @dataclass(frozen=True)
 class Claim:
     """One row of the table of claims.
@@ -57,7 +61,7 @@ class Claim:
         expected: accepted range of the headline, or of each part of an exact claim.
         measured: by part a number, or one number per seed; None where it was not measured. Parts that are not expected
             are shown and not judged.
-        seeds: the seeds behind the numbers.
+        seeds: the seeds behind the numbers, in their order; of a record that has fewer so far, the first of them.
         headline: the part that decides; "" for an exact claim.
         registered: the commit in which the expected range was set, and whether that was before the record.
         test_size: examples of the test set, where accuracies on one are compared.
@@ -138,7 +142,7 @@ class Claim:
             "interval": _numbers(self.interval),
             "n": len(judged) or None,
             "intervals": {part: _numbers(e) for part, e in ends.items() if e is not None and part != self.headline},
-            "seeds": list(self.seeds),
+            "seeds": list(self.seeds)[: len(judged) or None],
             "test_size": self.test_size,
             "references": {name: _number(value) for name, value in self.references.items()},
             "verdict": self.verdict,
@@ -151,6 +155,14 @@ class Claim:
         return row
 
 
+@checked
+def extended(registered: str, data: Mapping[str, Any] | None) -> str:
+    """When a range was set, and that two seeds were added to a record of three where they were."""
+    later = data is not None and len(data.get("complete", ())) > 3
+    return f"{registered}; two of its seeds were added with three known" if later else registered
+
+
+@checked
 def headlined(
     id: str, text: str, expected: Range, measured: Mapping[str, Measured], headline: str = "", **more: Any
 ) -> Claim:
@@ -165,6 +177,7 @@ def headlined(
     return Claim(id, text, expected={headline: expected}, measured=measured, headline=headline, **more)
 
 
+@checked
 def exact(id: str, text: str, parts: Mapping[str, tuple[Measured, Range | None]], **more: Any) -> Claim:
     """An exact claim.
 
@@ -195,6 +208,7 @@ def _number(value: float | None) -> float | int | str | None:
     return rounded if math.isfinite(rounded) else value  # the largest of all cannot be rounded up
 
 
+@checked
 def two_digits(value: float) -> float:
     """A measured value that depends a little on kernels, to the two digits that do not."""
     return float(f"{value:.2g}")

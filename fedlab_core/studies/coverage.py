@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedlab_core import files
+from fedlab_core.check import checked
 from fedlab_core.studies.record import FIGURES, recorded
 
 FILE = FIGURES.parent / "docs" / "coverage.md"
 
 
+@checked
 @dataclass(frozen=True)
 class Statement:
     """A statement of an abstract.
@@ -167,6 +170,7 @@ PAPERS: Mapping[str, Sequence[Statement]] = {
 }
 
 
+@checked
 def chosen(statement: Statement, rows: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The rows that test a statement.
 
@@ -182,6 +186,7 @@ def chosen(statement: Statement, rows: Mapping[str, Mapping[str, Any]]) -> list[
     return list(found.values())
 
 
+@checked
 def page(rows: Sequence[Mapping[str, Any]]) -> str:
     """The page from the rows of `figures/claims.json`.
 
@@ -209,10 +214,11 @@ def page(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+@checked
 def write(file: Path = FILE) -> None:
     """Writes the page."""
     file.parent.mkdir(exist_ok=True)
-    file.write_text(page(recorded("claims") or []), encoding="utf-8")
+    files.write(file, page(recorded("claims") or []).encode())
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, str, str, str]:

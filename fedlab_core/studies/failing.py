@@ -20,7 +20,7 @@ from fedlab_core.studies.statistics import interval
 SEEDS, ROUNDS = (0, 1, 2, 3, 4), 15
 BASE = Experiment(
     "digits", partition="dirichlet", partition_options={"alpha": 1.0}, clients=20,
-    settings=Settings(1.0, epochs=1, batch_size=16, lr=0.1, evaluate_every=ROUNDS),
+    settings=Settings(1.0, epochs=1, batch_size=16, lr=0.1, evaluate_every=ROUNDS, engine="loop"),
 )  # fmt: skip
 AGGREGATORS: dict[str, dict[str, Any]] = {
     "mean": {},
@@ -148,7 +148,7 @@ _CLAIMS: dict[str, tuple[str, str, _Part, _Part | None, Range]] = {
         "median", ("median", "updates flipped 0.5"), None, Range(high=0.2),
     ),
 }  # fmt: skip
-"""By the end of the id: text, whose runs are shown, what is measured, what is subtracted, and the expected range."""
+"""Rows by the end of their id: text, whose runs are shown, what is measured, what is subtracted, the range."""
 
 
 def claim(name: str) -> Claim:

@@ -75,7 +75,7 @@ def count_bytes(clients: int = 5) -> dict[str, int]:
     y = torch.arange(n) % 10
     data = Dataset("random images", "image", x, y, x, y, tuple("0123456789"), (0.5,), (0.3,))
     model = build_model("2nn", data.input_shape, 10, generator(0, "initial weights"))
-    federation = Federation(data, iid(n, clients, draws), model, Settings(fraction=1.0)).run(1)
+    federation = Federation(data, iid(n, clients, draws), model, Settings(fraction=1.0, engine="loop")).run(1)
     inside = federation.inside(1)
     messages = [inside.sent] * clients + [update.state for update in inside.updates]
     return {

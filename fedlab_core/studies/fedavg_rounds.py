@@ -14,7 +14,7 @@ from fedlab_core.studies.queue import full
 from fedlab_core.studies.statistics import ratios
 from fedlab_core.studies.tuning import GRID, Tuned, tune
 
-DIGITS = Experiment(clients=20, settings=Settings(fraction=0.25, epochs=5))
+DIGITS = Experiment(clients=20, settings=Settings(fraction=0.25, epochs=5, engine="loop"))
 MNIST = Experiment("mnist", {"download": False}, clients=100, settings=Settings(fraction=0.1, epochs=1, engine="auto"))
 TARGET, MNIST_TARGET = 0.93, 0.97
 WORK: dict[str, dict[str, Any]] = {

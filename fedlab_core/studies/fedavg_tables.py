@@ -17,7 +17,7 @@ from fedlab_core import plots
 from fedlab_core.experiment import Experiment
 from fedlab_core.settings import Settings
 from fedlab_core.studies import tuning
-from fedlab_core.studies.arms import SEARCHED, climb
+from fedlab_core.studies.arms import SEARCHED
 from fedlab_core.studies.claim import Claim, Measured, Range
 from fedlab_core.studies.queue import Record, Results, Stop, Unit, full, sparse
 from fedlab_core.studies.record import recorded
@@ -62,7 +62,7 @@ class Row:
 
     @property
     def experiment(self) -> Experiment:
-        """Without seed and learning rate; long runs are evaluated every fifth round, curves are interpolated."""
+        """The experiment without seed and learning rate; long runs are evaluated every fifth round."""
         every = 1 if max(self.paper) < 300 else 5
         return MNIST.replace(
             partition=self.partition,
@@ -137,7 +137,7 @@ def searched(row: Row, done: Results) -> tuple[list[Unit], int | None]:
     def one(exponent: int, best: float) -> Unit:
         return unit(row, exponent, SEARCHED, row.most if math.isinf(best) else math.ceil(-best))
 
-    return climb(row.start, one, lambda result: -_reached(result), done)
+    return tuning.climb(row.start, one, lambda result: -_reached(result), done)
 
 
 def plan(done: Results, rows: Sequence[Row] = ROWS, seeds: Sequence[int] = SEEDS) -> list[Unit]:

@@ -26,7 +26,7 @@ TEXT = Experiment(
     {"min_size": 5},
     model="lstm",
     model_options={"hidden": 64, "layers": 1},
-    settings=Settings(fraction=0.1, epochs=5),
+    settings=Settings(fraction=0.1, epochs=5, engine="loop"),
 )
 """Quick size: 1,500 lines of Python's documentation, topics with 5 or more of them, one layer of 64."""
 

@@ -47,7 +47,7 @@ SCENES = Experiment(
     "dirichlet",
     {"alpha": 0.5, "min_size": 8},
     clients=8,
-    settings=Settings(0.5, None, 4, 16, 0.03, momentum=0.9, evaluate_every=NO_EVALUATION),
+    settings=Settings(0.5, None, 4, 16, 0.03, momentum=0.9, evaluate_every=NO_EVALUATION, engine="loop"),
 )
 PHOTOGRAPHS = SCENES.replace(dataset="cifar10", dataset_options={}, steps=8, batch_size=32)
 SIZES = (2000, 500)  # photographs handed out, and as many each to test with and to choose rates by
@@ -116,8 +116,9 @@ def network(way: Way, data: Dataset, partition: Partition, seed: int) -> nn.Modu
 
 def federation(experiment: Experiment, way: Way) -> Federation:
     """A federation that is ready to run."""
-    data, seed = pictures(experiment)[0], experiment.settings.seed
-    statistics = "vit_strong" if way.start == "random" and experiment.dataset == "scenes" else way.start
+    scenes = experiment.dataset == "scenes"  # where further pictures are drawn for themselves
+    data, seed = experiment.load_data() if scenes else pictures(experiment)[0], experiment.settings.seed
+    statistics = "vit_strong" if way.start == "random" and scenes else way.start
     if statistics != "random":
         data = load_backbone(statistics).reads(data)
     partition = experiment.make_partition(data)
@@ -220,6 +221,7 @@ def until(one: Mapping[str, Any], axis: str, target: float) -> float:
     return before + (after - before) * (target - low) / (high - low)
 
 
+SEEDS = (0, 1, 2, 3, 4)
 STARTS = {"random": "random", "weak": "vit_weak", "strong": "vit_strong"}
 METHODS = ("full", "head", "bias", "layer_norm", "vpt_shallow", "vpt_deep", "adapter", "lora")
 SHOTS = (1, 2, 4, 8, 16)
@@ -266,9 +268,9 @@ def study(
     name: str, title: str, draw: Callable[[Any], Figure], arms: Mapping[str, Arm], experiment: Experiment = SCENES,
     rounds: int = 12,
 ) -> Comparison:  # fmt: skip
-    """Ways side by side, three seeds of each."""
+    """Ways side by side, over the seeds of the study."""
     return Comparison(
-        f"finetuning_{name}", title, experiment, rounds, arms, (0, 1, 2), 0, make=run,
+        f"finetuning_{name}", title, experiment, rounds, arms, SEEDS, 0, make=run,
         picture=lambda data: draw(grouped(data)),
     )  # fmt: skip
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedlab_core.check import checked
 from fedlab_core.studies.record import FIGURES, recorded
 
 
+@checked
 @dataclass(frozen=True)
 class Rule:
     """A situation, and what to do about it as a record decides.
@@ -57,6 +59,7 @@ RULES = (
 )  # fmt: skip
 
 
+@checked
 class Guide:
     """The rules with what the records say, as text and as HTML in a notebook.
 
@@ -82,6 +85,7 @@ class Guide:
         return f"<table><tr>{head}</tr>{body}</table>"
 
 
+@checked
 def decide(rule: Rule, claims: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """A rule's row: what the claim's verdict advises, and the number it rests on."""
     claim = claims.get(rule.claim)
@@ -97,6 +101,7 @@ def decide(rule: Rule, claims: Mapping[str, Mapping[str, Any]]) -> dict[str, str
     return {"situation": rule.situation, "advice": advice, "because": because, "verdict": verdict, "notebook": notebook}
 
 
+@checked
 def guide(rules: Iterable[Rule] = RULES, folder: Path = FIGURES) -> Guide:
     """The guide from the claims on record, `figures/claims.json`."""
     claims = {row["id"]: row for row in recorded("claims", folder) or []}

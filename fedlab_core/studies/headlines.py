@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedlab_core import files
 from fedlab_core.studies.record import FIGURES, recorded
 
 FILE = FIGURES.parent / "README.md"
@@ -61,4 +62,4 @@ def write(file: Path = FILE) -> None:
     if file.exists():
         text = file.read_text(encoding="utf-8")
         before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-        file.write_text(before + block(recorded("claims") or []) + after, encoding="utf-8")
+        files.write(file, (before + block(recorded("claims") or []) + after).encode())

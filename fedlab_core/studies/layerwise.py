@@ -41,7 +41,7 @@ NO_HEADS = {"hidden": 1, "out": 1, "layers": 1}
 BLOCKS, ROUNDS, GIB = 12, 180, 2**30
 COMPARABLE = 0.02
 SET = "7a2ca3e, before the record"
-CHOSEN = f"{SET}; its one headline was picked with the record known"
+CHOSEN = f"{SET}; its one headline was picked, and two of its seeds added, with three seeds known"
 
 
 def tiny(depth: int = BLOCKS, **changes: Any) -> StagedModel:
@@ -80,7 +80,7 @@ def counted_traffic(model: StagedModel, rounds: int = ROUNDS) -> dict[str, float
     x = torch.randint(0, 256, (2, 3, 32, 32), generator=generator(0, "random images")).to(torch.uint8)
     y = torch.arange(2)
     data = Dataset("random images", "image", x, y, x, y, ("a", "b"), (0.5,) * 3, (0.3,) * 3)
-    settings = Settings(1.0, None, steps=1, batch_size=2, lr=1e-4, evaluate_every=NO_EVALUATION)
+    settings = Settings(1.0, None, steps=1, batch_size=2, lr=1e-4, evaluate_every=NO_EVALUATION, engine="loop")
     units, found = len(model.units), {}
     for scheme in SCHEMES:
         rule = LayerWise(scheme=scheme, rounds_per_stage=2)

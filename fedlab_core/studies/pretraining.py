@@ -12,9 +12,10 @@ from statistics import fmean
 from fedlab_core.studies import pretraining_imagenet
 from fedlab_core.studies import pretraining_measures as measures
 from fedlab_core.studies.arms import Runs, by_arm, finals, grouped
-from fedlab_core.studies.claim import Claim, Range
+from fedlab_core.studies.claim import Claim, Range, extended
 from fedlab_core.studies.pretraining_measures import Data, Measures
-from fedlab_core.studies.pretraining_runs import SEEDS, SKEW, SOURCES
+from fedlab_core.studies.pretraining_runs import SEEDS, SKEW
+from fedlab_core.studies.pretraining_standard import SOURCES
 from fedlab_core.studies.record import recorded
 
 PAPER = "Chen et al. 2023, abstract; our operationalisation"
@@ -141,8 +142,8 @@ def claim(key: str) -> Claim:
     data = recorded("pretraining")
     found, references = (measure(data), _references(by_arm(data), "letters")) if data else ({}, {})
     exact = key == "pretraining.methods"
-    registered = f"{'ed78c45' if exact else '93ad8dd'}, together with the record"
-    headline, seeds = "" if exact else next(iter(expected)), SEEDS if data else ()
+    headline, seeds = "" if exact else next(iter(expected)), data["complete"] if data else ()
+    registered = extended(f"{'ed78c45' if exact else '93ad8dd'}, together with the record", data)
     return Claim(key, text, source, "quick", expected, found, seeds, headline, registered, 360, references)
 
 
@@ -153,7 +154,7 @@ def standard_claim(key: str) -> Claim:
     runs = grouped(data).get(name)
     found, references = (measure(data, name), _references(runs, SOURCES[name])) if runs else ({}, {})
     headline, seeds, tests = next(iter(expected)), SEEDS if runs else (), {"mnist": 2_000, "cifar10": 1_000}[name]
-    return Claim(key, text, PAPER, "standard", expected, found, seeds, headline, SET, tests, references)
+    return Claim(key, text, PAPER, "standard", expected, found, seeds, headline, extended(SET, data), tests, references)
 
 
 CLAIMS: dict[str, Callable[[], Claim]] = {key: partial(claim, key) for key in _ROWS}

@@ -14,9 +14,10 @@ from fedlab_core.pretraining.starts import Start
 from fedlab_core.references import centralised
 from fedlab_core.round import while_finite
 from fedlab_core.settings import Settings
-from fedlab_core.studies.arms import SEARCHED, climb, hold_out
+from fedlab_core.studies.arms import SEARCHED, hold_out
 from fedlab_core.studies.queue import Results, Stop, Unit, full, sparse
 from fedlab_core.studies.record import Stopped
+from fedlab_core.studies.tuning import climb
 
 STARTS = ("random", "ImageNet")
 SKEW = "Dir(0.1)"
@@ -34,7 +35,7 @@ CIFAR10 = Experiment(
     clients=10,
     model="resnet8",
     norm="group",
-    settings=Settings(1.0, epochs=2, batch_size=32, evaluate_every=3),
+    settings=Settings(1.0, epochs=2, batch_size=32, evaluate_every=3, engine="loop"),
 )
 
 

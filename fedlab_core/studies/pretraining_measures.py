@@ -6,7 +6,8 @@ from typing import Any
 
 from fedlab_core.studies.arms import Runs, by_arm, finals, grouped, rates
 from fedlab_core.studies.claim import Measured
-from fedlab_core.studies.pretraining_runs import GRIDS, METHODS, ROUNDS, SKEW, SKEWS, SOURCES, SSL_ROUNDS
+from fedlab_core.studies.pretraining_runs import GRIDS, METHODS, ROUNDS, SKEW, SKEWS, SSL_ROUNDS
+from fedlab_core.studies.pretraining_standard import SOURCES
 from fedlab_core.studies.queue import full
 from fedlab_core.studies.statistics import differences, ratios
 
@@ -15,7 +16,7 @@ Measures = dict[str, Measured]
 
 
 def narrowed(runs: Runs, source: str, skews: Sequence[str]) -> dict[str, list[float]]:
-    """By skew: how much smaller than from random weights the gap to centralised training is from the source."""
+    """By skew: the gap to centralised training from random weights minus that from the source, seed by seed."""
 
     def gaps(start: str, skew: str) -> list[float]:
         return differences(finals(runs, f"{start}, pooled"), finals(runs, f"{start}, {skew}"))

@@ -26,6 +26,7 @@ import torch
 from matplotlib.figure import Figure
 
 from fedlab_core import files, plots
+from fedlab_core.check import checked
 from fedlab_core.experiment import Experiment
 from fedlab_core.settings import Settings
 from fedlab_core.studies.record import FIGURES, RUNS, Stopped, recorded
@@ -37,6 +38,7 @@ Results = Mapping[str, Mapping[str, Any]]
 """By the key of the unit: its result."""
 
 
+@checked
 @dataclass(frozen=True)
 class Unit:
     """One run.
@@ -59,6 +61,7 @@ class Unit:
         return f"{arm}-seed{self.seed}-{hashlib.sha256(plain.encode()).hexdigest()[:10]}"
 
 
+@checked
 @dataclass(frozen=True)
 class Record:
     """A picture in `figures/` and its data, made of units.
@@ -82,19 +85,22 @@ class Record:
     seeds: tuple[int, ...] = field(default=(0, 1, 2, 3, 4))
 
 
+@checked
 def sparse(experiment: Experiment) -> dict[str, Any]:
     """What an experiment changes of the defaults, plain data for the settings of a unit: a setting that is added to the
     package later leaves the keys of finished units as they are."""
-    usual, plain = Experiment().to_json(), experiment.to_json()
+    usual, plain = full({"settings": {}}).to_json(), experiment.to_json()
     settings = {name: value for name, value in plain.pop("settings").items() if value != usual["settings"][name]}
     return {name: value for name, value in plain.items() if value != usual[name]} | {"settings": settings}
 
 
+@checked
 def full(changes: Mapping[str, Any]) -> Experiment:
     """The inverse of `sparse`."""
-    return Experiment(**{**changes, "settings": Settings(**changes["settings"])})
+    return Experiment(**{**changes, "settings": Settings(**{"engine": "loop", **changes["settings"]})})
 
 
+@checked
 def known(record: Record, runs: Path = RUNS, figures: Path = FIGURES, again: bool = False) -> dict[str, dict[str, Any]]:
     """The finished units on this machine and, unless they are made again, in the committed record, by key."""
     committed = {} if again else recorded(record.name, figures) or {}
@@ -104,16 +110,19 @@ def known(record: Record, runs: Path = RUNS, figures: Path = FIGURES, again: boo
     return found
 
 
+@checked
 def results(found: Mapping[str, Mapping[str, Any]]) -> Results:
     """The results alone, by key."""
     return {key: unit["result"] for key, unit in found.items()}
 
 
+@checked
 def missing(record: Record, found: Mapping[str, Mapping[str, Any]]) -> list[Unit]:
     """The units that are planned and not there, in order."""
     return [unit for unit in record.plan(results(found)) if unit.key not in found]
 
 
+@checked
 def gathered(record: Record, found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """The record's data: its planned units that are there, and how many of its seeds are complete."""
     planned = record.plan(results(found))
@@ -130,15 +139,32 @@ def gathered(record: Record, found: Mapping[str, Mapping[str, Any]]) -> dict[str
     }
 
 
+@checked
 def write(record: Record, runs: Path = RUNS, figures: Path = FIGURES, again: bool = False) -> dict[str, Any] | None:
     """Gathers the finished units into `figures/NAME.json` and draws them; None if there are none yet."""
     data = gathered(record, known(record, runs, figures, again))
     if not data["units"]:
         return None
-    plots.save(record.draw(data), figures / record.name, data)
+    plots.save(picture(record, data), figures / record.name, data)
     return data
 
 
+@checked
+def picture(record: Record, data: Mapping[str, Any]) -> Figure:
+    """What `Record.draw` makes of gathered data; before every seed is there, where that does not draw yet, how far the
+    record is."""
+    try:
+        return record.draw(data)
+    except Exception:  # an arm has no run yet, or fewer than another
+        if set(record.seeds) <= set(data["complete"]):
+            raise
+    fig, axes = plots.figure(1, 1, (6, 1.2))
+    axes[0, 0].axis("off")
+    axes[0, 0].text(0, 0.5, f"{record.title}\n{data['note']} so far", va="center")
+    return fig
+
+
+@checked
 def work_off(
     records: Sequence[Record],
     *,
@@ -209,7 +235,7 @@ def work_off(
 
 
 def _make(run: Run, unit: Unit, file: Path, device: str, stop: Path, nice: int = 19) -> None:
-    """In a process of its own: one unit into its file, which is complete or absent."""
+    """Makes one unit, in a process of its own; its file is complete or absent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the queue says when to stop
     _yield_to_others(nice)
     torch.set_num_threads(1)
@@ -255,12 +281,14 @@ def _progress(
     return f"{done} units done, {len(busy)} in hand ({names}), {len(waiting)} left that are known, {hours} hours left"
 
 
+@checked
 def halt(runs: Path = RUNS) -> None:
     """Asks a queue that works on this folder to end between two rounds."""
     runs.mkdir(parents=True, exist_ok=True)
     (runs / "stop").touch()
 
 
+@checked
 def main(records: Sequence[Record], arguments: Sequence[str]) -> int:
     """Command line of `make records`: `[--stop] [--device cuda] [--workers N] [NAME ...]`."""
     parser = argparse.ArgumentParser(prog="python -m fedlab_core.studies records", description=__doc__.splitlines()[0])

@@ -16,7 +16,7 @@ from fedlab_core.federation import Federation
 from fedlab_core.settings import Settings
 
 ROUNDS = 12
-EXPERIMENT = Experiment(partition="shards", settings=Settings(fraction=0.25, epochs=1))
+EXPERIMENT = Experiment(partition="shards", settings=Settings(fraction=0.25, epochs=1, engine="loop"))
 
 
 def run_on(folder: Path) -> None:

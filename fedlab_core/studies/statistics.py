@@ -3,10 +3,13 @@
 import math
 from collections.abc import Sequence
 
+from fedlab_core.check import Measured, checked
+
 LEVEL = 0.95
 
 
-def differences(a: Sequence[float], b: Sequence[float]) -> list[float]:
+@checked
+def differences(a: Sequence[Measured], b: Sequence[Measured]) -> list[float]:
     """a minus b, seed by seed.
 
     Raises:
@@ -15,12 +18,14 @@ def differences(a: Sequence[float], b: Sequence[float]) -> list[float]:
     return [x - y for x, y in zip(a, b, strict=True)]
 
 
-def ratios(a: Sequence[float], b: Sequence[float]) -> list[float]:
+@checked
+def ratios(a: Sequence[Measured], b: Sequence[Measured]) -> list[float]:
     """a over b, seed by seed; infinite where b is 0."""
     return [x / y if y else math.inf for x, y in zip(a, b, strict=True)]
 
 
-def interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, float] | None:
+@checked
+def interval(values: Sequence[Measured], level: float = LEVEL) -> tuple[float, float] | None:
     """Confidence interval of the mean by Student's t (of paired differences: the paired t interval).
 
     Args:
@@ -39,6 +44,7 @@ def interval(values: Sequence[float], level: float = LEVEL) -> tuple[float, floa
     return mean - half, mean + half
 
 
+@checked
 def test_set_error(accuracy: float, examples: int) -> float:
     """Standard error of an accuracy that comes from the draw of the test examples, sqrt(p (1 - p) / n)."""
     return math.sqrt(accuracy * (1 - accuracy) / examples)

@@ -1,20 +1,59 @@
-"""Rounds to a target with the learning rate tuned per setting, as McMahan et al. (2017, section 3) measure them."""
+"""Searches for a learning rate.
+
+`climb` finds the best rate of an endless grid; `tune` finds the rate with the fewest rounds to a target, as McMahan et
+al. (2017, section 3) measure them.
+"""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fedlab_core.check import checked
 from fedlab_core.experiment import Experiment
 from fedlab_core.history import Record, rounds_to_target
 from fedlab_core.round import while_finite
-from fedlab_core.studies.queue import Stop, full
+from fedlab_core.studies.queue import Results, Stop, Unit, full
 from fedlab_core.studies.record import Stopped
 
 GRID = (0.0464, 0.1, 0.215, 0.464, 1.0, 2.15)
 """Learning rates a factor 10^(1/3) apart, the paper's coarser grid (section 3)."""
 
 
+@checked
+def climb(
+    start: int, unit: Callable[[int, float], Unit], score: Callable[[Mapping[str, Any]], float], done: Results
+) -> tuple[list[Unit], int | None]:
+    """A search for the best learning rate on an endless grid, as far as it has come: from its start to a rate that
+    neither neighbour beats.
+
+    Args:
+        start: exponent of the first rate.
+        unit: the run at an exponent; it is told the best score so far.
+        score: of a result, larger is better.
+
+    Returns:
+        The units of the search, and the exponent of the best rate once it is found.
+    """
+    units, at = [unit(start, -math.inf)], start
+    if units[0].key not in done:
+        return units, None
+    best = score(done[units[0].key])
+    for step in (-1, 1):
+        while True:
+            units.append(unit(at + step, best))
+            if units[-1].key not in done:
+                return units, None
+            found = score(done[units[-1].key])
+            if found <= best:
+                break
+            best, at = found, at + step
+        if at < start:  # it got better that way, and the other neighbour of the best is the one before it
+            break
+    return units, at
+
+
+@checked
 @dataclass(frozen=True)
 class Tuned:
     """Rounds to a target at the best learning rate of a grid.
@@ -37,11 +76,13 @@ class Tuned:
     most: int
 
 
+@checked
 def negated(history: Sequence[Record], metric: str) -> list[Record]:
     """The records with the metric's sign changed, so that lower values count as better."""
     return [replace(r, metrics={metric: -r.metrics[metric]} if metric in r.metrics else {}) for r in history]
 
 
+@checked
 def run(
     experiment: Experiment, target: float, most: int, metric: str = "test_accuracy", stop: Stop = lambda: False
 ) -> dict[str, Any]:
@@ -75,12 +116,14 @@ def run(
     }
 
 
+@checked
 def make(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
     """A unit of a record, see `run`."""
     one = full(settings["experiment"]).replace(device=device)
     return run(one, settings["target"], settings["rounds"], settings["metric"], stop)
 
 
+@checked
 def tune(
     experiment: Experiment,
     target: float | Mapping[int, float],

@@ -3,6 +3,7 @@
 import threading
 from typing import Any
 
+from fedlab_core.data import Dataset
 from fedlab_core.experiment import Experiment
 from fedlab_core.workbench import text
 from fedlab_core.workbench.catalog import Catalog
@@ -77,10 +78,13 @@ class Advice:
         experiment = None
         try:
             experiment = self._controls.experiment
-            dataset = self._catalog.load(experiment)
+            dataset = self._load(experiment)
             self._loaded.add(self._controls.source)
             self._display.draft(dataset, self._catalog.divide(experiment, dataset))
             self.trials.check(experiment)
+        except InterruptedError:
+            self._noted = True
+            self._panel.say("warning", f"The loading of {self._controls.source_name} was stopped. Run loads it.")
         except Exception as error:
             self._noted = True
             self._worker.show(self._said(experiment, error), expected=True)
@@ -93,6 +97,11 @@ class Advice:
                 self._panel.say("", "Ready.")
             self._noted = False
         return True
+
+    def _load(self, experiment: Experiment) -> Dataset:
+        if self._worker.inside:
+            return self._worker.patiently(lambda: self._catalog.load(experiment))
+        return self._catalog.load(experiment)
 
     def compare(self) -> None:
         """Says what the result shown was made with, and marks it where the controls no longer match it."""

@@ -38,7 +38,7 @@ def beat(count: int = 0) -> None:
 
 
 def show(one: Panelled) -> None:
-    """From now on the panel gives signs of life."""
+    """Starts a panel's signs of life."""
     global _heart
     _shown.add(one)
     one.alive.value = GONE.format(beat="first")
@@ -48,7 +48,7 @@ def show(one: Panelled) -> None:
 
 
 def hide(one: Panelled) -> None:
-    """The panel gives no more signs of life."""
+    """Ends a panel's signs of life."""
     _shown.discard(one)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from fedlab_core.check import checked
 from fedlab_core.data import Dataset
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
@@ -19,7 +20,7 @@ from fedlab_core.workbench.display import Display
 from fedlab_core.workbench.keeper import Keeper
 from fedlab_core.workbench.panel import Panel
 from fedlab_core.workbench.pictures import Shown
-from fedlab_core.workbench.runs import Run, changes, describe, unique
+from fedlab_core.workbench.runs import Run, changes, describe
 from fedlab_core.workbench.tabs import CLIENTS, COSTS, CURVES, View, curves_view
 from fedlab_core.workbench.training import begin, train, train_reference
 from fedlab_core.workbench.views import drift, twins
@@ -29,6 +30,7 @@ from fedlab_core.workbench.worker import Busy, Worker
 BUILT_IN = (CURVES, CLIENTS, drift.VIEW, STABILITY, BASIN, twins.VIEW, COSTS)
 
 
+@checked
 class Workbench(Shown):
     """A panel to train federations with, in a notebook or without one.
 
@@ -226,7 +228,7 @@ class Workbench(Shown):
 
         def work() -> tuple[str, str]:
             self._advice.tried = experiment
-            given = self._name(name, f"{describe(experiment, run.experiment)}, from {point}")
+            given = self._display.named(name, f"{describe(experiment, run.experiment)}, from {point}")
             self._display.add(run.fork(given, point, experiment, self.catalog.method(experiment)))
             self._keeper.keep(self.runs, self.runs[-1], True)
             return "done", f"{given} branches off {run.name} after round {point}. Run trains it."
@@ -262,15 +264,7 @@ class Workbench(Shown):
         Returns:
             The file, None for code.
         """
-        run, panel = self._display.shown(), self.panel
-        if kind == "code":
-            panel.show_text(export.code(run))
-            panel.say("done", "The cell that rebuilds this run; choose a view to see the figure again.")
-            return None
-        replayed = 0 if self._worker.busy else export.REPLAYED
-        path = export.save(kind, self._display.view, run, self.runs, panel.round.value, self._display.figure, replayed)
-        panel.say("done", f"Saved {path.name} in {path.parent}.", export.download(path))
-        return path
+        return self._display.save(kind)
 
     def bring_back(self, folder: str | Path | None, *, block: bool = False) -> None:
         """Adds the runs that an earlier panel kept on disk; FileNotFoundError if there are none."""
@@ -294,7 +288,7 @@ class Workbench(Shown):
         run, self._advice.tried = self._display.current, experiment
         try:
             if run is None or changes(run.experiment, experiment):
-                given = self._name(name, describe(experiment, self.runs[0].experiment if self.runs else None))
+                given = self._display.named(name, describe(experiment, self.runs[0].experiment if self.runs else None))
                 run = begin(experiment, self.catalog, given, self._display, self._worker)
                 self._advice.trials.check(experiment)
                 self._display.add(run)
@@ -308,7 +302,7 @@ class Workbench(Shown):
             return "warning", "Stopped before the first round."
 
     def _finish(self) -> None:
-        self._display.draw()
+        self._display.finish()
         self._advice.compare()
 
     def _settle(self) -> None:
@@ -321,8 +315,3 @@ class Workbench(Shown):
         if self.runs and not self.busy:
             run, wanted = self._display.shown(), change["new"]
             self._worker.start(lambda: train_reference(run, wanted, self.panel, self._worker))
-
-    def _name(self, given: str | None, automatic: str) -> str:
-        name = given or self.panel.name.value.strip() or automatic
-        self.panel.name.value = ""
-        return unique(name, (run.name for run in self.runs))

@@ -6,9 +6,11 @@ from typing import Any
 import ipywidgets as widgets
 from matplotlib.figure import Figure
 
+from fedlab_core.check import checked
 from fedlab_core.workbench.pictures import Look
 
 
+@checked
 class Browse(Look):
     """A picture that follows its sliders at once. For quick drawings of finished results; nothing here may train.
 

@@ -9,22 +9,26 @@ from typing import Any
 
 from torch import nn
 
+from fedlab_core.check import checked
 from fedlab_core.data import Dataset, dataset_names, missing_data
 from fedlab_core.data.vision import SOURCES
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
+from fedlab_core.finetuning.tuning import TUNINGS
 from fedlab_core.methods import build_method
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.models.build import MODELS
 from fedlab_core.partition import Partition
 from fedlab_core.pretraining.starts import Start
 from fedlab_core.registry import METHODS, PARTITIONS, register
+from fedlab_core.workbench.labels import TUNING_WORDS
 from fedlab_core.workbench.options import Option, options_from, options_of
 
 GIVEN = "given"  # name of what a federation brings along
 TYPED = {"folder:": "a folder of images …", "text:": "a text file …"}
 
 
+@checked
 @dataclass(frozen=True)
 class Catalog:
     """Names and what they stand for.
@@ -109,6 +113,11 @@ class Catalog:
         """The options of a model with its own defaults."""
         return () if name in self.models else options_from(MODELS[name].options)
 
+    def tuning_options(self, name: str) -> tuple[Option, ...]:
+        """The options of a way to fine-tune with its own defaults."""
+        plain = options_from(TUNINGS[name].options)
+        return tuple(dataclasses.replace(one, words=TUNING_WORDS.get(one.name, "")) for one in plain)
+
     def partition_options(self, name: str) -> tuple[Option, ...]:
         """The options of a partition with its own defaults."""
         if name == GIVEN:
@@ -179,9 +188,10 @@ class Catalog:
         else:
             plain = experiment.replace(method="fedavg", method_options={}, partition="pooled", partition_options={})
             model = plain.begin(start or experiment.make_start(data=dataset, root=self.root), data=dataset).model
-        return Federation(dataset, partition, model, experiment.settings, method, name=name)
+        return Federation(dataset, partition, method.fitted(model), experiment.settings, method, name=name)
 
 
+@checked
 def of_federation(federation: Federation) -> tuple[Catalog, Experiment]:
     """A catalog of what a federation is made of, and the experiment that it is in these words."""
     first, data = federation.segments[0], {GIVEN: federation.dataset}
@@ -201,6 +211,7 @@ def of_federation(federation: Federation) -> tuple[Catalog, Experiment]:
     return catalog, experiment
 
 
+@checked
 def what_there_is(
     given: Experiment | Federation | None,
     models: Mapping[str, Any],

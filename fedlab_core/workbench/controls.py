@@ -2,7 +2,7 @@
 
 import importlib.util
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, get_args
 
 import ipywidgets as widgets
@@ -13,28 +13,21 @@ from fedlab_core.experiment import Experiment
 from fedlab_core.finetuning.tuning import TUNINGS
 from fedlab_core.glossary import define
 from fedlab_core.pretraining.named import STARTS, installed
-from fedlab_core.settings import Settings
 from fedlab_core.state import BATCH_NORM_POLICIES
 from fedlab_core.workbench import fields
 from fedlab_core.workbench.catalog import GIVEN, TYPED, Catalog
+from fedlab_core.workbench.forms import Forms
 from fedlab_core.workbench.labels import PARTITION_LABELS, POLICY_LABELS
-from fedlab_core.workbench.options import Option, options_of
 
-OWN_FIELDS = {  # options with a slider, since their range is known
-    ("dirichlet", "alpha"): lambda value: fields.log_slider("Alpha", -2, 2, define("Dirichlet label skew"), value),
-    ("quantity", "sigma"): lambda value: fields.float_slider("Sigma", 0, 3, 0.1, define("quantity skew"), value),
-}
 BATCH_SIZES = (1, 2, 5, 10, 20, 32, 50, 64, 100, 128, 200)
-PLAIN = {"fraction", "epochs", "steps", "batch_size", "lr", "batch_norm", "seed", "evaluate_clients", "engine"}
 MOST = 1_000_000  # clients, epochs or steps
 
 
 class Controls:
     """Widgets for an experiment.
 
-    Every option of a method, a model and the settings has a field, made from the class it belongs to; an option has
-    one field per method, since methods have their own defaults. What has no field is kept from the experiment that was
-    last loaded.
+    The options of what is chosen have fields of their own, see `Forms`. What has no field is kept from the experiment
+    that was last loaded.
 
     Args:
         experiment: the first values.
@@ -49,8 +42,7 @@ class Controls:
         self.catalog = catalog or Catalog()
         self._base, self._changed, self._quiet, self.last = experiment, changed, True, ""
         self._lock = threading.RLock()  # changes may come from several threads of a kernel
-        self._fields: dict[tuple[str, str], dict[str, widgets.Widget]] = {}
-        self._options: dict[tuple[str, str], tuple[Option, ...]] = {}
+        self._forms = Forms(self.catalog, self._on_change)
         dropdown = fields.dropdown
         self.dataset = dropdown("Data set", self.catalog.dataset_labels, "what the clients train on")
         self.path = fields.text("Path", "absolute, or relative to the data root", placeholder="folder or file")
@@ -85,7 +77,7 @@ class Controls:
         self.more = widgets.ToggleButton(False, description="More settings", icon="sliders")
         self.more.tooltip = "momentum, schedules, precision and all that is left"
         self.more.add_class("fedlab-more")
-        self._slots = {name: widgets.VBox() for name in ("partition", "model", "method", "settings")}
+        self._slots = {name: widgets.VBox() for name in ("partition", "model", "tuning", "method", "settings")}
         fixed = [v for v in vars(self).values() if isinstance(v, widgets.ValueWidget)]
         for control in fixed:
             control.observe(self._on_change, "value")
@@ -99,6 +91,7 @@ class Controls:
         data = [self.dataset, self.path, self.partition, self._slots["partition"], self.clients, self.skew]
         data.append(self.strength)
         model = [self.model, self._slots["model"], self.norm, self.batch_norm, self.start, self.tuning]
+        model.append(self._slots["tuning"])
         method = [self.method, self._slots["method"]]
         work = [self.fraction, self.unit, self.local_work, self.batch_size, self.lr, self.engine, self.seed, measures]
         groups = [("Method", method), ("Training", work), ("Data", data), ("Model", model)]
@@ -122,19 +115,22 @@ class Controls:
         known = base.partition_options if partition == base.partition else {}
         known = {name: value for name, value in known.items() if name not in ("feature_skew", "strength")}
         same_model, same_method = model == base.model, method == base.method
+        tuning = self.tuning.value if model == "vit" else "full"
+        tuned = base.tuning_options if tuning == base.tuning else {}
         return base.replace(
             dataset=self.source_name,
             dataset_options=self.dataset_options,
             partition=partition,
-            partition_options=self._differing("partition", partition, known) | skew,
+            partition_options=self._forms.differing("partition", partition, known) | skew,
             clients=self.clients.value,
             model=model,
             norm=self.norm.value,
             start=self.start.value,
-            tuning=self.tuning.value if model == "vit" else "full",
-            model_options=self._differing("model", model, base.model_options if same_model else {}),
+            tuning=tuning,
+            tuning_options=self._forms.differing("tuning", tuning, tuned),
+            model_options=self._forms.differing("model", model, base.model_options if same_model else {}),
             method=method,
-            method_options=self._differing("method", method, base.method_options if same_method else {}),
+            method_options=self._forms.differing("method", method, base.method_options if same_method else {}),
             fraction=round(self.fraction.value, 6),
             **{self.unit.value: self.local_work.value},
             batch_size=self.batch_size.value or None,
@@ -143,7 +139,7 @@ class Controls:
             engine=self.engine.value,
             seed=self.seed.value,
             evaluate_clients=self.band.value,
-            **self._differing("settings", "", {}),
+            **self._forms.differing("settings", "", {}),
         )
 
     @property
@@ -163,9 +159,9 @@ class Controls:
         return f"{self.source_name} {self.dataset_options}"
 
     def option(self, group: str, name: str) -> widgets.Widget:
-        """The field of an option of what is chosen as method, model or partition, or of the settings."""
+        """The field of an option of what is chosen as method, model, tuning or partition, or of the settings."""
         chosen = "" if group == "settings" else getattr(self, group).value
-        return self._form(group, chosen)[name]
+        return self._forms.of(group, chosen)[name]
 
     def move(self, **values: Any) -> None:
         """Sets some controls, by the names that `Experiment.replace` takes; a new choice starts from its own defaults.
@@ -173,7 +169,7 @@ class Controls:
         Raises:
             ValueError: an unknown name, or a value that neither a control nor `Settings` accepts.
         """
-        for choice in {"dataset", "method", "partition", "model"} & values.keys():
+        for choice in {"dataset", "method", "partition", "model", "tuning"} & values.keys():
             values.setdefault(f"{choice}_options", {})
         self.load(self.experiment.replace(**values))
         self.last = next(iter(values), "")
@@ -228,9 +224,9 @@ class Controls:
                 self.batch_size.options = [*((str(b), b) for b in sizes), ("all", 0)]
             for control, value in values.items():
                 fields.set_value(control, value)
-            for group in ("method", "partition", "model"):
-                self._fill(group, getattr(experiment, group), getattr(experiment, f"{group}_options"))
-            self._fill("settings", "", {name: getattr(settings, name) for name in self._form("settings", "")})
+            for group in ("method", "partition", "model", "tuning"):
+                self._forms.fill(group, getattr(experiment, group), getattr(experiment, f"{group}_options"))
+            self._forms.fill("settings", "", {name: getattr(settings, name) for name in self._forms.of("settings", "")})
             self._arrange()
             fields.set_value(self.norm, experiment.norm)
             self._arrange()
@@ -246,7 +242,8 @@ class Controls:
                 control = change["owner"]
                 if isinstance(control, widgets.FloatLogSlider):
                     control.value = fields.tidy(control.value)
-                self.last = next((name for name, widget in vars(self).items() if widget is control), "")
+                last = next((name for name, widget in vars(self).items() if widget is control), "")
+                self.last = "dataset" if last == "path" else last
                 self._arrange()
             finally:
                 self._quiet = False
@@ -271,10 +268,11 @@ class Controls:
         for control, visible in shown.items():
             control.layout.display = "" if visible else "none"
         slots: dict[str, Iterable[widgets.Widget]] = {
-            "partition": self._form("partition", self.partition.value).values(),
-            "method": self._form("method", self.method.value).values(),
-            "model": self._form("model", self.model.value).values(),
-            "settings": self._form("settings", "").values() if self.more.value else (),
+            "partition": self._forms.of("partition", self.partition.value).values(),
+            "method": self._forms.of("method", self.method.value).values(),
+            "model": self._forms.of("model", self.model.value).values(),
+            "tuning": self._forms.of("tuning", self.tuning.value).values() if self.model.value == "vit" else (),
+            "settings": self._forms.of("settings", "").values() if self.more.value else (),
         }
         for slot, children in slots.items():
             if self._slots[slot].children != (children := tuple(children)):
@@ -284,40 +282,3 @@ class Controls:
     @property
     def _may_have_batch_norm(self) -> bool:
         return self.norm.value == "batch" or self.model.value in self.catalog.models
-
-    def _form(self, group: str, chosen: str) -> dict[str, widgets.Widget]:
-        """The fields of one method, one model or the settings, made when first needed."""
-        key = group, chosen
-        if key not in self._fields:
-            if group == "settings":
-                self._options[key] = tuple(o for o in options_of(Settings) if o.name not in PLAIN)
-            else:
-                self._options[key] = getattr(self.catalog, f"{group}_options")(chosen)
-            self._fields[key] = {o.name: self._field(chosen, o) for o in self._options[key]}
-            for control in self._fields[key].values():
-                control.observe(self._on_change, "value")
-        return self._fields[key]
-
-    @staticmethod
-    def _field(chosen: str, option: Option) -> widgets.Widget:
-        own = OWN_FIELDS.get((chosen, option.name))
-        return fields.option(option) if own is None else own(option.default)
-
-    def _fill(self, group: str, chosen: str, values: Any) -> None:
-        form = self._form(group, chosen)
-        for option in self._options[group, chosen]:
-            fields.set_value(form[option.name], values.get(option.name, option.default))
-
-    def _differing(self, group: str, chosen: str, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Options that are not the defaults, or that the experiment last loaded names too."""
-        form, found = self._form(group, chosen), dict(given)
-        for option in self._options[group, chosen]:
-            value = _plain(fields.value_of(form[option.name]))
-            usual = given.get(option.name, option.default) if group != "settings" else None
-            if group == "settings" or value != _plain(usual):
-                found[option.name] = value
-        return found
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value

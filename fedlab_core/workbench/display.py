@@ -1,23 +1,26 @@
 """Which run, round and view are shown, and drawing them no more often than is worth it."""
 
+import math
 import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from fedlab_core.data import Dataset
+from fedlab_core.local.work import Stopped
 from fedlab_core.partition import Partition
-from fedlab_core.workbench import text
+from fedlab_core.workbench import export, text
 from fedlab_core.workbench.panel import Panel
 from fedlab_core.workbench.pictures import Layouts, png
-from fedlab_core.workbench.runs import Run
-from fedlab_core.workbench.tabs import View, holdings_figure, waiting_view
+from fedlab_core.workbench.runs import Run, unique
+from fedlab_core.workbench.tabs import View, empty_view, holdings_figure, waiting_view
 from fedlab_core.workbench.worker import Busy, Worker
 
 SHORTEST = 0.1  # seconds between two live drawings, at least
-REST = 4  # that many times the seconds which the last one took, so that drawing takes a fifth of the time
+REST = 4.5  # that many times the seconds which the last one took: with the first and the last, a fifth of the time
 
 
 class Display:
@@ -45,7 +48,7 @@ class Display:
         self.current: Run | None = None
         self._draft: tuple[Dataset, Partition] | None = None
         self._layouts = Layouts()
-        self._last, self._cost = 0.0, 0.05
+        self._last, self._cost = -math.inf, 0.05
         self._moving: int | None = None  # the thread that moves the slider and the menus, not the reader
         self._waiting = False
         self._promise = threading.Lock()  # that a view will be drawn: `_waiting`, and the words that say so
@@ -83,7 +86,7 @@ class Display:
             self.panel.round.value = last
         finally:
             self._moving = None
-        self._last = 0.0  # the first round that comes is drawn at once
+        self._last = -math.inf  # the first round that comes is drawn at once
         if draw:
             self.draw()
 
@@ -111,6 +114,24 @@ class Display:
         if self.current is None:
             raise ValueError("There is no run yet: press Run first.")
         return self.current
+
+    def named(self, given: str | None, automatic: str) -> str:
+        """What the next run is called: as given, else as typed into the panel, else automatically; never twice."""
+        name = given or self.panel.name.value.strip() or automatic
+        self.panel.name.value = ""
+        return unique(name, (run.name for run in self.runs))
+
+    def save(self, kind: str) -> Path | None:
+        """Writes what is shown into a file, or shows the code of the run; see `Workbench.save`."""
+        run, panel = self.shown(), self.panel
+        if kind == "code":
+            panel.show_text(export.code(run))
+            panel.say("done", "The cell that rebuilds this run; choose a view to see the figure again.")
+            return None
+        replayed = 0 if self._worker.busy else export.REPLAYED
+        path = export.save(kind, self.view, run, self.runs, panel.round.value, self.figure, replayed)
+        panel.say("done", f"Saved {path.name} in {path.parent}.", export.download(path))
+        return path
 
     def leave(self) -> None:
         """Lets go of all runs without showing anything."""
@@ -154,8 +175,9 @@ class Display:
                 self._wait(False)
                 if not self.view.slow or wanted == self._wanted():
                     break
-        except InterruptedError:
+        except (InterruptedError, Stopped):
             if not live:
+                self._waiting = False  # a drawing that was stopped is not owed any more
                 self.panel.show_text(f"The drawing of {self.view.name} was stopped. Choose the view again to draw it.")
         except Exception as error:
             self.panel.say("error", f"View {self.view.name}: {type(error).__name__}: {error}")
@@ -166,6 +188,16 @@ class Display:
         if self._measured:  # else the first round is drawn as soon as it comes
             self._last, self._cost = now, now - began
 
+    def finish(self) -> None:
+        """Draws what there is at the end of all work. Where the work was stopped this waits until the thread is
+        free, so that nobody has to wait for a drawing, and a slow one can be stopped in turn."""
+        if not self._worker.stopped:
+            self.draw()
+        elif self.view.slow and self._measured:
+            self._wait(True)
+        else:
+            self._waiting = True
+
     def figure(self) -> Figure | None:
         """The chosen view of the run shown; who holds what before there is a round."""
         run, at = self.current, self.panel.against.value
@@ -173,7 +205,7 @@ class Display:
             run.other = self.runs[at] if at is not None and 0 <= at < len(self.runs) else None
             return self.view.draw(run, self.panel.round.value)
         if run is not None:
-            return waiting_view(run.federation.dataset, run.federation.partition, run.label)
+            return empty_view(run.label)
         return None if self._draft is None else waiting_view(*self._draft)
 
     def settle(self) -> None:

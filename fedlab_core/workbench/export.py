@@ -12,7 +12,9 @@ from typing import Any
 from IPython.display import display
 from matplotlib.figure import Figure
 
+from fedlab_core import files
 from fedlab_core.about import versions
+from fedlab_core.check import Many, checked
 from fedlab_core.experiment import Experiment
 from fedlab_core.glossary import GLOSSARY
 from fedlab_core.workbench.pictures import png
@@ -28,16 +30,22 @@ PRINT_DPI = 300
 REPLAYED = 6  # rounds that are trained once more for the replay in a saved page
 EXPLAINED = ("accuracy", "loss", "drift", "relative drift", "cosine", "gradient diversity", "communication", "fork")
 PAGE = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title><style>
+:root {{ color-scheme: light dark; }}
 body {{ font: 15px/1.45 system-ui, sans-serif; max-width: 980px; margin: 2em auto; padding: 0 1em; color: #222; }}
-table {{ border-collapse: collapse; font-size: 13px; }} td, th {{ border-bottom: 1px solid #ddd; padding: 3px 9px;
-text-align: left; vertical-align: top; }} img, svg {{ max-width: 100%; height: auto; }}
-pre {{ background: #f5f5f5; padding: 10px; overflow: auto; font-size: 12px; }} dt {{ font-weight: 600; }}
+table {{ border-collapse: collapse; font-size: 13px; display: block; overflow-x: auto; }}
+td, th {{ border-bottom: 1px solid #8885; padding: 3px 9px; text-align: left; vertical-align: top; }}
+img, svg {{ max-width: 100%; height: auto; }} dt {{ font-weight: 600; }}
+pre {{ background: #8882; padding: 10px; overflow: auto; font-size: 12px; }}
+@media (prefers-color-scheme: dark) {{ body {{ background: #17191c; color: #e6e6e6; }}
+img {{ filter: brightness(0.75); }} body > svg {{ filter: invert(0.91) hue-rotate(180deg); }} }}
 </style></head><body><h1>{title}</h1>{body}
 <script type="application/json" id="data">{data}</script></body></html>
 """
 
 
+@checked
 class Report:
     """The runs of a panel as a picture and a table that stay readable where no widget can be shown.
 
@@ -71,6 +79,7 @@ class Report:
         return "\n".join(text.rstrip() for text in lines)
 
 
+@checked
 def save(
     kind: str,
     view: View,
@@ -78,7 +87,7 @@ def save(
     runs: Sequence[Run],
     round: int,
     draw: Callable[[], Figure | None],
-    replayed: int = 0,
+    replayed: Many = 0,
 ) -> Path:
     """Writes a file of that kind into the working directory under a new name; figures with their data (JSON) beside.
 
@@ -101,17 +110,19 @@ def save(
     if kind in FIGURES:
         meta = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[kind]
         figure: Any = draw()
-        figure.savefig(path, dpi=PRINT_DPI, metadata=meta)
+        with files.published(path) as part:
+            figure.savefig(part, format=kind, dpi=PRINT_DPI, metadata=meta)
         shown = {"view": view.name, "run": run.name, "round": round, "seed": run.experiment.settings.seed}
         data = {"shown": shown, "runs": runs_to_json(runs), "versions": versions()}
-        path.with_suffix(".json").write_text(json.dumps(data, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        files.write(path.with_suffix(".json"), f"{json.dumps(data, indent=1, allow_nan=False)}\n".encode())
     elif kind == "csv":
-        runs_to_frame(runs).to_csv(path, index=False)
+        files.write(path, runs_to_frame(runs).to_csv(index=False).encode())
     else:
-        path.write_text(page(run, runs, None if view.slow else draw(), replayed), encoding="utf-8")
+        files.write(path, page(run, runs, None if view.slow else draw(), replayed).encode())
     return path
 
 
+@checked
 def download(path: Path) -> str:
     """HTML of a link that downloads a file from wherever the page is."""
     data = base64.b64encode(path.read_bytes()).decode()
@@ -119,6 +130,7 @@ def download(path: Path) -> str:
     return f"<a download='{html.escape(path.name, quote=True)}' href='data:{kind};base64,{data}'>Download</a>"
 
 
+@checked
 def code(run: Run) -> str:
     """Python that rebuilds the run without a panel, forks and all."""
     first, rest = run.plan[0][1], run.plan[1:]
@@ -140,7 +152,8 @@ def code(run: Run) -> str:
     return "\n".join([*lines, "federation.history[-1].metrics"])
 
 
-def page(run: Run, runs: Sequence[Run], figure: Figure | None, replayed: int = REPLAYED) -> str:
+@checked
+def page(run: Run, runs: Sequence[Run], figure: Figure | None, replayed: Many = REPLAYED) -> str:
     """A page that opens without Jupyter and needs nothing from elsewhere: replay, settings, curves, costs, data.
 
     Args:
@@ -163,8 +176,9 @@ def page(run: Run, runs: Sequence[Run], figure: Figure | None, replayed: int = R
     if figure is not None:
         picture = base64.b64encode(png(figure)).decode()
         parts.insert(3, f"<h2>Picture</h2><img alt='the view shown' src='data:image/png;base64,{picture}'>")
+    made_with = ", ".join(f"{name} {version}" for name, version in versions().items())
     terms = "".join(f"<dt>{term}</dt><dd>{html.escape(GLOSSARY[term])}</dd>" for term in EXPLAINED)
-    parts.append(f"<h2>Terms</h2><dl>{terms}</dl><p>{html.escape(json.dumps(versions()))}</p>")
+    parts.append(f"<h2>Terms</h2><dl>{terms}</dl><p>Made with {html.escape(made_with)}.</p>")
     data = json.dumps(runs_to_json(runs), allow_nan=False).replace("</", "<\\/")
     return PAGE.format(title=html.escape(run.name), body="".join(parts), data=data)
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import ipywidgets as widgets
 
+from fedlab_core.check import checked, refuse
 from fedlab_core.workbench.options import Option
 
 LABEL_WIDTH = "86px"
-OPTION_WIDTH = "132px"  # their names are long and their values short
+OPTION_WIDTH = "132px"  # the names of most options are long and their values short
+SHORT = 12  # characters that the usual width has room for
 
 
 class Literal(widgets.Text):
@@ -28,6 +30,7 @@ class Literal(widgets.Text):
             return text
 
 
+@checked
 def finish(control: widgets.Widget, tooltip: str) -> Any:
     """Gives a field its tooltip and the panel's measures, and returns it."""
     control.tooltip = tooltip
@@ -36,44 +39,59 @@ def finish(control: widgets.Widget, tooltip: str) -> Any:
     return control
 
 
+@checked
 def dropdown(label: str, options: Sequence[Any], tooltip: str, **more: Any) -> widgets.Dropdown:
     """A choice among names."""
     return finish(widgets.Dropdown(options=options, description=label, **more), tooltip)
 
 
+def _check_order(low: float, high: float) -> None:
+    if low > high:
+        raise refuse("low", low, f"at most high={high}")
+
+
+@checked
 def whole(label: str, low: int, high: int, tooltip: str, value: int = 1) -> widgets.BoundedIntText:
     """A whole number to type in."""
+    _check_order(low, high)
     field = widgets.BoundedIntText(value, min=low, max=high, description=label, continuous_update=False)
     return finish(field, tooltip)
 
 
+@checked
 def float_slider(label: str, low: float, high: float, step: float, tooltip: str, value: float = 0.0) -> Any:
     """A number; reports on release."""
+    _check_order(low, high)
     control = widgets.FloatSlider(
         value, min=low, max=high, step=step, description=label, continuous_update=False, readout_format=".4"
     )
     return finish(control, tooltip)
 
 
+@checked
 def log_slider(label: str, low: float, high: float, tooltip: str, value: float) -> widgets.FloatLogSlider:
     """A positive number from 10**low to 10**high in tenths of a decade; reports on release."""
+    _check_order(low, high)
     control = widgets.FloatLogSlider(
         value, min=low, max=high, step=0.1, description=label, continuous_update=False, readout_format=".3"
     )
     return finish(control, tooltip)
 
 
+@checked
 def number(label: str, tooltip: str, value: float) -> widgets.FloatText:
     """A number to type in."""
     return finish(widgets.FloatText(value, description=label, continuous_update=False), tooltip)
 
 
+@checked
 def text(label: str, tooltip: str, value: str = "", placeholder: str = "") -> widgets.Text:
     """A line of text."""
     field = widgets.Text(value, description=label, continuous_update=False, placeholder=placeholder)
     return finish(field, tooltip)
 
 
+@checked
 def checkbox(label: str, tooltip: str, value: bool = False) -> widgets.Checkbox:
     """On or off."""
     control = widgets.Checkbox(value, description=label, indent=False)
@@ -81,10 +99,11 @@ def checkbox(label: str, tooltip: str, value: bool = False) -> widgets.Checkbox:
     return control
 
 
+@checked
 def option(given: Option) -> widgets.ValueWidget:
     """A field for an option, of the kind that its default asks for, with room for the option's name."""
     field = _option(given)
-    if not isinstance(field, widgets.Checkbox):
+    if not isinstance(field, widgets.Checkbox) and len(given.label) > SHORT:
         field.style.description_width = OPTION_WIDTH
     return field
 
@@ -104,16 +123,19 @@ def _option(given: Option) -> widgets.ValueWidget:
     return field
 
 
+@checked
 def heading(title: str) -> widgets.HTML:
     """The title of a group."""
     return widgets.HTML(f"<div class='fedlab-heading'>{title}</div>")
 
 
+@checked
 def value_of(control: widgets.Widget) -> Any:
     """What a field says."""
     return control.parsed if isinstance(control, Literal) else control.value
 
 
+@checked
 def set_value(control: widgets.Widget, value: Any) -> None:
     """Sets a field, widening a slider that is too short.
 
@@ -140,6 +162,7 @@ def set_value(control: widgets.Widget, value: Any) -> None:
         raise ValueError(f"{control.description}={value!r}, accepted: {accepted}")
 
 
+@checked
 def tidy(value: float) -> float:
     """A step of the log slider as it reads: 0.0501187 becomes 0.05; what was typed stays."""
     position = 10 * math.log10(value)

@@ -5,12 +5,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fedlab_core.batchnorm.hybrid import FBN
 from fedlab_core.data import Dataset
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
+from fedlab_core.finetuning.lora import FedSALoRA, ResidualLoRA
+from fedlab_core.layerwise.method import LayerWise
+from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.models.build import MODELS
 from fedlab_core.partition import pooled
 from fedlab_core.pretraining.named import SHIPPED, recipe
+from fedlab_core.registry import METHODS
 from fedlab_core.workbench.catalog import GIVEN, Catalog
 
 EXAMPLES = 32  # of the trial
@@ -73,6 +78,12 @@ class Trials:
             dataset = self.catalog.load(experiment)
         except Exception:
             return []
+        if issubclass(METHODS.get(experiment.method, FedAvg), LayerWise) and not self.catalog.models:
+            usual = {"method": "fedavg", "method_options": {}}  # no model of the menu is trained in stages
+            if self._works(plain := experiment.replace(**usual)):
+                return [WayOut(usual, self._words(usual))]
+            found = [way.changes | usual for way in self.ways_out(plain, chosen)]
+            return [WayOut(changes, self._words(changes)) for changes in found]
         possible = list(self._changes(experiment, dataset))
         for pool in ([c for c in possible if chosen not in c], possible):
             groups = (itertools.combinations(pool, count) for count in range(1, MOST_CHANGES + 1))
@@ -104,10 +115,26 @@ class Trials:
     def _changes(self, e: Experiment, data: Dataset) -> Iterator[dict[str, Any]]:
         """Single changes to try, the gentlest first."""
         s = e.settings
+        if issubclass(METHODS.get(e.method, FedAvg), FedSALoRA | ResidualLoRA):
+            delta = e.method != "fedsa_lora"
+            there = e.tuning == "lora" and e.tuning_options.get("delta", False) == delta
+            low_rank = {} if there else {"tuning": "lora", "tuning_options": {"delta": delta}}
+            model = {"model": "vit", "model_options": {}} if e.model != "vit" else {}
+            norm = {"norm": "none"} if e.norm not in ("none", *self.catalog.norms("vit")) else {}
+            everyone = {"fraction": 1.0} if s.fraction < 1 and delta else {}
+            if together := low_rank | model | everyone | norm:
+                yield together
+        if issubclass(METHODS.get(e.method, FedAvg), FBN):
+            policy = {"norm": "batch", "batch_norm": "average"}
+            yield (
+                policy
+                if e.norm != "batch" and "batch" in self.catalog.norms(e.model)
+                else {"model": "mlp", "model_options": {}, **policy}
+            )
         if e.start != "random":
             yield {"start": "random"}
         if e.tuning != "full":
-            yield {"tuning": "full"}
+            yield {"tuning": "full", "tuning_options": {}}
             if e.model != "vit":
                 yield {"model": "vit", "model_options": {}}
         if s.batch_norm is None:
@@ -163,7 +190,9 @@ class Trials:
             elif name == "start":
                 parts.append("a random start")
             elif name == "tuning":
-                parts.append("full training")
+                parts.append("full training" if value == "full" else "low-rank updates")
+            elif name == "fraction":
+                parts.append("every client in every round")
             elif name in ("momentum", "weight_decay"):
                 parts.append(f"{name.replace('_', ' ')} 0")
             elif not changes.keys() & {name.removesuffix("_options")}:
@@ -173,5 +202,7 @@ class Trials:
 
 def _choices(experiment: Experiment) -> Experiment:
     """The experiment without what cannot make choices fit or not fit: numbers of training, clients and partition."""
-    usual = {"fraction": 0.0, "steps": 1, "batch_size": 1, "lr": 0.1, "engine": "loop", "seed": 0}
+    settings = experiment.settings
+    every = settings.clients_per_round(experiment.clients) == experiment.clients  # some methods need that
+    usual = {"fraction": float(every), "steps": 1, "batch_size": 1, "lr": 0.1, "engine": "loop", "seed": 0}
     return experiment.replace(**usual, evaluate_clients=False, clients=1, partition="iid", partition_options={})

@@ -4,6 +4,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedlab_core import files
 from fedlab_core.workbench import store
 from fedlab_core.workbench.panel import Panel
 from fedlab_core.workbench.runs import Run
@@ -22,7 +23,7 @@ class Keeper:
     def __init__(self, panel: Panel, keep: bool | str | Path) -> None:
         self._panel, self._store = panel, None
         if keep:
-            folder = store.new_folder() if keep is True else Path(keep).expanduser().absolute()
+            folder = store.new_folder() if keep is True else files.expanded("keep", keep).absolute()
             self._store = store.Store(folder)
         self._list()
 

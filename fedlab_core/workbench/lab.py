@@ -10,34 +10,22 @@ import ipywidgets as widgets
 from IPython.display import display, update_display
 
 from fedlab_core import plots
+from fedlab_core.check import checked
 from fedlab_core.federation import Federation
 from fedlab_core.workbench.bench import Workbench
 from fedlab_core.workbench.panel import SIGNS
 from fedlab_core.workbench.pictures import png
 from fedlab_core.workbench.plan import Plan, Result, experiment_code, say
-from fedlab_core.workbench.style import CSS, status
+from fedlab_core.workbench.style import CSS, LAB_CSS, status
 from fedlab_core.workbench.worker import Busy, Worker
 
 TRIAL = 0.6  # seconds: how long the first look after a knob was moved may take, which also measures a round
+OVERTAKEN = 5.0  # seconds after Run in which a move counts as made before: JupyterLab sends a press at once, a move not
 KEPT = 4  # earlier results that stay for comparison
 SHORTEST, SHARE = 0.25, 4  # seconds between two live drawings: the larger of this and so many times the last drawing
-LAB_CSS = """<style>
-.fedlab-lab { gap: 6px; max-width: 1000px; overflow: visible; }
-.fedlab-lab .fedlab-knobs { flex-flow: row wrap; gap: 4px 14px; overflow: visible; }
-.fedlab-lab .fedlab-knobs > * { width: 230px; margin: 0; }
-.fedlab-lab .fedlab-bar { gap: 6px; flex-flow: row wrap; align-items: center; overflow: visible; }
-.fedlab-lab .fedlab-bar .jupyter-button { width: auto; padding: 0 10px; border-radius: 3px; }
-.fedlab-lab img { width: 100%; height: auto; background: white; border: 1px solid var(--jp-border-color2);
-  border-radius: 4px; box-sizing: border-box; margin: 0; }
-.fedlab-lab .fedlab-status { height: auto; min-height: 18px; padding: 1px 8px; }
-.fedlab-lab p, .fedlab-lab li { margin: 0; font-size: 13px; line-height: 1.4; color: var(--jp-ui-font-color1); }
-.fedlab-lab .fedlab-sentence { font-size: 14px; padding: 2px 8px; border-left: 3px solid var(--jp-brand-color1); }
-.fedlab-lab ul { margin: 2px 0 0 18px; padding: 0; }
-.fedlab-lab pre { user-select: all; font-size: 12px; line-height: 1.35; margin: 0; padding: 6px 8px; overflow: auto;
-  color: var(--jp-ui-font-color1); background: var(--jp-layout-color2); }
-</style>"""
 
 
+@checked
 class Lab:
     """A live panel of a `Plan`, in a notebook or without one.
 
@@ -61,6 +49,8 @@ class Lab:
         self._shown_as: str | None = None
         self._bench: Workbench | None = None
         self._quiet, self._drawn, self._cost = False, 0.0, 0.05
+        self._asked: dict[str, Any] | None = None  # settings that the worker is to run to the end; None: a look at most
+        self._pressed = -OVERTAKEN  # when Run was
         self.knobs = {name: _knob(name, values, plan.start.get(name)) for name, values in plan.knobs.items()}
         self._run = widgets.Button(description="Run", icon="play", button_style="success", tooltip="train to the end")
         self._stop = widgets.Button(description="Stop", icon="stop", tooltip="stop; what was finished stays")
@@ -74,8 +64,10 @@ class Lab:
         knobs.add_class("fedlab-knobs")
         bar.add_class("fedlab-bar")
         head = widgets.HTML(f"{CSS}{LAB_CSS}<p><b>{html.escape(plan.title)}</b></p>")
-        parts = [head, knobs, bar, self._bar, self._status, self._image, self._said, self._list, self._text]
-        self.view = widgets.VBox(parts)
+        frame = widgets.Box([self._image])  # a narrow screen pushes the picture sideways
+        frame.add_class("fedlab-frame")
+        below = [frame, self._said, self._list, self._text]
+        self.view = widgets.VBox([head, knobs, bar, self._bar, self._status, *below])
         self.view.add_class("fedlab")
         self.view.add_class("fedlab-lab")
         self._worker = Worker(self)
@@ -140,16 +132,19 @@ class Lab:
         """Trains to the end with the knobs' settings; a result that is complete is left as it is.
 
         Args:
-            block: wait for the end, and raise what was raised.
+            block: wait for the end, and raise what was raised; a run under way is waited for first. Otherwise one with
+                other settings makes way.
 
         Raises:
-            Busy: a run is under way.
+            Busy: a run with these settings is under way.
         """
-        if self._worker.busy and self._worker.training:
-            if not block:
+        if self._worker.busy and self._asked is not None:
+            if block:
+                self._worker.wait()
+            elif self._asked == self.settings:
                 raise Busy("Already running: wait for the end or press Stop first.")
-            self._worker.wait()
         self._end_trial()
+        self._asked, self._pressed = self.settings, time.perf_counter()
         self._worker.start(lambda: self._advance(None), block)
         if block and self._shown_as is not None:  # so that the saved notebook shows the finished picture
             update_display(self._bundle(), metadata=self._width(), raw=True, display_id=self._shown_as)
@@ -157,6 +152,7 @@ class Lab:
 
     def stop(self) -> None:
         """Asks the run to stop; what was finished stays, and Run goes on from there."""
+        self._pressed = -OVERTAKEN
         self._worker.stop.set()
 
     def wait(self, timeout: float | None = None) -> None:
@@ -207,11 +203,13 @@ class Lab:
     def _on_knob(self, _: object) -> None:
         if self._quiet:
             return
-        if self._worker.busy and self._worker.training:
+        overtaken = time.perf_counter() - self._pressed < OVERTAKEN  # even if that run has ended
+        if self._worker.busy and self._asked is not None and not overtaken:
             self.say("warning", "The picture belongs to the settings before. Run starts with the new ones.")
             return
         self._end_trial()
-        self._worker.start(lambda: self._advance(TRIAL))
+        self._asked = self.settings if overtaken else None
+        self._worker.start(lambda: self._advance(None if overtaken else TRIAL))
 
     def _end_trial(self) -> None:
         if self._worker.busy:

@@ -1,4 +1,4 @@
-"""How partitions and batch-norm policies are written for readers."""
+"""How partitions, batch-norm policies and options of fine-tuning are written for readers."""
 
 PARTITION_LABELS = {
     "iid": "IID",
@@ -16,4 +16,13 @@ POLICY_LABELS = {
     "local": "local layer (FedBN)",
     "frozen": "frozen statistics (FixBN)",
     "total_variance": "average, total variance",
+}
+TUNING_WORDS = {
+    "tokens": "number of learnt tokens",
+    "reduction": "the bottleneck is so many times narrower than the model",
+    "shared": "one bottleneck for all blocks",
+    "rank": "of the product B A",
+    "alpha": "B A is multiplied by alpha / rank",
+    "freeze_a": "A stays as it was drawn, the same at every client: FFA-LoRA (Sun et al. 2024)",
+    "delta": "a frozen matrix beside B A, to which FLoRA and FedEx-LoRA add; they need it",
 }

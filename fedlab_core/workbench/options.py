@@ -4,13 +4,16 @@ import ast
 import dataclasses
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from fedlab_core.check import checked
 
 SIMPLE = (bool, int, float, str, type(None), tuple, list)
 
 
+@checked
 @dataclass(frozen=True)
 class Option:
     """One option.
@@ -24,7 +27,7 @@ class Option:
 
     name: str
     default: Any
-    accepted: tuple[Any, ...] = ()
+    accepted: Sequence[Any] = ()
     words: str = ""
 
     @property
@@ -33,6 +36,7 @@ class Option:
         return self.name.replace("_", " ").strip()
 
 
+@checked
 def options_of(given: Any) -> tuple[Option, ...]:
     """The options of a dataclass, or of an instance, whose values are then the defaults. Options that a form could not
     show, such as other objects, are left out."""
@@ -46,11 +50,13 @@ def options_of(given: Any) -> tuple[Option, ...]:
     return tuple(found)
 
 
+@checked
 def options_from(defaults: Mapping[str, Any]) -> tuple[Option, ...]:
     """Options that are known by their defaults only, such as a model's."""
     return tuple(Option(name, value) for name, value in defaults.items() if isinstance(value, SIMPLE))
 
 
+@checked
 def accepted_by(kind: type, name: str) -> tuple[str, ...]:
     """The texts that a dataclass accepts for a field: it is asked for an impossible one, and its error lists them."""
     try:
@@ -64,6 +70,7 @@ def accepted_by(kind: type, name: str) -> tuple[str, ...]:
     return ()
 
 
+@checked
 def described(kind: type, name: str) -> str:
     """What the docstring of a class, or of one that it is derived from, says about an argument; "" if nothing."""
     for one in kind.__mro__:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ipywidgets as widgets
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -32,8 +33,8 @@ def png(figure: Figure, dpi: int = DPI) -> bytes:
 
 
 class Layouts:
-    """Where the axes of each kind of picture stood when it was last laid out with care, which takes most of the time
-    of a drawing; the next live pictures of that kind take over the places, so that nothing jumps."""
+    """Where the axes of each kind of picture and their labels stood when it was last laid out with care, which takes
+    most of the time of a drawing; the next live pictures of that kind take over the places, so that nothing jumps."""
 
     def __init__(self) -> None:
         self._places: dict[tuple[Any, ...], list[Any]] = {}
@@ -44,11 +45,21 @@ class Layouts:
         places = self._places.get(key)
         if live and places is not None:
             figure.set_layout_engine("none")
-            for ax, place in zip(figure.axes, places, strict=True):
+            for ax, (place, below, beside) in zip(figure.axes, places, strict=True):
                 ax.set_position(place)
+                ax.xaxis.set_label_coords(*below)
+                ax.yaxis.set_label_coords(*beside)
         content = png(figure, LIVE_DPI if live else DPI)
-        self._places[key] = [ax.get_position() for ax in figure.axes]
+        if places is None or not live:
+            self._places[key] = [(ax.get_position(), *_label_places(ax)) for ax in figure.axes]
         return content
+
+
+def _label_places(ax: Axes) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Where the labels of both axes of a drawn picture stand, in widths and heights of the axes."""
+    (x, bottom), (left, y) = ax.xaxis.label.get_position(), ax.yaxis.label.get_position()
+    corner = ax.transAxes.inverted().transform((left, bottom))  # on their way out from the axes they are in pixels
+    return (x, float(corner[1])), (float(corner[0]), y)
 
 
 class Shown:

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from fedlab_core import plots
+from fedlab_core.check import checked
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 
@@ -15,6 +16,7 @@ Source = Experiment | Federation | Iterator[Any]
 """What a lab runs: an experiment or a federation, whose frames are its records, or any iterator of frames."""
 
 
+@checked
 @dataclass(frozen=True)
 class Band:
     """A recorded result to draw faintly behind the reader's own.
@@ -35,11 +37,11 @@ class Band:
     @classmethod
     def of_curves(cls, label: str, x: Sequence[float], curves: Sequence[Sequence[float]]) -> "Band":
         """The mean of one curve per seed, with its 95 % interval (Student's t)."""
-        from scipy.stats import t as student  # it takes half a second, and most labs have no band
+        from scipy.special import stdtrit  # scipy.stats takes half a second, and most labs have no band
 
         values, n = np.asarray(curves, dtype=float), len(curves)
         mean = values.mean(0)
-        half = student.ppf(0.975, n - 1) * values.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros_like(mean)
+        half = stdtrit(n - 1, 0.975) * values.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros_like(mean)
         return cls(label, list(x), mean.tolist(), (mean - half).tolist(), (mean + half).tolist(), n)
 
     def draw(self, ax: Axes, index: int | None = None) -> None:
@@ -50,6 +52,7 @@ class Band:
         ax.plot(self.x, self.mean, color=color, alpha=0.45, linewidth=1.2, linestyle=":", zorder=0, label=label)
 
 
+@checked
 @dataclass(eq=False)
 class Result:
     """What one press of Run has made so far.
@@ -83,11 +86,13 @@ class Result:
         return ", ".join(f"{name} = {say(value)}" for name, value in self.settings.items())
 
 
+@checked
 def say(value: Any) -> str:
     """A knob's value as a reader sees it."""
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else "all" if value is None else str(value)
 
 
+@checked
 def experiment_code(experiment: Experiment) -> str:
     """Python that makes the experiment: what differs from the defaults, and nothing else."""
     own = _changed(experiment, Experiment(), skip="settings")
@@ -100,6 +105,7 @@ def _changed(value: Any, default: Any, skip: str = "") -> str:
     return ", ".join(f"{name}={found!r}" for name, found in pairs if found != getattr(default, name))
 
 
+@checked
 def accuracy_curves(figure: Any, result: Result) -> None:
     """Test accuracy over rounds: this result in colour, earlier ones thin, recorded ones as pale bands."""
     ax = figure.subplots()
@@ -111,9 +117,10 @@ def accuracy_curves(figure: Any, result: Result) -> None:
             ax.plot(values, color=plots.LINE_COLORS[index % 7], alpha=0.3, linewidth=1)
     lines = [plots.Line(name, frames, index=index) for index, (name, frames) in enumerate(result.frames.items())]
     plots.curves(ax, lines, "test_accuracy")
-    ax.legend(loc="lower right")
+    ax.legend(frameon=True, framealpha=0.8)
 
 
+@checked
 def final_accuracies(result: Result) -> str:
     """How accurate each run is after its last round."""
     parts = [f"{name} {plots.measured(f[-1], 'test_accuracy'):.3f}" for name, f in result.frames.items() if f]
@@ -121,6 +128,7 @@ def final_accuracies(result: Result) -> str:
     return f"Test accuracy after {rounds} rounds: {', '.join(parts)}."
 
 
+@checked
 def draw_pair(figure: Any, result: Result, second: str = "drift") -> None:
     """Test accuracy, and another measure, over rounds."""
     axes = figure.subplots(1, 2)
@@ -132,16 +140,19 @@ def draw_pair(figure: Any, result: Result, second: str = "drift") -> None:
     axes[0].legend(loc="lower right")
 
 
+@checked
 def best_of(frames: Sequence[Any]) -> float:
     """The best test accuracy so far."""
     return max((plots.measured(r, "test_accuracy") for r in frames), default=float("nan"))
 
 
+@checked
 def nothing_recorded(**settings: Any) -> Sequence[Band]:
     """No recorded result."""
     return ()
 
 
+@checked
 @dataclass(frozen=True)
 class Plan:
     """An experiment for a `Lab`, complete without a browser.

@@ -40,7 +40,8 @@
         parent.append(made);
         return made;
     }
-    const color = name => name === "ink" ? "var(--ink)" : name === "paper" ? "var(--paper)" : name;
+    const grey = name => /^#(..)\1\1$/.test(name) && `color-mix(in srgb, var(--paper) ${parseInt(name.slice(1, 3), 16) / 2.55}%, var(--ink))`;
+    const color = name => name === "ink" ? "var(--ink)" : name === "paper" ? "var(--paper)" : grey(name) || name;
 
     class Panel {
         constructor(data, parent) {
@@ -50,16 +51,21 @@
             this.height = Math.round(300 * look.shape);
             const long = Math.max(0, ...data.looks.flatMap(l => l.yticks.map(t => t[1].length)));
             this.left = look.bare ? 6 : (data.looks[0].y ? 24 : 12) + 6 * Math.min(long, 14);
+            const wide = Math.max(0, ...data.looks.flatMap(l => l.xticks.map(t => t[1].length)));
+            this.below = look.bare ? 8 : wide > 8 ? 18 + 2.6 * wide : 38;
+            // Room above for words that stand slanting at the top.
+            const beyond = i => i.r ? 6 * i.s.length * Math.sin(i.r * Math.PI / 180) + (i.p[1] / 1000 - 1) * this.height : 0;
+            this.top = 22 + Math.max(0, ...data.items.map(beyond));
             this.svg = node("svg", {role: "img"});
             parent.append(this.svg);
             this.shown = -1;
         }
         x(v) { return this.left + v * this.width / 1000; }
-        y(v) { return 22 + this.height - v * this.height / 1000; }
+        y(v) { return this.top + this.height - v * this.height / 1000; }
         draw(frame) {
             const {data, svg} = this, look = data.looks[Math.min(frame, data.looks.length - 1)];
             svg.replaceChildren();
-            svg.setAttribute("viewBox", `0 0 ${this.left + this.width + 10} ${this.height + (look.bare ? 30 : 60)}`);
+            svg.setAttribute("viewBox", `0 0 ${this.left + this.width + 10} ${this.top + this.height + this.below}`);
             svg.setAttribute("aria-label", `${look.title || look.y}, frame ${frame + 1}`);
             const text = (x, y, words, more) => {
                 const t = node("text", {x, y, fill: "var(--ink)", "font-size": 11, ...more}, svg);
@@ -70,7 +76,7 @@
             if (!look.bare) this.frame(look, text);
             const id = `clip${Panel.count = (Panel.count || 0) + 1}`;
             const clip = node("clipPath", {id}, svg);
-            node("rect", {x: this.left - 4, y: 18, width: this.width + 8, height: this.height + 8}, clip);
+            node("rect", {x: this.left - 4, y: this.top - 4, width: this.width + 8, height: this.height + 8}, clip);
             const inside = node("g", look.bare ? {} : {"clip-path": `url(#${id})`}, svg);
             for (const ref of data.frames[frame]) {
                 const [number, count] = Array.isArray(ref) ? ref : [ref, undefined];
@@ -98,9 +104,9 @@
                 node("line", {x1: this.left - 4, x2: this.left, y1: this.y(place), y2: this.y(place), stroke: "var(--ink)"}, svg);
                 text(this.left - 6, this.y(place) + 3.5, words.slice(0, 16), {"text-anchor": "end", "font-size": 10});
             }
-            node("path", {d: `M${this.left} 22V${bottom}H${this.left + this.width}`, fill: "none", stroke: "var(--ink)"}, svg);
+            node("path", {d: `M${this.left} ${this.top}V${bottom}H${this.left + this.width}`, fill: "none", stroke: "var(--ink)"}, svg);
             text(this.left + this.width / 2, bottom + 32, look.x, {"text-anchor": "middle"});
-            const middle = 22 + this.height / 2;
+            const middle = this.top + this.height / 2;
             text(10, middle, look.y, {"text-anchor": "middle", transform: `rotate(-90 10 ${middle})`});
         }
         item(item, count, inside, text) {
@@ -123,7 +129,8 @@
                 node("path", {d: `M${x2} ${y2}L${bx - v * size * 0.4} ${by + u * size * 0.4}L${bx + v * size * 0.4} ${by - u * size * 0.4}Z`, fill: stroke}, inside);
             } else if (item.t === "text") {
                 const drop = item.v === "top" ? 10 : item.v === "bottom" ? -3 : item.v === "baseline" ? 0 : 3.5 - 6 * (item.s.split("\n").length - 1);
-                text(this.x(p[0]), this.y(p[1]) + drop, item.s, {"text-anchor": item.h, "font-size": 9.5, fill: stroke});
+                const [x, y] = [this.x(p[0]), this.y(p[1]) + (item.r ? -3 : drop)], turned = item.r ? {transform: `rotate(${-item.r} ${x} ${y})`} : {};
+                text(x, y, item.s, {"text-anchor": item.h, "font-size": 9.5, fill: stroke, ...turned});
             }
         }
     }
@@ -183,7 +190,7 @@
         range.addEventListener("input", () => { stop(); show(); });
         const night = () => {
             const chosen = document.body.dataset.theme, dark = matchMedia("(prefers-color-scheme: dark)").matches;
-            root.classList.toggle("dark", root.dataset.theme !== "light" && (chosen === "dark" || (chosen !== "light" && dark)));
+            root.classList.toggle("dark", chosen === "dark" || (chosen !== "light" && dark));
         };
         night();
         matchMedia("(prefers-color-scheme: dark)").addEventListener("change", night);

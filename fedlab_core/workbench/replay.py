@@ -2,7 +2,7 @@
 
 import html
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from fedlab_core import plots
+from fedlab_core.check import Many, checked, whole
 from fedlab_core.federation import Federation
 from fedlab_core.workbench.plan import Plan, say
 from fedlab_core.workbench.runs import Run
@@ -20,12 +21,14 @@ from fedlab_core.workbench.views.drift import arrows, draw_arrows
 PLAYER = Path(__file__).with_name("player.js")
 
 
+@checked
 def clients_figure(federation: Federation, round: int, updates: bool = True) -> Figure:
     """The updates of a round beside their mean, and who holds what, with the sampled clients marked.
 
     Args:
         updates: whether the updates are drawn; it replays the round.
     """
+    whole("round", round, 0, federation.round)
     fig, axes = plots.figure(1, 1 + updates)
     sampled = {int(row["client"]) for row in federation.history[round].clients} if round else set()
     if updates:
@@ -38,7 +41,8 @@ def clients_figure(federation: Federation, round: int, updates: bool = True) -> 
     return fig
 
 
-def lab_replay(plan: Plan, frames: int = 40) -> dict[str, Any]:
+@checked
+def lab_replay(plan: Plan, frames: Many = 40) -> dict[str, Any]:
     """The run of a lab at its first settings, frame by frame.
 
     Args:
@@ -78,7 +82,8 @@ def lab_replay(plan: Plan, frames: int = 40) -> dict[str, Any]:
     return {"title": plan.title, "settings": words, "steps": steps, "said": said, "panels": panels}
 
 
-def inside(source: Federation | Iterator[Any]) -> Federation | None:
+@checked
+def inside(source: Federation | Iterable[Any]) -> Federation | None:
     """The federation that a source runs: itself, or the first among the variables of a generator."""
     if isinstance(source, Federation):
         return source
@@ -86,7 +91,8 @@ def inside(source: Federation | Iterator[Any]) -> Federation | None:
     return next((value for value in scope.values() if isinstance(value, Federation)), None)
 
 
-def run_replay(run: Run, replayed: int = 12) -> dict[str, Any]:
+@checked
+def run_replay(run: Run, replayed: Many = 12) -> dict[str, Any]:
     """A run, round by round: curves of all runs of its panel, the clients' updates, and who holds what.
 
     Args:
@@ -113,16 +119,18 @@ def run_replay(run: Run, replayed: int = 12) -> dict[str, Any]:
     return {"title": f"{run.name}, round by round", "settings": "", "steps": steps, "said": said, "panels": panels}
 
 
+@checked
 def written(data: dict[str, Any]) -> str:
     """A replay as compact JSON that can stand in a page."""
     return json.dumps(data, separators=(",", ":"), ensure_ascii=False, allow_nan=False).replace("</", "<\\/")
 
 
+@checked
 def page_part(replays: Sequence[dict[str, Any]]) -> str:
     """HTML that plays replays and needs nothing from elsewhere."""
     parts = []
     for data in replays:
         title = html.escape(data["title"], quote=True)
         script = f'<script type="application/json">{written(data)}</script>'
-        parts.append(f'<div class="fedlab-player" data-theme="light" aria-label="{title}">{script}</div>')
+        parts.append(f'<div class="fedlab-player" aria-label="{title}">{script}</div>')
     return "".join(parts) + f"<script>{PLAYER.read_text(encoding='utf-8')}</script>"

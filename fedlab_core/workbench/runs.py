@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from fedlab_core.check import checked
 from fedlab_core.engines import get_engine
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
@@ -21,7 +22,7 @@ from fedlab_core.registry import METHODS
 if TYPE_CHECKING:
     import pandas as pd
 
-FEWEST, MOST_SNAPSHOTS = 4, 64  # of a run: of one among many, and of a single one
+FEWEST, MOST_SNAPSHOTS = 2, 64  # of a run: of one among many, and of a single one
 SHORT = {
     "dataset": "data set",
     "dataset_options": "data set's options",
@@ -49,6 +50,7 @@ ROOTED = (
 )
 
 
+@checked
 @dataclass(eq=False)
 class Run:
     """One run of a panel.
@@ -64,7 +66,7 @@ class Run:
         reference: the centralised reference of an unforked run, as far as it was asked for.
         reference_shown: whether it is to be drawn.
         other: the run that the view compares it with, None for its own beginning.
-        stop: set where work in its views is to end; they then raise `InterruptedError`.
+        stop: set where work in its views is to end; they then raise `Stopped` or `InterruptedError`.
         broke: the round that could not be finished, since a client handed back values that are not finite.
     """
 
@@ -87,8 +89,13 @@ class Run:
         return self.federation.name
 
     @property
+    def heeding(self) -> Federation:
+        """The run for its views: what it replays or evaluates raises `Stopped` once `stop` is set."""
+        return self.federation.heeding(self.stop)
+
+    @property
     def label(self) -> str:
-        """Its name as figures take it, in which a dollar sign is a dollar sign."""
+        """The name for figures, where Matplotlib would take a bare dollar sign for mathematics."""
         return self.name.replace("$", r"\$")
 
     @property
@@ -179,21 +186,24 @@ class Run:
             pass
 
 
+@checked
 def method_label(name: str) -> str:
     """How a method is written for readers; one of a reader's own by its name in the panel."""
     return str(getattr(METHODS.get(name), "name", name))
 
 
+@checked
 def changes(old: Experiment, new: Experiment) -> dict[str, str]:
-    """What differs between two experiments: {"settings.lr": "lr 0.1 → 0.05"}. Another data set, partition, model or
-    method stands for its options too."""
+    """What differs between two experiments: {"settings.lr": "lr 0.1 → 0.05"}. Another data set, partition, model,
+    tuning or method stands for its options too."""
     before, after = _flat(old.to_json()), _flat(new.to_json())
     keys = [key for key in before | after if before.get(key) != after.get(key)]
-    covered = tuple(f"{key}_options" for key in ("dataset", "partition", "model", "method") if key in keys)
+    covered = tuple(f"{key}_options" for key in ("dataset", "partition", "model", "tuning", "method") if key in keys)
     listed = (key for key in keys if not key.startswith(covered))
     return {key: f"{_short(key)} {_text(key, before.get(key))} → {_text(key, after.get(key))}" for key in listed}
 
 
+@checked
 def describe(experiment: Experiment, old: Experiment | None = None) -> str:
     """A short name: the method, and where there was a run before, what differs from it."""
     label = method_label(experiment.method)
@@ -204,6 +214,7 @@ def describe(experiment: Experiment, old: Experiment | None = None) -> str:
     return ", ".join([label, *(f"{_short(key)} {_text(key, after[key])}" for key in differing)])
 
 
+@checked
 def unique(name: str, taken: Iterable[str]) -> str:
     """The name, with a number behind it if it is taken."""
     taken = set(taken)
@@ -211,6 +222,7 @@ def unique(name: str, taken: Iterable[str]) -> str:
     return next(candidate for candidate in numbered if candidate not in taken)
 
 
+@checked
 def runs_to_frame(runs: Iterable[Run]) -> pd.DataFrame:
     """A table with one row per run and round; a fork's rows begin at round 0, its shared past included."""
     import pandas as pd  # it takes half a second, and a panel without an export needs none of it
@@ -225,6 +237,7 @@ def runs_to_frame(runs: Iterable[Run]) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=["run", "round"])
 
 
+@checked
 def runs_to_json(runs: Iterable[Run]) -> list[dict[str, Any]]:
     """The runs as plain data: settings by segment and every record."""
     return [

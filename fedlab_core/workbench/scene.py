@@ -126,6 +126,7 @@ def items(ax: Axes) -> Iterator[Item]:
                 (at,) = units(ax, transform, [place])
                 side = {"left": "start", "center": "middle", "right": "end"}[artist.get_horizontalalignment()]
                 words = {"t": "text", "p": at.tolist(), "s": plain(artist.get_text()), "h": side}
+                words |= {"r": round(artist.get_rotation())} if artist.get_rotation() else {}
                 yield words | {"v": artist.get_verticalalignment(), "c": ink(artist.get_color())}
 
 

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fedlab_core import files
+from fedlab_core.check import checked
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.pretraining.starts import Start
@@ -28,9 +30,10 @@ REST = 19  # that many times the seconds which the last saving took pass before 
 
 def runs_home() -> Path:
     """Where panels keep their runs: $FEDLAB_RUNS, else `runs` in the working directory, which is the notebook's."""
-    return Path(os.environ.get("FEDLAB_RUNS") or "runs").expanduser().absolute()
+    return files.expanded("FEDLAB_RUNS", os.environ.get("FEDLAB_RUNS") or "runs").absolute()
 
 
+@checked
 class Store:
     """One panel's folder.
 
@@ -62,17 +65,11 @@ class Store:
         now = time.perf_counter()
         self._due = now + REST * (now - began)
 
-    def forget(self) -> None:
-        """Deletes this panel's folder."""
-        if _is_ours(self.folder):
-            shutil.rmtree(self.folder, ignore_errors=True)
-        self._made, self._due = False, 0.0
-
     def _make(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         home = self.folder.parent
         if not (home / ".gitignore").exists() and home.name == "runs":
-            (home / ".gitignore").write_text("*\n")
+            files.write(home / ".gitignore", b"*\n")
         others = [folder for folder in earlier(home) if folder != self.folder]
         used = sum(map(_size, others))
         for folder in reversed(others):  # the oldest first
@@ -96,6 +93,7 @@ class Store:
         }
 
 
+@checked
 def new_folder(home: Path | None = None) -> Path:
     """A name for a panel's folder that is not taken."""
     name = time.strftime("%Y%m%d-%H%M%S-") + str(os.getpid())
@@ -104,12 +102,14 @@ def new_folder(home: Path | None = None) -> Path:
     return next(home / n for n in names if not (home / n).exists())
 
 
+@checked
 def earlier(home: Path | None = None) -> list[Path]:
     """Folders of panels, the newest first."""
     found = [file.parent for file in (home or runs_home()).glob(f"*/{PANEL}") if _is_ours(file.parent)]
     return sorted(found, key=lambda folder: (folder / PANEL).stat().st_mtime, reverse=True)
 
 
+@checked
 def title(folder: Path) -> str:
     """What a menu calls a panel's folder: when, and which runs."""
     content = json.loads((folder / PANEL).read_text(encoding="utf-8"))
@@ -118,6 +118,7 @@ def title(folder: Path) -> str:
     return f"{when}: {', '.join(names)}"[:70]
 
 
+@checked
 def bring_back(folder: Path, catalog: Catalog, stop: threading.Event) -> list[Run]:
     """The runs of a panel's folder, forks and all.
 
@@ -161,6 +162,4 @@ def _size(folder: Path) -> int:
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:
-    part = file.with_suffix(".part")
-    part.write_text(json.dumps(content), encoding="utf-8")
-    os.replace(part, file)
+    files.write(file, json.dumps(content).encode())

@@ -81,19 +81,40 @@ body[data-jp-theme-light=false] :is(.fedlab-stage > img, img.fedlab-small, .fedl
   filter: invert(.9) hue-rotate(180deg); }
 body[data-jp-theme-light=false] .fedlab-stage { background: #191919; }
 body[data-jp-theme-light=false] .fedlab :is(select, input) { color-scheme: dark; }
-.fedlab select { appearance: auto !important; background-image: none !important; padding-right: 2px !important; }
+.fedlab select { appearance: auto !important; background-image: none !important; padding-right: 2px !important;
+  text-overflow: ellipsis; }
 @container (max-width: 640px) {
   .fedlab-halves { flex-flow: column nowrap; align-items: stretch; }
   .fedlab-controls { order: 1; flex: 0 0 auto; max-height: none; width: 100%; }
   .fedlab-main { flex: 0 0 auto; width: 100%; }
-  .fedlab-line.two, .fedlab-shown { height: auto; max-height: 51px; }
+  .fedlab-line.two, .fedlab-shown { height: auto; min-height: 34px; max-height: none; }
 }
 @container (max-width: 420px) {
+  .fedlab-stage { aspect-ratio: auto; height: 292px; overflow: auto hidden; }
+  .fedlab-stage > img { width: 532px; max-width: none; height: 280px; }
   .fedlab-bar .jupyter-button { padding: 0 6px; }
   .fedlab-times { flex-flow: row wrap !important; }
   .fedlab-says { height: auto; flex-flow: row wrap; max-height: 68px; }
   .fedlab-says > .jupyter-button { max-width: 100%; }
 }
+</style>"""
+LAB_CSS = """<style>
+.fedlab-lab { gap: 6px; max-width: 1000px; overflow: visible; container-type: inline-size; }
+.fedlab-lab .fedlab-knobs { flex-flow: row wrap; gap: 4px 14px; overflow: visible; }
+.fedlab-lab .fedlab-knobs > * { width: 230px; margin: 0; }
+.fedlab-lab .fedlab-bar { gap: 6px; }
+.fedlab-lab .fedlab-bar .jupyter-button { padding: 0 10px; }
+.fedlab-lab .fedlab-frame { overflow: auto hidden; border: 1px solid var(--jp-border-color2); border-radius: 4px; }
+.fedlab-lab img { width: 100%; min-width: 640px; height: auto; background: white; margin: 0; }
+body[data-jp-theme-light=false] .fedlab-lab img { filter: invert(.9) hue-rotate(180deg); }
+@container (max-width: 480px) { .fedlab-lab .fedlab-knobs > * { width: 100%; } }
+@media (max-width: 640px) { .jp-RenderedImage > img:not(.jupyter-widgets) { min-width: 640px; } }
+.jp-RenderedText pre { word-break: normal !important; overflow-wrap: anywhere; }
+.fedlab-lab p, .fedlab-lab li { margin: 0; font-size: 13px; line-height: 1.4; color: var(--jp-ui-font-color1); }
+.fedlab-lab .fedlab-sentence { font-size: 14px; padding: 2px 8px; border-left: 3px solid var(--jp-brand-color1); }
+.fedlab-lab ul { margin: 2px 0 0 18px; padding: 0; }
+.fedlab-lab pre { user-select: all; font-size: 12px; line-height: 1.35; margin: 0; padding: 6px 8px; overflow: auto;
+  color: var(--jp-ui-font-color1); background: var(--jp-layout-color2); }
 </style>"""
 
 

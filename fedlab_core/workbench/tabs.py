@@ -11,14 +11,17 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 
 from fedlab_core import plots
+from fedlab_core.check import checked
 from fedlab_core.data import Dataset
 from fedlab_core.partition import Partition, label_counts
 from fedlab_core.plots import Line
+from fedlab_core.plots.clients import client_dots, holdings_bars, holdings_heatmap
 from fedlab_core.workbench.runs import Run
 
 SIZE = (7.4, 3.9)  # inches; the same for every view, so that nothing jumps
 
 
+@checked
 @dataclass(frozen=True)
 class View:
     """A tab of the panel.
@@ -28,7 +31,7 @@ class View:
         draw: figure of a run at a round; `run.overlaid` are all runs of the panel. Draw without pyplot, for instance
             into `plots.figure`: it is also called from the thread that trains.
         slow: drawn in the thread that trains only, between rounds, since it replays or evaluates. It raises
-            `InterruptedError` once `run.stop` is set.
+            `InterruptedError` or `Stopped` once `run.stop` is set, as `run.heeding` does by itself.
         against: whether it compares the run with another one, `run.other`.
     """
 
@@ -38,6 +41,7 @@ class View:
     against: bool = False
 
 
+@checked
 def curves_view(run: Run, round: int | None = None) -> Figure:
     """Test accuracy and loss of all runs over rounds, the chosen run's clients as a band, the centralised reference."""
     fig, ((left, right),) = plots.figure(1, 2, SIZE)
@@ -49,6 +53,7 @@ def curves_view(run: Run, round: int | None = None) -> Figure:
     return fig
 
 
+@checked
 def clients_view(run: Run, round: int) -> Figure:
     """Who holds what, and the sampled clients of the round: their own models' accuracy (or loss), and their drift."""
     fig, ((held, score, moved),) = plots.figure(1, 3, SIZE)
@@ -63,16 +68,17 @@ def clients_view(run: Run, round: int) -> Figure:
     else:
         measured = "test_accuracy" in record.clients[0]
         key, title = ("test_accuracy", "own models") if measured else ("loss", "local loss")
-        plots.client_dots(score, record, key, run.line, record.metrics.get("test_accuracy") if measured else None)
+        client_dots(score, record, key, run.line, record.metrics.get("test_accuracy") if measured else None)
         if measured:
             score.set_xlim(0, 1.02)
         score.set_title(f"round {record.round}: {title}")
-        plots.client_dots(moved, record, "drift", run.line)
+        client_dots(moved, record, "drift", run.line)
         moved.set(title=r"drift $\Vert w_k - w_t \Vert$", ylabel="", xlim=(0, None), xlabel="drift")
     legend(fig, *([held] if run.federation.dataset.num_classes <= 16 else []), score)
     return fig
 
 
+@checked
 def costs_view(run: Run, round: int) -> Figure:
     """Bytes over rounds, and accuracy for the bytes sent and for the gradient steps taken."""
     fig, ((sent, per_byte, per_step),) = plots.figure(1, 3, SIZE)
@@ -88,18 +94,36 @@ def costs_view(run: Run, round: int) -> Figure:
     return fig
 
 
-def waiting_view(dataset: Dataset, partition: Partition, name: str = "") -> Figure:
-    """What is shown before the first round, of a run by its name: who will hold what (its own without counts)."""
+@checked
+def waiting_view(dataset: Dataset, partition: Partition) -> Figure:
+    """What is shown before the first run: who will hold what."""
     fig, ((ax,),) = plots.figure(1, 1, SIZE)
-    if dataset.kind == "image" and dataset.num_classes <= 40 and not name:
-        plots.holdings_heatmap(ax, label_counts(partition, dataset.y, dataset.num_classes), dataset.classes)
+    if dataset.kind == "image" and dataset.num_classes <= 40:
+        holdings_heatmap(ax, label_counts(partition, dataset.y, dataset.num_classes), dataset.classes)
     else:
         draw_holdings(ax, dataset, partition)
-    what = f"Who holds what: {dataset.name}, {partition.description}."
-    ax.set_title(f"{name}: no round yet. {what}" if name else f"{what} Press Run to train.")
+    ax.set_title(f"Who holds what: {dataset.name}, {partition.description}. Press Run to train.")
     return fig
 
 
+@checked
+def empty_view(name: str) -> Figure:
+    """What is shown of a run before its first round: words only, since they are drawn in no time."""
+    fig = Figure(SIZE)
+    fig.text(0.5, 0.5, f"{name}: no round yet.", ha="center", color="0.4")
+    return fig
+
+
+@checked
+def words_only(fig: Figure, text: str) -> Figure:
+    """The figure with a text in the place of its axes."""
+    for ax in fig.axes:
+        ax.set_axis_off()
+    fig.axes[0].text(0, 0.5, text, fontsize=9)
+    return fig
+
+
+@checked
 def holdings_figure(dataset: Dataset, partition: Partition) -> Figure:
     """The small live picture beside the controls."""
     fig, ((ax,),) = plots.figure(1, 1, (3.1, 1.55))
@@ -112,11 +136,12 @@ def holdings_figure(dataset: Dataset, partition: Partition) -> Figure:
     return fig
 
 
+@checked
 def draw_holdings(ax: Axes, dataset: Dataset, partition: Partition, sampled: Set[int] = frozenset()) -> Axes:
     """Bars of who holds what, without a legend; the sampled clients' numbers are bold with a mark."""
     image = dataset.kind == "image"
     counts = label_counts(partition, dataset.y, dataset.num_classes) if image else partition.sizes[:, None]
-    plots.holdings_bars(ax, counts, dataset.classes if image else ("texts",))
+    holdings_bars(ax, counts, dataset.classes if image else ("texts",))
     if ax.get_legend() is not None:
         ax.get_legend().remove()
     if image and dataset.num_classes > 16:
@@ -134,12 +159,15 @@ def _class_bar(ax: Axes, classes: Sequence[str]) -> None:
         matplotlib.colormaps[plots.COLORMAP](c / (count - 1)) if many else plots.OKABE_ITO[c % 8] for c in range(count)
     ]
     scale = ScalarMappable(BoundaryNorm(range(count + 1), count), ListedColormap(shades))
-    step = -(-count // 16)
+    names = [str(name)[:6] for name in classes]
+    step = -(-count // max(2, 26 // (1 + max(map(len, names)))))  # room for 26 characters
     bar = ax.figure.colorbar(scale, ax=ax, location="top", pad=0.02, aspect=40)
-    bar.set_ticks([c + 0.5 for c in range(0, count, step)], labels=[str(c)[:6] for c in classes[::step]])
+    bar.set_ticks([c + 0.5 for c in range(0, count, step)], labels=names[::step])
+    bar.minorticks_off()
     bar.ax.tick_params(labelsize=6, length=0)
 
 
+@checked
 def mark_divergence(ax: Axes, run: Run, key: str) -> None:
     """A cross where a run left the finite numbers, at the last value that it had before."""
     for one in run.overlaid:
@@ -155,6 +183,7 @@ def mark_divergence(ax: Axes, run: Run, key: str) -> None:
                 )  # fmt: skip
 
 
+@checked
 def lines_of(run: Run, reference: bool = True) -> list[Line]:
     """The chosen run's reference, the other runs, and the chosen one last and so on top."""
     root = run.root
@@ -166,12 +195,14 @@ def lines_of(run: Run, reference: bool = True) -> list[Line]:
     return [*lines, *others, run.line]
 
 
+@checked
 def rounds_axis(ax: Axes, run: Run) -> None:
     """A width for the rounds to come, so that the axis stands still while they arrive."""
     ax.set_xlim(0, max(1, *(max(other.goal, other.round) for other in run.overlaid)) * 1.02)
     ax.xaxis.get_major_locator().set_params(integer=True)
 
 
+@checked
 def legend(fig: Figure, *axes: Axes) -> None:
     """One legend under the axes, in as many columns as fit; more than 16 entries would need an atlas."""
     found = [pair for ax in axes for pair in zip(*ax.get_legend_handles_labels(), strict=True)]

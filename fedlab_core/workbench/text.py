@@ -45,14 +45,17 @@ def settings_line(run: Run) -> str:
     norm = "" if e.norm == "none" else f" with {e.norm} norm"
     policy = "" if s.batch_norm is None else f" ({s.batch_norm.replace('_', ' ')})"
     work = f"E {s.epochs}" if s.steps is None else f"{s.steps} steps"
-    options = ", ".join(f"{name} {_short(value)}" for name, value in e.method_options.items())
+    options, tuned = (
+        ", ".join(f"{name} {_short(value)}" for name, value in given.items())
+        for given in (e.method_options, e.tuning_options)
+    )
     words = [
         f"{method_label(e.method)}{f' ({options})' if options else ''}",
         e.dataset,
         run.federation.partition.description,
         f"{e.model}{norm}{policy}",
         f"start: {e.start}{_spent(run)}",
-        *([f"trained: {e.tuning}"] if e.tuning != "full" else []),
+        *([f"trained: {e.tuning}{f' ({tuned})' if tuned else ''}"] if e.tuning != "full" else []),
         f"C {s.fraction:g}, {work}, B {s.batch_size or 'all'}, lr {s.lr:g}",
         f"seed {s.seed}",
         f"settings {e.key}",

@@ -89,6 +89,11 @@ class Worker:
         return not self.training and isinstance(self.error, EXPECTED)
 
     @property
+    def stopped(self) -> bool:
+        """Whether work other than a drawing was asked to stop."""
+        return self.stop.is_set() and not self._job.yields
+
+    @property
     def inside(self) -> bool:
         """Whether the caller is the work itself."""
         return self.busy and threading.current_thread() is self._thread

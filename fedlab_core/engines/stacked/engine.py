@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from fedlab_core.costs import count_flops
 from fedlab_core.data.measures import accuracy
 from fedlab_core.engines.stacked.evaluation import evaluate_together
-from fedlab_core.engines.stacked.modules import Fold, is_dense, obstacle, refuse, stack
+from fedlab_core.engines.stacked.modules import Fold
 from fedlab_core.engines.stacked.pace import Pace
+from fedlab_core.engines.stacked.stack import is_dense, obstacle, refuse, stack, work_obstacle
 from fedlab_core.engines.stacked.training import stack_states, train_together
 from fedlab_core.engines.threads import ThreadsEngine, in_order
 from fedlab_core.local.cores import cores, intra_op_threads
@@ -150,24 +151,6 @@ def forward_operations(work: Work) -> float:
     model, x = copy.deepcopy(work.model).eval(), work.dataset.prepare(work.dataset.test_x[:1])
     with torch.no_grad():
         return count_flops(model, lambda model: model(x))
-
-
-def work_obstacle(work: Work, method: LocalMethod) -> str | None:
-    """What keeps clients from being stacked, whatever their model is, in words; None if nothing does."""
-    settings = work.settings
-    if settings.mixed_precision:
-        return "mixed precision"
-    if work.dataset.loss is not None:
-        return "a loss of the data set's own"
-    if settings.optimiser != "sgd":
-        return f"the optimiser {settings.optimiser}"
-    if settings.clip_norm is not None:
-        return "clipped gradients"
-    if settings.keep_optimiser:
-        return "an optimiser that is kept"
-    if work.traits.random:
-        return "a forward pass that draws random numbers"
-    return method.stack_obstacle
 
 
 def plan(work: Work, tasks: Sequence[Task], workers: int, largest: int) -> list[list[int]]:

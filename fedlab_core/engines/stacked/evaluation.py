@@ -17,7 +17,7 @@ def evaluate_together(
     """Sums over the examples of some batches, for every state of a stack, in evaluation mode.
 
     Args:
-        network, fold: from `modules.stack`.
+        network, fold: from `stack.stack`.
         state: stacked, (states, ...) each.
         batches: inputs and targets as they are stored.
 

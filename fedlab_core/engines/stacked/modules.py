@@ -4,8 +4,6 @@ Activations keep their usual shape with the clients folded into the batch, (clie
 that a model's own `forward` runs as it is; parameters and buffers have a leading client dimension, (clients, ...).
 """
 
-import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +13,6 @@ from torch.nn import functional as F
 
 from fedlab_core.engines.stacked.functions import Descent, affine, recurrent
 from fedlab_core.models.layers import WSConv2d, WSLinear, standardise
-from fedlab_core.models.lstm import CharLSTM
 from fedlab_core.models.vit import ViT
 
 
@@ -72,6 +69,8 @@ class StackedLinear(_Stacked, nn.Linear):
 
 
 class StackedWSLinear(_Stacked, WSLinear):
+    """`WSLinear`, each client's weights standardised on their own."""
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.folded(x)
         weight = standardise(self.weight.flatten(0, 1), self.gain.flatten()).view_as(self.weight)
@@ -97,6 +96,8 @@ class StackedConv2d(_Stacked, nn.Conv2d):
 
 
 class StackedWSConv2d(StackedConv2d, WSConv2d):
+    """`WSConv2d`, each client's filters standardised on their own."""
+
     def forward(self, x: Tensor) -> Tensor:
         return self.convolve(x, standardise(self.weight.flatten(0, 1), self.gain.flatten()))
 
@@ -149,6 +150,8 @@ class StackedBatchNorm(_Stacked, nn.modules.batchnorm._BatchNorm):
 
 
 class StackedGroupNorm(_Stacked, nn.GroupNorm):
+    """`nn.GroupNorm` with each client's gains and biases."""
+
     def forward(self, x: Tensor) -> Tensor:
         x = self.folded(x)
         y = F.group_norm(x, self.num_groups, None, None, self.eps)
@@ -156,6 +159,8 @@ class StackedGroupNorm(_Stacked, nn.GroupNorm):
 
 
 class StackedLayerNorm(_Stacked, nn.LayerNorm):
+    """`nn.LayerNorm` with each client's gains and biases."""
+
     def forward(self, x: Tensor) -> Tensor:
         x, dim = self.folded(x), x.ndim - len(self.normalized_shape)
         y = F.layer_norm(x, self.normalized_shape, None, None, self.eps) * self.per_client(self.weight, x, dim)
@@ -163,6 +168,8 @@ class StackedLayerNorm(_Stacked, nn.LayerNorm):
 
 
 class StackedEmbedding(_Stacked, nn.Embedding):
+    """`nn.Embedding`: the clients' tables one below the other."""
+
     def forward(self, x: Tensor) -> Tensor:
         x, (clients, symbols, _) = self.folded(x), self.weight.shape
         first = torch.arange(0, clients * symbols, symbols, device=x.device)
@@ -184,6 +191,8 @@ class StackedLSTM(_Stacked, nn.LSTM):
 
 
 class StackedViT(_Stacked, ViT):
+    """`ViT` with each client's class token and positions."""
+
     def with_class_token(self, patches: Tensor) -> Tensor:
         token = self.per_client(self.class_token.flatten(1, 2), patches, 1)
         return torch.cat([token, patches], 1) + self.per_client(self.position.squeeze(1), patches, 1)
@@ -203,92 +212,6 @@ LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     ViT: StackedViT,
 }
 """The stacked form of every kind of module that holds weights."""
-
-
-INDEPENDENT: tuple[type[nn.Module], ...] = (
-    *(nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Identity, nn.Flatten, nn.Unflatten),
-    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Tanh, nn.Sigmoid),
-    *(nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.LogSigmoid, nn.Threshold),
-    *(nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
-    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.ZeroPad2d, nn.Upsample, nn.PixelShuffle),
-    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Softmax, nn.LogSoftmax),
-)
-"""Modules of torch without weights that treat the examples of a batch each by itself; a softmax over the batch, and
-dropout that drops, are looked for besides."""
-OWN = ("fedlab_core.models.", "fedlab_core.finetuning.", "fedlab_core.layerwise.")
-_HOOKS = (
-    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
-    *("parametrizations",),
-)
-
-
-def obstacle(model: nn.Module) -> str | None:
-    """What keeps a model from being stacked, in words; None if nothing does.
-
-    Only modules are stacked that are known to treat the examples of a batch, and so the clients, each by itself.
-    """
-    for name, module in model.named_modules():
-        kind = f"{name or 'model'} ({type(module).__name__})"
-        if any(getattr(module, hook, None) for hook in _HOOKS):
-            return f"{kind} has hooks or parametrisations"
-        if isinstance(module, nn.Softmax | nn.LogSoftmax) and module.dim in (None, 0):
-            return f"{kind} looks at the whole batch"
-        if [*module.parameters(recurse=False), *module.buffers(recurse=False)] and type(module) not in LAYERS:
-            return f"{kind} holds weights of an unknown kind"
-        if type(module) not in LAYERS and type(module) not in INDEPENDENT and not _own(module):
-            return f"{kind} has a forward pass of its own"
-        if reason := getattr(module, "obstacle", None):
-            return f"{kind} {reason}"
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p:
-            return f"{kind} draws random numbers"
-        if any(isinstance(module, layer) and unusual(module) for layer, unusual in _UNUSUAL.items()):
-            return f"{kind} has options that are not supported"
-    if len(list(model.named_parameters())) < len(list(model.named_parameters(remove_duplicate=False))):
-        return "some of its weights are shared between layers"
-    return None
-
-
-_UNUSUAL: dict[type[nn.Module], Callable[[Any], bool]] = {
-    nn.modules.batchnorm._BatchNorm: lambda m: m.momentum is None or not m.affine,
-    nn.GroupNorm: lambda m: not m.affine,
-    nn.LayerNorm: lambda m: not m.elementwise_affine,
-    nn.Conv2d: lambda m: m.padding_mode != "zeros",
-    nn.Embedding: lambda m: m.padding_idx is not None or m.max_norm is not None or m.sparse,
-    nn.LSTM: lambda m: m.bidirectional or m.proj_size > 0 or m.dropout > 0 or not m.batch_first,
-}
-
-
-def _own(module: nn.Module) -> bool:
-    return type(module).__module__.startswith(OWN)
-
-
-def is_dense(model: nn.Module) -> bool:
-    """Whether the model has dense layers and normalisations only."""
-    wide = (nn.modules.conv._ConvNd, nn.RNNBase, nn.Embedding, ViT)
-    return not any(isinstance(module, wide) for module in model.modules())
-
-
-def refuse(reason: str | None) -> None:
-    """Raise ValueError where something keeps clients from being stacked."""
-    if reason is not None:
-        raise ValueError(f"engine='stacked': {reason}, accepted: 'threads', 'loop' or 'auto'")
-
-
-def stack(model: nn.Module) -> tuple[nn.Module, Fold]:
-    """A copy of the model whose layers are stacked; their weights are to be loaded.
-
-    Raises:
-        ValueError: the model cannot be stacked, see `obstacle`.
-    """
-    refuse(obstacle(model))
-    network, fold = copy.deepcopy(model), Fold()
-    for module in network.modules():
-        if type(module) in LAYERS:
-            module.__class__ = LAYERS[type(module)]
-            module.fold = fold  # type: ignore[assignment]
-        elif isinstance(module, CharLSTM):
-            module.fused = True  # it computes with the layer, not with the layer's weights
-    return network, fold
 
 
 def _channels(x: Tensor, clients: int) -> Tensor:

@@ -47,7 +47,7 @@ def train_together(
     than others of its step is filled up with rows that count nowhere.
 
     Args:
-        network, fold: from `modules.stack`.
+        network, fold: from `stack.stack`.
         stop: asked before every step.
         pace: threads of the operations of dense stacks.
     """
@@ -111,7 +111,7 @@ def train_together(
         if layers is not None:
             dense.backward(values, gradient)
             continue
-        values[-1].backward(gradient)
+        (values[-1] * gradient).sum().backward()  # as backward(gradient), which imports sympy
         if method.corrects:
             method.correct(replace(together, start=inside[0], memory=inside[1]), own_gradients(parameters), parameters)
         _step(parameters, inside[2], lr, settings.momentum, settings.weight_decay)

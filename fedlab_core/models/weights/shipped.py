@@ -26,9 +26,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab_core import files
 from fedlab_core.check import checked
 from fedlab_core.data import Dataset, load_dataset
 from fedlab_core.data.scenes import COLOURS, SHAPES, TEXTURES, class_names, split_scenes
+from fedlab_core.memory import packed
 from fedlab_core.models import build_model
 from fedlab_core.models.clip import CLIP, Vocabulary, clip_loss, small_clip, zero_shot_weights
 from fedlab_core.models.vit import ViT
@@ -222,11 +224,11 @@ def pretrain(name: str, recipe: Recipe, data: Dataset) -> tuple[ViT | CLIP, dict
 def write(name: str, model: nn.Module, about: Mapping[str, Any], folder: Path = FOLDER) -> Path:
     """Writes a backbone's weights and what is to be said about it; returns the path of the weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = safetensors.torch.save({n: t.detach().contiguous() for n, t in model.state_dict().items()})
+    content = packed({n: t.detach().contiguous() for n, t in model.state_dict().items()})
     path = folder / f"{name}.safetensors"
-    path.write_bytes(content)
+    files.write(path, content)
     said = {"name": name, **about, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    path.with_suffix(".json").write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    files.write(path.with_suffix(".json"), f"{json.dumps(said, indent=1)}\n".encode())
     return path
 
 

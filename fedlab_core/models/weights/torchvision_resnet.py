@@ -60,19 +60,13 @@ def torchvision_resnet(name: str, input_shape: tuple[int, ...], num_classes: Siz
 
 
 @checked
-def imagenet_weights(
-    name: str = "resnet18",
-    *,
-    file: str | Path | None = None,
-    fetch: Callable[[str], State] | None = None,
-) -> State:
+def imagenet_weights(name: str = "resnet18", *, file: str | Path | None = None) -> State:
     """torchvision's weights by the names of its own state dict.
 
     Args:
         name: the architecture.
         file: a `.safetensors` or `.pth` file that holds them (nothing in it is run); without it they are looked for as
             `NAME.safetensors` and `NAME.pth` in the data root, and then downloaded.
-        fetch: downloads them, given the address; torch.hub's by default.
 
     Raises:
         ValueError: another architecture, or a file that is no such state dict.
@@ -89,14 +83,25 @@ def imagenet_weights(
     import torchvision
 
     address = torchvision.models.get_model_weights(name).DEFAULT.url
+    return downloaded(address, candidates[1])
+
+
+@checked
+def downloaded(address: str, place: Path, fetch: Callable[[str], State] | None = None) -> State:
+    """The weights at an address of torchvision's.
+
+    Args:
+        place: where the file is looked for before it is downloaded.
+        fetch: downloads them, given the address; torch.hub's by default.
+
+    Raises:
+        FileNotFoundError: there is no network to get them from.
+    """
     fetch = fetch or (lambda url: torch.hub.load_state_dict_from_url(url, map_location="cpu", weights_only=True))
     try:
         return fetch(address)
     except OSError as error:
-        raise FileNotFoundError(
-            f"ImageNet weights of {name} could not be downloaded ({error}). Put the file that torchvision calls "
-            f"{Path(address).name} into {data_root()} as {candidates[1].name}"
-        ) from error
+        raise FileNotFoundError(f"{address} could not be downloaded ({error}). Put its file at {place}") from error
 
 
 @checked
@@ -108,7 +113,7 @@ def read_state(file: Path) -> State:
     """
     try:
         if file.suffix == ".safetensors":
-            return safetensors.torch.load_file(file)
+            return safetensors.torch.load(file.read_bytes())  # mapped, a file that is cut off would end the process
         loaded = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes the readers raise
         raise ValueError(f"{file} holds no weights that can be read ({type(error).__name__}: {error})") from error

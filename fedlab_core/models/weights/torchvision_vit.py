@@ -13,14 +13,8 @@ from torch import Tensor, nn
 from fedlab_core.check import Size, checked
 from fedlab_core.data import data_root
 from fedlab_core.models.vit import ViT
-from fedlab_core.models.weights.torchvision_resnet import read_state
+from fedlab_core.models.weights.torchvision_resnet import downloaded, read_state
 from fedlab_core.state import State
-
-STATISTICS = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "clip": ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
-}
-"""(mean, std) of the images that ViT-B/16 and CLIP were trained on, as a `Dataset` takes them."""
 
 _BLOCK = {
     "ln_1": "norm1",
@@ -57,15 +51,7 @@ def load_vit_b_16(
         address = names[str(weights)].url
         path = data_root() / Path(address).name
         if not path.is_file():
-            fetch = fetch or (
-                lambda url: torch.hub.load_state_dict_from_url(url, map_location="cpu", weights_only=True)
-            )
-            try:
-                return vit_from_torchvision(fetch(address), heads, address)
-            except OSError as error:
-                raise FileNotFoundError(
-                    f"weights={weights!r} could not be downloaded ({error}). Put {path.name} into {path.parent}"
-                ) from error
+            return vit_from_torchvision(downloaded(address, path, fetch), heads, address)
     else:
         path = Path(weights)
         if path.suffix not in (".safetensors", ".pth"):

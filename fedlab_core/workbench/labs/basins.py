@@ -1,4 +1,4 @@
-"""Notebook 04: do two runs share a basin, and how steady is the average?"""
+"""Notebook 04: do two runs share a basin, how steady is the average, and how do a round's clients hang together?"""
 
 import itertools
 from collections.abc import Iterator, Mapping
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from fedlab_core import plots, probes
 from fedlab_core.experiment import Experiment
-from fedlab_core.federation import Federation
 from fedlab_core.plots import probes as plots_probes
+from fedlab_core.probes.groups import Connectivity, connectivity
 from fedlab_core.probes.planes import Landscape, plane_through, scan
 from fedlab_core.studies.pretraining_runs import DIGITS
 from fedlab_core.workbench.plan import Plan, Result
@@ -96,7 +96,7 @@ def draw_pair(figure: Any, result: Result) -> None:
         plots_probes.landscape(right, last.seen)
     plots_probes.paths(right, last.paths)
     right.set_title("plane of the start and both ends", fontsize=9)
-    right.legend(loc="best", fontsize=7)
+    right.legend(loc="best", fontsize=7, frameon=True, framealpha=0.9)
 
 
 def read_pair(result: Result) -> str:
@@ -142,8 +142,9 @@ class Steady:
 WEIGHTS = probes.triangle_weights(6)
 
 
-def steady(run: Federation, count: int) -> Iterator[Steady]:
+def steady(one: Experiment, count: int) -> Iterator[Steady]:
     """Mixtures of the clients' models after every round."""
+    run = one.build()
     for record in run.rounds(10**6):
         three = run.inside(record.round).updates[:3]
         sizes = torch.tensor([u.examples for u in three], dtype=torch.float64)
@@ -190,14 +191,13 @@ def read_steady(result: Result) -> str:
                 f"drift {s['size']:.2f}, spread of the loss per unit of drift {per:.2f}"
             )
     rounds = max((int(f[-1].spread["round"]) for f in result.frames.values() if f), default=0)
-    return f"Round {rounds}. {'. '.join(parts)}."
+    return f"In round {rounds}, {'. '.join(p[0].upper() + p[1:] if i else p for i, p in enumerate(parts))}."
 
 
 STEADY = Plan(
     "How steady is the average?",
     lambda alpha, E, start, mixtures: {
-        f"from {name}": steady(steady_experiment(alpha, E, name).build(), mixtures)
-        for name in dict.fromkeys(("random", start))
+        f"from {name}": steady(steady_experiment(alpha, E, name), mixtures) for name in dict.fromkeys(("random", start))
     },
     {"alpha": ALPHAS, "E": (1, 2, 5, 10), "start": STARTS, "mixtures": (5, 20, 50)},
     {"alpha": 0.05, "E": 2, "start": "letters", "mixtures": 20},
@@ -206,4 +206,52 @@ STEADY = Plan(
     sentence=read_steady,
     experiment=steady_experiment,
     size=(10.5, 3.7),
+)
+
+
+# ---------------------------------------------------------------------------------------------- all clients at once
+
+
+def connected(one: Experiment) -> Iterator[tuple[int, Connectivity]]:
+    """Round and connectivity, round by round."""
+    run = one.build()
+    while True:
+        yield run.run(1).round, connectivity(run, run.round)
+
+
+def connected_experiment(E: int, alpha: float, start: str) -> Experiment:
+    """Ten clients, all in every round."""
+    return experiment(start, alpha, 0, "none").replace(epochs=E)
+
+
+def draw_connected(figure: Any, result: Result) -> None:
+    """Above 0 the mean of all clients' models is worse than they are: on the test data, and on their own."""
+    left, right = figure.subplots(1, 2)
+    for i, (name, frames) in enumerate(result.frames.items()):
+        plots_probes.groups(left, right, name, frames, i)
+    left.legend(loc="upper right", fontsize=7)
+
+
+def read_connected(result: Result) -> str:
+    """The last round in numbers."""
+    parts = []
+    for name, frames in result.frames.items():
+        for round, c in frames[-1:]:
+            said = f"{c.barrier:+.2f} nats on the test data and {c.own:+.2f} on their own, pairs at most {c.worst:.2f}"
+            parts.append(f"{name}, round {round}: {said}")
+    return f"{'; '.join(parts)}." if parts else "No round yet."
+
+
+CONNECTED = Plan(
+    "All clients at once: the group's barrier",
+    lambda E, alpha, start: {
+        f"E = {e}": connected(connected_experiment(e, alpha, start)) for e in dict.fromkeys((1, E))
+    },
+    {"E": (1, 5, 20, 50), "alpha": ALPHAS, "start": STARTS},
+    {"E": 20, "alpha": 0.05},
+    rounds=8,
+    draw=draw_connected,
+    sentence=read_connected,
+    experiment=connected_experiment,
+    size=(9.0, 3.4),
 )

@@ -154,7 +154,7 @@ class Error:
 
 
 def errors(off: str, unequal: bool) -> Mapping[str, Iterator[Error]]:
-    """At the models that centralised training passes: what each rule of exchange makes of the gradient there."""
+    """The error of the gradient under each rule of exchange, at the models that centralised training passes."""
     pooled = DIGITS.replace(evaluate_every=10**6, double=True, **VARIANTS["centralised BN"])
 
     def frames(rule: Sharing) -> Iterator[Error]:
@@ -221,7 +221,7 @@ def numbers(distance: float) -> Mapping[str, Iterator[tuple[torch.Tensor, torch.
 
 
 def draw_numbers(figure: Any, result: Result) -> None:
-    """As they are, normalised alone, and normalised together."""
+    """The clients' numbers as they are, normalised alone, and normalised together."""
     if (pair := result.last()) is not None:
         plots_batchnorm.number_lines(figure.subplots(1, 3), *pair)
 

@@ -77,7 +77,7 @@ def read_race(result: Result) -> str:
         parts.append(f"{name}: {reached}")
     fast, *others = counted.values() or (0.0,)
     ratio = f", {others[0] / fast:.1f} times fewer" if others and math.isfinite(others[0]) and fast else ""
-    return f"To {100 * TARGET:.0f} % test accuracy. {'; '.join(parts)}{ratio}."
+    return f"To {100 * TARGET:.0f} % test accuracy: {'; '.join(parts)}{ratio}."
 
 
 RACE = Plan(
@@ -110,7 +110,9 @@ def parents(start: str, epochs: int, examples: int) -> Iterator[LossLine]:
     for half, seed in enumerate(seeds):
         model = build_model("2nn", data.input_shape, data.num_classes, generator(0, "initial weights", seed))
         holder = Partition(halves[half], torch.tensor([0, examples]), "one client")
-        settings = Settings(1.0, max(1, epochs // 5), batch_size=50, lr=0.1, seed=half, evaluate_every=10**6)
+        settings = Settings(
+            1.0, max(1, epochs // 5), batch_size=50, lr=0.1, seed=half, evaluate_every=10**6, engine="stacked"
+        )
         runs.append(Federation(data, holder, model, settings))
     for _ in range(min(5, epochs)):
         one, two = (run.run(1) for run in runs)
@@ -208,7 +210,7 @@ def read_sizes(result: Result) -> str:
     run = next(iter(result.sources.values()))
     sizes = run.partition.sizes if isinstance(run, Federation) else torch.tensor([0])
     parts = [f"{name}: best {best_of(frames):.2f}" for name, frames in result.frames.items() if frames]
-    return f"Clients hold {int(sizes.min())} to {int(sizes.max())} images. {'; '.join(parts)}."
+    return f"Clients hold {int(sizes.min())} to {int(sizes.max())} images; {'; '.join(parts)}."
 
 
 UNBALANCED = Plan(
@@ -256,7 +258,7 @@ def read_rounds(result: Result) -> str:
             parts.append(
                 f"{name}: " + (f"{rounds:.1f} rounds" if math.isfinite(rounds) else f"best {best_of(frames):.2f}")
             )
-    return f"To 90 %. {'; '.join(parts)}."
+    return f"To 90 %: {'; '.join(parts)}."
 
 
 BACKGROUND = Plan(

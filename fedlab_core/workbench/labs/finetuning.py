@@ -1,21 +1,25 @@
 """Notebook 05: what should travel, together or alone, and what averaging LoRA's factors gets wrong."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fedlab_core import plots
 from fedlab_core.costs import count_flops
-from fedlab_core.federation import Federation
+from fedlab_core.experiment import Experiment
 from fedlab_core.finetuning.accounts import classification_loss, payload
-from fedlab_core.finetuning.classifiers import with_head
-from fedlab_core.finetuning.lora import FedSALoRA, ResidualLoRA, StackedLoRA, update_error
-from fedlab_core.finetuning.tuning import tune as tuned
-from fedlab_core.methods.fedavg import FedAvg
-from fedlab_core.models.weights.shipped import load_backbone
-from fedlab_core.randomness import generator
+from fedlab_core.finetuning.lora import update_error
 from fedlab_core.studies.arms import grouped, rates
-from fedlab_core.studies.finetuning_runs import SCENES, STARTS, Way, accuracy, at_clients, federation
+from fedlab_core.studies.finetuning_runs import (
+    FAMILIES,
+    SCENES,
+    SHOTS,
+    STARTS,
+    Way,
+    accuracy,
+    at_clients,
+    federation,
+)
 from fedlab_core.studies.record import recorded
 from fedlab_core.workbench.plan import Band, Plan, Result
 
@@ -38,9 +42,9 @@ def rate(start: str, method: str) -> float:
     return rates(recorded("finetuning_strength")).get(f"{start}: {method}", 0.03)
 
 
-def tune(start: str, method: str, shots: int) -> Iterator[Spent]:
+def tune(way: Way, lr: float) -> Iterator[Spent]:
     """One frame per second round."""
-    run = federation(SCENES.replace(lr=rate(start, method)), Way(STARTS[start], method, shots=shots))
+    run = federation(SCENES.replace(lr=lr), way)
     data = run.dataset
     step = count_flops(run.model, classification_loss(data.prepare(data.x[: run.settings.batch_size])))
     trained = payload(run.model).trained
@@ -78,7 +82,7 @@ def read_travel(result: Result) -> str:
         if frames
     ]
     rounds = max((f[-1].round for f in result.frames.values() if f), default=0)
-    return f"After {rounds} rounds. {'; '.join(parts)}."
+    return f"After {rounds} rounds: {'; '.join(parts)}."
 
 
 def travel_behind(method: str, start: str, shots: int) -> Sequence[Band]:
@@ -95,13 +99,34 @@ def travel_behind(method: str, start: str, shots: int) -> Sequence[Band]:
 
 TRAVEL = Plan(
     "What should travel?",
-    lambda method, start, shots: {m: tune(start, m, shots) for m in dict.fromkeys((method, "full"))},
+    lambda method, start, shots: {
+        m: tune(Way(STARTS[start], m, shots=shots), rate(start, m)) for m in dict.fromkeys((method, "full"))
+    },
     {"method": METHODS, "start": tuple(STARTS), "shots": (1, 2, 4, 8, 16)},
     {"start": "strong", "shots": 16},
     rounds=5,
     draw=draw_travel,
     sentence=read_travel,
     behind=travel_behind,
+    size=(10.5, 3.8),
+)
+
+
+def families(network: str, shots: int) -> dict[str, Iterator[Spent]]:
+    """CLIP-tiny by its classifier, or a ViT, beside the ViT with a fresh linear one; biases tuned, recorded rates."""
+    lrs = rates(recorded("finetuning_clip"))
+    names = dict.fromkeys((network, "ViT, linear head"))
+    return {n: tune(replace(FAMILIES[n], shots=shots), lrs.get(f"{shots}: {n}", 0.01)) for n in names}
+
+
+CLIP = Plan(
+    "CLIP against a ViT",
+    families,
+    {"network": tuple(FAMILIES), "shots": SHOTS},
+    {"network": "CLIP, text head", "shots": 1},
+    rounds=5,
+    draw=draw_travel,
+    sentence=read_travel,
     size=(10.5, 3.8),
 )
 
@@ -168,19 +193,17 @@ TOGETHER = Plan(
 )
 
 
-LORA_WAYS: dict[str, tuple[FedAvg, dict[str, bool]]] = {
-    "averaged factors": (FedAvg(), {}),
-    "FFA-LoRA": (FedAvg(), {"freeze_a": True}),
-    "FedSA-LoRA": (FedSALoRA(), {}),
-    "FLoRA": (StackedLoRA(), {"delta": True}),
-    "FedEx-LoRA": (ResidualLoRA(), {"delta": True}),
+LORA_WAYS: dict[str, dict[str, Any]] = {
+    "averaged factors": {},
+    "FFA-LoRA": {"tuning_options": {"freeze_a": True}},
+    "FedSA-LoRA": {"method": "fedsa_lora"},
+    "FLoRA": {"method": "flora", "tuning_options": {"delta": True}},
+    "FedEx-LoRA": {"method": "fedex_lora", "tuning_options": {"delta": True}},
 }
-"""Ways to aggregate LoRA: the method, and options of `tune`."""
-
-
+"""Ways to aggregate LoRA: what an experiment says of method and tuning."""
 FEW = SCENES.replace(
     dataset_options={"per_class": 40, "test_per_class": 10}, clients=4, fraction=1.0, batch_size=8, double=True,
-    evaluate_every=1,
+    evaluate_every=1, model="vit", model_options={"patch": 8}, start="vit_strong", tuning="lora",
 )  # fmt: skip
 
 
@@ -192,7 +215,7 @@ class Aggregated:
         round: its number.
         megabytes: sent so far.
         accuracy: on the test set, of the global model; mean of the clients' models where they keep their B.
-        error: largest error of a layer's global update, see `update_error`; None where no global update is made.
+        error: largest error of a layer's global update, see `update_error`; None where none is made.
     """
 
     round: int
@@ -201,17 +224,20 @@ class Aggregated:
     error: float | None
 
 
+def low_rank(way: str, steps: int, lr: float) -> Experiment:
+    """Four clients that tune the strong network."""
+    changes = LORA_WAYS[way]
+    options = {"rank": 4, **changes.get("tuning_options", {})}
+    return FEW.replace(
+        **(changes | {"tuning_options": options}), steps=steps, lr=lr, evaluate_clients=way == "FedSA-LoRA"
+    )
+
+
 def aggregated(way: str, steps: int, lr: float) -> Iterator[Aggregated]:
-    """One frame per round, in float64, of four clients that tune the strong network."""
-    method, options = LORA_WAYS[way]
-    own = isinstance(method, FedSALoRA)
-    plain = federation(FEW.replace(steps=steps, lr=lr, evaluate_clients=own), Way(method="head"))
-    backbone: Any = load_backbone("vit_strong").model
-    vit = with_head(backbone, plain.dataset.num_classes, generator(0, "head"))
-    model = tuned(vit, "lora", generator(0, "tuning"), rank=4, **options)
-    run = Federation(plain.dataset, plain.partition, model, plain.settings, method)
-    while True:
-        record = run.run(1).history[-1]
+    """One frame per round from 0 on, in float64."""
+    run, own = low_rank(way, steps, lr).build(), way == "FedSA-LoRA"
+    yield Aggregated(0, 0.0, run.evaluate()["test_accuracy"], None)
+    for record in run.rounds(10**6):
         inside = run.inside(record.round)
         errors = update_error(run.state, [u.state for u in inside.updates], inside.weights).values()
         accuracy = record.metrics["clients_test_accuracy" if own else "test_accuracy"]
@@ -234,15 +260,14 @@ def draw_aggregated(figure: Any, result: Result) -> None:
 
 def read_aggregated(result: Result) -> str:
     """Error, megabytes and accuracy of each."""
-    parts = []
-    for name, frames in result.frames.items():
-        if frames:
-            last = frames[-1]
-            error, whose = f"error {last.error or 0:.1%}" if (last.error or 0) > 1e-12 else "error below 1e-12", ""
-            if last.error is None:
-                error, whose = "no global update", " of the clients' models"
-            parts.append(f"{name}: {error}, {last.megabytes:.2f} MB, accuracy {last.accuracy:.2f}{whose}")
-    return f"After {max((len(f) for f in result.frames.values()), default=0)} rounds. {'; '.join(parts)}."
+    parts, lasts = [], {name: frames[-1] for name, frames in result.frames.items() if frames}
+    for name, last in lasts.items():
+        error, whose = "no global update", " of the clients' models"
+        if last.error is not None:
+            error, whose = f"error {last.error:.1%}" if last.error > 1e-12 else "error below 1e-12", ""
+        spent = f"{error}, {last.megabytes:.2f} MB, " if last.round else ""
+        parts.append(f"{name}: {spent}accuracy {last.accuracy:.2f}{whose if last.round else ''}")
+    return f"After {max((last.round for last in lasts.values()), default=0)} rounds: {'; '.join(parts)}."
 
 
 LORA = Plan(
@@ -250,8 +275,9 @@ LORA = Plan(
     lambda way, steps, lr: {w: aggregated(w, steps, lr) for w in dict.fromkeys(("averaged factors", way))},
     {"way": tuple(LORA_WAYS), "steps": (1, 4, 16), "lr": (0.01, 0.03, 0.1)},
     {"way": "FLoRA", "steps": 4, "lr": 0.1},
-    rounds=6,
+    rounds=7,
     draw=draw_aggregated,
+    experiment=low_rank,
     sentence=read_aggregated,
     size=(9.0, 3.6),
 )

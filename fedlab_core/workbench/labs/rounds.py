@@ -136,8 +136,7 @@ def draw_tug(figure: Any, result: Result) -> None:
     rounds = [f.round for f in frames]
     middle.plot(rounds, [f.sizes.mean() for f in frames], color=plots.LINE_COLORS[1], marker="s", markersize=4)
     middle.plot(rounds, [f.mean for f in frames], color="black", marker="o", markersize=4)
-    middle.annotate("clients", (rounds[-1], frames[-1].sizes.mean()), color=plots.LINE_COLORS[1], fontsize=8)
-    middle.annotate("their mean", (rounds[-1], frames[-1].mean), fontsize=8, va="top")
+    middle.legend(("clients", "their mean"), loc="upper right")
     middle.set(xlabel="round", ylim=(0, None), title="length of the updates")
     for old in result.earlier:
         right.plot([f.round for f in old.frames["FedAvg"]], [f.cosine for f in old.frames["FedAvg"]], color="0.75")

@@ -52,18 +52,18 @@ def follow(one: Experiment) -> Iterator[Seen]:
     """Trains the run, its centralised reference and its IID twin side by side."""
     run = one.build()
     pooled, iid = centralised(run), one.replace(partition="iid", partition_options={}).build()
-    while True:
-        for each in (run, pooled, iid):
-            each.run(1)
-        accuracy = run.history[-1].metrics["test_accuracy"]
-        found = probes.spread(run, run.round, count=10)
+    for record in run.rounds(10**6):
+        pooled.run(1)
+        iid.run(1)
+        accuracy = record.metrics["test_accuracy"]
+        found = probes.spread(run, record.round, count=10)
         line = probes.line(run, iid.state, run.state, THETAS, split="test")
         gap = pooled.history[-1].metrics["test_accuracy"] - accuracy
-        yield Seen(run.history[-1], gap, line.barrier, found["accuracy_mean"], found["accuracy_sd"])
+        yield Seen(record, gap, line.barrier, found["accuracy_mean"], found["accuracy_sd"])
 
 
 def race(start: str, alpha: float, method: str, lr: float) -> Mapping[str, Iterator[Seen]]:
-    """From random weights, and from the chosen start."""
+    """Two runs: from random weights, and from the chosen start."""
     names = dict.fromkeys(("random", start))
     return {f"from {name}": follow(experiment(name, alpha, method, lr)) for name in names}
 
@@ -85,7 +85,7 @@ def draw_race(figure: Any, result: Result) -> None:
     axes[0].set(title="test accuracy (thin: centralised)", ylim=(0, 1.02))
     axes[1].set(title=r"drift: mean $\Vert w_k - w_t\Vert$", ylim=(0, None))
     axes[2].set(
-        title="barrier to the model of IID clients (nats)", ylim=(0, max(0.2, axes[2].get_ylim()[1])), xlabel="round"
+        title="barrier to the model of IID clients (nats)", ylim=(-0.02, max(1, axes[2].get_ylim()[1])), xlabel="round"
     )
     axes[3].set(title="mixtures of the clients' models: accuracy, ±1 sd", ylim=(0, 1.02), xlabel="round")
     axes[0].legend(loc="lower right", fontsize=7)
@@ -103,7 +103,7 @@ def read_race(result: Result) -> str:
                 f"± {last.spread:.2f}"
             )
     rounds = max((f[-1].record.round for f in result.frames.values() if f), default=0)
-    return f"After {rounds} rounds. {'; '.join(parts)}."
+    return f"After {rounds} rounds, {'; '.join(parts)}."
 
 
 def behind(start: str, alpha: float, method: str, lr: float) -> Sequence[Band]:
@@ -155,7 +155,7 @@ class Step:
 
 
 def own(codes: int, images: int, epochs: int, decentralised: int) -> Mapping[str, Iterator[Step]]:
-    """From random weights, and from fractals followed by the clients' own images."""
+    """Two runs: from random weights, and from fractals followed by the clients' own images."""
     skewed = DIGITS.replace(partition="dirichlet", partition_options={"alpha": 0.05}, lr=0.3, engine="stacked")
 
     def frames(learnt: bool) -> Iterator[Step]:
@@ -193,6 +193,8 @@ def draw_own(figure: Any, result: Result) -> None:
                 [f.megabytes for f in old.frames[name]],
                 [f.record.metrics["test_accuracy"] for f in old.frames[name]],
                 "0.8",
+                linewidth=1,
+                zorder=0,
             )
     ax.set(xlabel="megabytes sent, the start's own included", ylabel="test accuracy", ylim=(0, 1.02), xlim=(0, None))
     ax.legend(loc="lower right")

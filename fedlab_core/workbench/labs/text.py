@@ -11,7 +11,9 @@ from fedlab_core.workbench.plan import Plan, Result
 
 def text_experiment(text: str, hidden: int, E: int) -> Experiment:
     """A character LSTM on lines of text, one client per topic or speaking role."""
-    return TEXT.replace(dataset=text, model_options={"hidden": hidden, "layers": 1}, epochs=E, lr=4.64)
+    return TEXT.replace(
+        dataset=text, model_options={"hidden": hidden, "layers": 1}, epochs=E, lr=4.64, engine="stacked"
+    )
 
 
 def draw_bits(figure: Any, result: Result) -> None:
@@ -44,7 +46,7 @@ LSTM = Plan(
     "A character LSTM, one client per author",
     lambda text, hidden, E: {
         f"FedAvg, E={E}": text_experiment(text, hidden, E),
-        "FedSGD": text_experiment(text, hidden, E).replace(method="fedsgd", lr=10.0),
+        "FedSGD": text_experiment(text, hidden, E).replace(method="fedsgd", lr=10.0, engine="loop"),
     },
     {"text": ("python_docs", "shakespeare"), "hidden": (32, 64, 128), "E": (1, 5)},
     {"hidden": 32, "E": 5},

@@ -7,7 +7,7 @@ from fedlab_core.experiment import Experiment
 from fedlab_core.plots import attribution as plots_attribution
 from fedlab_core.probes.attribution import Attribution, cell_of, curves, gathered
 from fedlab_core.probes.cells import CAUSES, subsets
-from fedlab_core.settings import Settings
+from fedlab_core.studies.attribution import SETTINGS
 from fedlab_core.workbench.plan import Plan, Result
 
 DIGITS = Experiment(
@@ -16,16 +16,7 @@ DIGITS = Experiment(
     clients=10,
     model="mlp",
     norm="batch",
-    settings=Settings(
-        fraction=0.5,
-        epochs=None,
-        steps=10,
-        batch_size=16,
-        lr=0.1,
-        batch_norm="average",
-        weighting="uniform",
-        drop_last=True,
-    ),
+    settings=SETTINGS.replace(weighting="uniform", evaluate_every=1),
 )
 """Ten clients with two runs of labels each, five of them per round; every setting that a cell can express."""
 
@@ -69,7 +60,7 @@ WHY = Plan(
     causes,
     {"m": (10, 5, 2, 1), "E": (1, 5, 10, 20), "labels": (1, 2, 5), "lr": (0.03, 0.1, 0.3), "seed": (0, 1, 2)},
     {"m": 5, "E": 10, "labels": 2, "lr": 0.1},
-    rounds=10,
+    rounds=6,
     draw=draw_causes,
     sentence=read_causes,
     size=(12.0, 3.8),

@@ -7,7 +7,7 @@ from fedlab_core.batchnorm.measures import deviation_by_source, fixed_batches, i
 from fedlab_core.plots import batchnorm as plots_batchnorm
 from fedlab_core.state import batch_norms
 from fedlab_core.workbench.runs import Run
-from fedlab_core.workbench.tabs import SIZE, View
+from fedlab_core.workbench.tabs import SIZE, View, words_only
 
 MOST_CLIENTS = 20
 
@@ -15,7 +15,7 @@ MOST_CLIENTS = 20
 def mismatch_view(run: Run, round: int) -> Figure:
     """Mean and variance mismatch per layer and client at the round's global model, and its running statistics'
     error."""
-    federation = run.federation
+    federation = run.heeding
     if not batch_norms(federation.model):
         return _without(run)
     clients = range(min(len(federation.partition), MOST_CLIENTS))
@@ -31,7 +31,7 @@ def mismatch_view(run: Run, round: int) -> Figure:
 
 def deviation_view(run: Run, round: int) -> Figure:
     """Gradient deviation by depth and source at the round's global model: the first step of the next round."""
-    federation = run.federation
+    federation = run.heeding
     if not batch_norms(federation.model):
         return _without(run)
     clients = range(min(len(federation.partition), MOST_CLIENTS))
@@ -48,15 +48,12 @@ def deviation_view(run: Run, round: int) -> Figure:
 
 def statistics_view(run: Run, round: int) -> Figure:
     """How far the sampled clients' running statistics are from the global ones after the round's local training."""
-    federation = run.federation
+    federation = run.heeding
     if not batch_norms(federation.model):
         return _without(run)
     fig, ((mean, variance),) = plots.figure(1, 2, SIZE)
     if round < 1:
-        for ax in (mean, variance):
-            ax.set_axis_off()
-        mean.text(0, 0.5, "Round 0: before any training,\nall running statistics are equal.", fontsize=9)
-        return fig
+        return words_only(fig, "Round 0: before any training,\nall running statistics are equal.")
     inside, reference = federation.inside(round), federation.state_at(round)
     updates = inside.updates[:MOST_CLIENTS]
     gaps = [running_gap(federation.model, update.state, reference) for update in updates]
@@ -78,7 +75,5 @@ VIEWS = (
 
 
 def _without(run: Run) -> Figure:
-    fig, ((ax,),) = plots.figure(1, 1, SIZE)
-    ax.set_axis_off()
-    ax.text(0, 0.5, f"{run.label}: the model has no batch normalisation.\nChoose Norm: batch, and a policy for it.")
-    return fig
+    words = f"{run.label}: the model has no batch normalisation.\nChoose Norm: batch, and a policy for it."
+    return words_only(plots.figure(1, 1, SIZE)[0], words)

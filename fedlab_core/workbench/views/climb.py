@@ -8,6 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 from fedlab_core import plots
+from fedlab_core.check import checked
 from fedlab_core.costs import Memory
 from fedlab_core.layerwise.accounts import peak_memory, relative_flops, training_memory
 from fedlab_core.layerwise.method import LayerWise
@@ -19,6 +20,7 @@ from fedlab_core.workbench.pictures import Look
 SEED = 0  # of the masks shown
 
 
+@checked
 class Climb(Look):
     """A panel: choose a network and a schedule, and move through the rounds. Show it by ending a cell with it.
 

@@ -71,7 +71,7 @@ def arrows_of(run: Run, round: int) -> Arrows:
     """The arrows of a run's round, computed once."""
     known = _KNOWN.setdefault(run, {})
     if round not in known:
-        known[round] = arrows(run.federation, round)
+        known[round] = arrows(run.heeding, round)
     return known[round]
 
 
@@ -131,9 +131,9 @@ def drift_view(run: Run, round: int) -> Figure:
         ax.tick_params(labelsize=7)
         ax.set_xlabel("round" if key == "diversity" else "", fontsize=8)
     axes[1, 1].set_ylim(-1.02, 1.02)
-    for ax in (axes[0, 1], axes[2, 1]):
-        heights = np.concatenate([np.zeros(1), *(np.asarray(line.get_ydata(), float) for line in ax.lines)])
-        ax.set_ylim(0, 1.1 * heights[np.isfinite(heights)].max() or None)
+    for ax, key in ((axes[0, 1], "relative_drift"), (axes[2, 1], "diversity")):
+        heights = [r.metrics.get(key, 0.0) for one in run.overlaid for r in one.federation.past.records]
+        ax.set_ylim(0, 1.1 * max(filter(np.isfinite, heights), default=0.0) or None)
     legend(fig, axes[0, 1])
     return fig
 

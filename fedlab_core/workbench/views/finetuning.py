@@ -12,7 +12,7 @@ from fedlab_core.finetuning.accounts import anatomy, classification_loss, payloa
 from fedlab_core.models.vit import ViT
 from fedlab_core.plots import finetuning as plots_finetuning
 from fedlab_core.workbench.runs import Run
-from fedlab_core.workbench.tabs import SIZE, View
+from fedlab_core.workbench.tabs import SIZE, View, words_only
 
 _COSTS: WeakKeyDictionary[nn.Module, tuple[float, float, float]] = WeakKeyDictionary()
 
@@ -21,7 +21,7 @@ def trained_view(run: Run, round: int) -> Figure:
     """What of the run's network is trained, and what each run of the panel sends, keeps and computes for it."""
     fig, axes = plots.figure(3, 2, SIZE)
     if not isinstance(run.federation.model, ViT):
-        return _words(fig, "This view draws vision transformers: choose the model vit.")
+        return words_only(fig, "This view draws vision transformers: choose the model vit.")
     grid = axes[0, 0].get_gridspec()
     for ax in axes[:, 0]:
         ax.remove()
@@ -76,13 +76,6 @@ def costs(federation: Federation) -> tuple[float, float, float]:
         loss = classification_loss(x)
         _COSTS[model] = payload(model).bytes / 1e3, kept_for_backward(model, loss) / MIB, count_flops(model, loss) / 1e9
     return _COSTS[model]
-
-
-def _words(fig: Figure, text: str) -> Figure:
-    for ax in fig.axes:
-        ax.set_axis_off()
-    fig.axes[0].text(0, 0.5, text, fontsize=9)
-    return fig
 
 
 VIEWS = (View("Trained", trained_view), View("Budgets", budgets_view))

@@ -1,19 +1,19 @@
 """Weight space in the workbench: the plane of a run's path, the triangle of three clients, stability over rounds, and
 the runs of the panel by start and skew."""
 
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fedlab_core import plots, probes
 from fedlab_core.federation import Federation
 from fedlab_core.plots import probes as plots_probes
 from fedlab_core.workbench.runs import Run
-from fedlab_core.workbench.tabs import SIZE, View
+from fedlab_core.workbench.tabs import SIZE, View, words_only
 
 GRID, MOST_POINTS, MOST_FOLLOWED = 13, 24, 8
 THETAS = tuple(i / 10 for i in range(11))
@@ -23,18 +23,17 @@ _FOLLOWED: WeakKeyDictionary[Run, dict[int, Mapping[str, Any]]] = WeakKeyDiction
 
 def plane_view(run: Run, round: int) -> Figure:
     """The loss on the plane that the run's path leaves least, with the paths of all runs of the panel on it."""
-    federation = run.federation
+    federation = run.heeding
     fig, ((ax,),) = plots.figure(1, 1, SIZE)
     if federation.round < 2:
-        return _words(fig, "The plane of a path needs at least two rounds.")
+        return words_only(fig, "The plane of a path needs at least two rounds.")
     shown = _thinned(federation.round)
     plane = probes.plane_of_path([federation.state_at(t) for t in shown], federation.trained_names)
     names = set(federation.trained_names)
     same = [r for r in run.overlaid if names == set(r.federation.trained_names) and _fits(r, run)]
-    found = {r: plane.path(r.federation.state_at(t) for t in _thinned(r.round)) for r in same}
+    found = {r: plane.path(r.heeding.state_at(t) for t in _thinned(r.round)) for r in same}
     around = [point for path in found.values() for point in path]
-    for seen in probes.scan(federation, plane, around, size=GRID, stop=run.stop):  # noqa: B007
-        _go_on(run)
+    *_, seen = probes.scan(federation, plane, around, size=GRID)
     plots_probes.landscape(ax, seen)
     for one, path in found.items():
         ax.plot(path[:, 0], path[:, 1], label=one.label, markevery=(0, max(1, len(path) - 1)), **one.line.style)
@@ -46,15 +45,13 @@ def plane_view(run: Run, round: int) -> Figure:
 
 def triangle_view(run: Run, round: int) -> Figure:
     """All mixtures of three sampled clients' models of the round, and their average at the star."""
-    federation = run.federation
+    federation = run.heeding
     fig, ((loss, accuracy),) = plots.figure(1, 2, SIZE)
     if not 1 <= round <= federation.round:
-        accuracy.set_axis_off()
-        return _words(fig, "Round 0: before any training, no client has a model of its own.")
+        return words_only(fig, "Round 0: before any training, no client has a model of its own.")
     inside = federation.inside(round)
     if len(inside.updates) < 3:
-        accuracy.set_axis_off()
-        return _words(fig, "The triangle needs three sampled clients.")
+        return words_only(fig, "The triangle needs three sampled clients.")
     chosen = inside.updates[:3]
     corners = [f"client {update.client}" for update in chosen]
     weights = probes.triangle_weights(8)
@@ -67,25 +64,22 @@ def triangle_view(run: Run, round: int) -> Figure:
 
 
 def stability_view(run: Run, round: int) -> Figure:
-    """Mean, standard deviation and worst of mixtures of the clients' models over rounds, for the run shown and for
-    others of the panel that were looked at before; computed once, from the kept snapshots."""
+    """Mean, standard deviation and worst of mixtures of the clients' models over rounds, for the run shown, its parent
+    and others of the panel that were looked at before; computed once, from the kept snapshots."""
     fig, ((accuracy, per_drift),) = plots.figure(1, 2, SIZE)
-    federation, known = run.federation, _FOLLOWED.setdefault(run, {})
-    if federation.round < 1:
-        per_drift.set_axis_off()
-        return _words(fig, "Round 0: before any training, no client has a model of its own.")
-    if min(len(federation.partition), federation.settings.clients_per_round(len(federation.partition))) < 2:
-        per_drift.set_axis_off()
-        return _words(fig, "Mixtures need at least two sampled clients.")
-    for t in _followed(run):
-        if t not in known:
-            _go_on(run)
-            known[t] = probes.spread(federation, t, count=12)
+    if run.round < 1:
+        return words_only(fig, "Round 0: before any training, no client has a model of its own.")
+    if not _mixes(run):
+        return words_only(fig, "Mixtures need at least two sampled clients.")
+    for one in (other for other in run.overlaid if other in (run, run.parent)):
+        known = _FOLLOWED.setdefault(one, {})
+        for t in _followed(one) if _mixes(one) else []:
+            if t not in known:
+                known[t] = probes.spread(one.heeding, t, count=12)
     for one in [*(other for other in run.overlaid if other is not run), run]:
         rows = [row for t, row in sorted(_FOLLOWED.get(one, {}).items()) if t <= one.round]
-        _spread(accuracy, per_drift, one, rows)
-    accuracy.set(xlabel="round", ylabel="test accuracy of mixtures", ylim=(0, 1.02))
-    per_drift.set(xlabel="round", ylabel="sd of their loss, per unit of drift", ylim=(0, None))
+        plots_probes.mixtures_over_rounds(accuracy, per_drift, one.label, rows, one.line.style)
+    per_drift.set_ylim(0, None)
     for ax in (accuracy, per_drift):
         ax.axvline(round, color="0.6", linewidth=1)
         ax.xaxis.get_major_locator().set_params(integer=True)
@@ -99,28 +93,28 @@ def basin_view(run: Run, round: int) -> Figure:
     """Loss and accuracy on the straight line from the run's model to another's: in one basin, no barrier stands
     between."""
     fig, ((loss, accuracy),) = plots.figure(1, 2, SIZE)
-    other, federation = run.other, run.federation
+    other, federation = run.other, run.heeding
     if other is not None and not _fits(other, run):
-        accuracy.set_axis_off()
-        return _words(fig, f"{other.label} has another network: no line leads there.")
+        return words_only(fig, f"{other.label} has another network: no line leads there.")
     if other is None and round < 1:
-        accuracy.set_axis_off()
-        return _words(fig, "Round 0: no way yet. Choose a later round, or another run.")
+        return words_only(fig, "Round 0: no way yet. Choose a later round, or another run.")
     at, name = (min(round, other.round), other.label) if other is not None else (0, run.label)
     known, key = _LINES.setdefault(run, {}), (round, None if other is None else id(other), at)
     if key not in known:
-        _go_on(run)
-        end = (other or run).federation.state_at(at)
+        end = (other or run).heeding.state_at(at)
         known[key] = probes.line(federation, federation.state_at(round), end, THETAS, split="test")
     line, style = known[key], run.line.style
     for ax, values, label in ((loss, line.loss, "test loss (nats)"), (accuracy, line.accuracy, "test accuracy")):
         ax.plot(line.theta, values, **style)
         ax.set(xlabel="position on the line", ylabel=label, xlim=(0, 1))
-        ax.set_xticks([0, 1], [f"{name}\nround {at}", f"{run.label}\nround {round}"], fontsize=8)
+        ends = [(name, at, "left"), (run.label, round, "right")]
+        ax.set_xticks([0, 1], [f"{textwrap.shorten(end, 30, placeholder=' …')}\nround {t}" for end, t, _ in ends])
+        for tick, (_, _, side) in zip(ax.get_xticklabels(), ends, strict=True):
+            tick.set(ha=side, fontsize=8)
         ax.grid(axis="y", color="0.92")
     loss.plot([0, 1], [line.loss[0], line.loss[-1]], color="0.5", linewidth=1, linestyle=":")
     loss.set_title(f"barrier {line.barrier:.3f} nats")
-    loss.set_ylim(0, None)
+    loss.set_ylim(0, 1.06 * max(filter(np.isfinite, line.loss), default=1.0))
     accuracy.set_ylim(0, 1.02)
     return fig
 
@@ -146,6 +140,12 @@ def _accuracy(federation: Federation, round: int) -> float:
     return seen[-1] if seen else float("nan")
 
 
+def _mixes(run: Run) -> bool:
+    """Whether it has a round of at least two clients."""
+    clients = len(run.federation.partition)
+    return run.round > 0 and min(clients, run.federation.settings.clients_per_round(clients)) > 1
+
+
 def _followed(run: Run) -> list[int]:
     """Rounds that begin at a kept snapshot, at most `MOST_FOLLOWED` and the last; more rounds keep every second."""
     at = [t + 1 for t in run.federation.timeline.rounds() if t < run.round]
@@ -153,34 +153,6 @@ def _followed(run: Run) -> list[int]:
     while len(at[::step]) > MOST_FOLLOWED:
         step *= 2
     return sorted({*at[::step], at[-1]})
-
-
-def _spread(accuracy: Axes, per_drift: Axes, run: Run, rows: Sequence[Mapping[str, Any]]) -> None:
-    """A run's mixtures over rounds in its own look: mean, a band of one standard deviation, and the worst."""
-    if not rows:
-        return
-    keys = ("round", "accuracy_mean", "accuracy_sd", "accuracy_worst")
-    t, mean, sd, worst = (np.array([row[key] for row in rows]) for key in keys)
-    style = run.line.style
-    accuracy.plot(t, mean, label=run.label, **style)
-    accuracy.fill_between(
-        t, (mean - sd).clip(0, 1), (mean + sd).clip(0, 1), color=style["color"], alpha=0.2, linewidth=0
-    )
-    accuracy.plot(t, worst, "x", color=style["color"], markersize=5)
-    per_drift.plot(t, [row["loss_sd"] / max(row["size"], 1e-12) for row in rows], **style)
-
-
-def _go_on(run: Run) -> None:
-    """Raises InterruptedError if the reader has pressed Stop."""
-    if run.stop.is_set():
-        raise InterruptedError
-
-
-def _words(fig: Figure, text: str) -> Figure:
-    ax = fig.axes[0]
-    ax.set_axis_off()
-    ax.text(0, 0.5, text, fontsize=9)
-    return fig
 
 
 def _thinned(rounds: int) -> list[int]:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from fedlab_core import plots
+from fedlab_core.check import checked
 from fedlab_core.costs import MIB, count_flops, step_memory
 from fedlab_core.finetuning.accounts import anatomy, classification_loss, payload
 from fedlab_core.finetuning.classifiers import cosine_classifier
@@ -20,6 +21,7 @@ from fedlab_core.randomness import generator
 from fedlab_core.workbench.pictures import Look
 
 
+@checked
 class Tuner(Look):
     """A panel: choose a network, a family and a method. Show it by ending a cell with it.
 

@@ -1,19 +1,15 @@
 """Twin rounds: the round shown, played again from the same model with one cause of loss switched off."""
 
-from __future__ import annotations
-
 import textwrap
-from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from matplotlib.figure import Figure
 
 from fedlab_core import plots
+from fedlab_core.probes.cells import CAUSES
+from fedlab_core.probes.twins import Twin, twin_round
 from fedlab_core.workbench.runs import Run
 from fedlab_core.workbench.tabs import SIZE, View
-
-if TYPE_CHECKING:
-    from fedlab_core.probes.attribution import Twin
 
 ROUND_0 = (
     "Round 0: choose a later round with the slider below, to play it again with one cause of loss healed: label skew, "
@@ -27,14 +23,11 @@ def twins_of(run: Run, round: int) -> list[Twin]:
 
     Raises:
         ValueError: a run that cannot be played in this way, such as one of another method than FedAvg.
-        InterruptedError: stopped.
+        InterruptedError, Stopped: stopped.
     """
-    from fedlab_core.probes.attribution import twin_round  # SciPy and pandas take a second
-    from fedlab_core.probes.cells import CAUSES
-
     known = _KNOWN.setdefault(run, {})
     if round not in known:
-        known[round] = [twin_round(run.federation, round, cause, run.stop) for cause in CAUSES]
+        known[round] = [twin_round(run.heeding, round, cause, run.stop) for cause in CAUSES]
     return known[round]
 
 
