@@ -12,6 +12,8 @@ VENV_PYTHON = .venv/bin/python
 INSTALLED = .venv/installed
 # Worker processes of the tests, each with one thread; ARGS goes on to JupyterLab, pytest, or the script.
 WORKERS ?= 2
+# A file stays with one worker, and the files keep the order of tests/conftest.py.
+BY_FILE = --dist loadscope --no-loadscope-reorder
 ARGS ?=
 # JupyterLab refuses to run as root, the usual user in a container, unless told that it may.
 AS_ROOT = $(shell [ "$$(id -u)" = 0 ] && echo --allow-root)
@@ -25,10 +27,10 @@ lab: $(INSTALLED)  ## create the environment if needed and open the first notebo
 test: $(INSTALLED)  ## create the environment if needed and run every test: unit, property, notebook, browser
 	$(VENV_PYTHON) -m ruff check .
 	$(VENV_PYTHON) -m mypy
-	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
+	OMP_NUM_THREADS=1 $(VENV_PYTHON) -m pytest -n $(WORKERS) $(BY_FILE) $(ARGS)
 
 test-lowest: .venv-lowest/installed  ## run every test with the oldest packages that pyproject.toml allows
-	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) --dist loadscope $(ARGS)
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(WORKERS) $(BY_FILE) $(ARGS)
 
 types: $(INSTALLED)  ## check the types of fedlab_core
 	$(VENV_PYTHON) -m mypy $(ARGS)

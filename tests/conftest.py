@@ -1,5 +1,6 @@
 """Shared by all tests: real data where there is some, and no network."""
 
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +17,32 @@ from fedlab_core.data import Dataset, data_root, dataset_names, load_dataset, mi
 settings.register_profile("fedlab", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fedlab")
 
+LONGEST = (
+    "tests/browser/test_book_pages.py",
+    "tests/workbench/test_choices.py",
+    "tests/browser/test_panel.py",
+    "tests/browser/test_path.py",
+    "tests/test_ray.py",
+    "tests/runs/test_checkpoint.py",
+    "tests/runs/test_ray_faults.py",
+    "notebooks/08_why_the_gap.ipynb",
+    "tests/studies/test_queue.py",
+    "notebooks/solutions/08_why_the_gap.ipynb",
+)
+"""Files that take a minute or more, the longest first; then come notebooks, then the rest."""
 NEED_FILES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "shakespeare", "caltech101")
 OWN = {address.address for found in psutil.net_if_addrs().values() for address in found}
 LOCAL = {"", "localhost", "127.0.0.1", "::1", "0.0.0.0", None, *OWN}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes long, so that no worker is left with it when the others are done."""
+
+    def place(item: pytest.Item) -> int:
+        file = item.nodeid.partition("::")[0]
+        return LONGEST.index(file) if file in LONGEST else len(LONGEST) + (not file.startswith("notebooks/"))
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +65,14 @@ def load_real(real_data: Path) -> Callable[..., Dataset]:
         return load_dataset(name, real_data, **options)
 
     return load
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C interrupts a test as it does a program: Playwright takes it for itself as long as a browser is open."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before or signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,6 +15,9 @@ from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 from fedlab_core.state import State
 
+OWN_LAYERS = ("hbn", "fbn", "fedsa_lora", "flora", "fedex_lora")
+"""Methods that need layers which the networks here do not have."""
+
 
 def small_data(n: int = 60, classes: int = 3, seed: int = 0) -> Dataset:
     """Random 1x4x4 images whose brightness tells the class apart."""
@@ -34,12 +37,12 @@ def split(*sizes: int) -> Partition:
 def small_federation(
     partition: Partition, method: FedAvg | None = None, norm: str = "none", data: Dataset | None = None, **changes: Any
 ) -> Federation:
-    """Float64, every client in every round, full batches, unless `changes` say otherwise."""
+    """Float64, every client in every round, full batches, by the reference loop, unless `changes` say otherwise."""
     data = data or small_data(int(partition.sizes.sum()))
     model = build_model(
         "mlp", data.input_shape, data.num_classes, generator(0, "initial weights"), norm=norm, hidden=(6,)
     )
-    settings = Settings(fraction=1.0, batch_size=None, lr=0.3, double=True).replace(**changes)
+    settings = Settings(fraction=1.0, batch_size=None, lr=0.3, double=True, engine="loop").replace(**changes)
     return Federation(data, partition, model, settings, method)
 
 

@@ -12,7 +12,8 @@ import fedlab_core
 
 ROOT = Path(fedlab_core.__file__).parent
 LAYERS = (
-    ("about", "check", "files"),
+    ("hints",),
+    ("about", "check", "files", "memory"),
     ("randomness", "settings", "failures", "state", "costs", "drift", "sampling", "glossary"),
     ("data", "partition"),
     ("models",),
@@ -20,7 +21,7 @@ LAYERS = (
     ("methods",),
     ("engines",),
     ("timeline", "history", "checkpoint"),
-    ("aggregation", "round"),
+    ("aggregation", "round", "standing"),
     ("federation",),
     ("references", "selfsupervised", "batchnorm", "pretraining", "finetuning", "layerwise", "probes"),
     ("registry",),
@@ -143,7 +144,7 @@ def test_a_circle_within_a_layer_is_found(tmp_path: Path, text: str) -> None:
 
 
 def test_files_of_the_core_stay_small() -> None:
-    long = {str(f.relative_to(ROOT)): n for f in ROOT.rglob("*.py") if (n := len(f.read_text().splitlines())) > 330}
+    long = {str(f.relative_to(ROOT)): n for f in ROOT.rglob("*.py") if (n := len(f.read_text().splitlines())) > 320}
     assert long == {}
 
 

@@ -20,6 +20,22 @@ def test_the_snippets_of_a_page_run_in_their_order(page: Path, tmp_path: Path, m
         exec(compile(block, page.name, "exec"), scope)
 
 
+def test_the_line_for_tensorboard_writes_every_number_of_every_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, Any] = {"__name__": __name__}
+    blocks = re.findall(r"```python\n(.*?)```", (book.ROOT / "docs/in_and_out.md").read_text(), re.DOTALL)
+    for block in (blocks[0], next(block for block in blocks if "SummaryWriter" in block)):
+        exec(block, scope)
+    written = events.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    history = scope["federation"].history  # of an equal run
+    for name in history[1].row().keys() - {"seconds"}:
+        expected = {record.round: record.row()[name] for record in history[1:]}
+        assert {event.step: event.value for event in written.Scalars(name)} == pytest.approx(expected, nan_ok=True)
+
+
 def test_every_page_on_how_to_add_something_is_there() -> None:
     assert {p.stem for p in PAGES if p.parent.name == "add"} == {"method", "model", "data_set", "study", "lab"}
 
@@ -37,6 +53,11 @@ def test_the_sources_hold_together(tmp_path: Path) -> None:
     shown = set(re.findall(r"figures/([\w.]+\.png)", (tmp_path / "gallery.md").read_text(encoding="utf-8")))
     begun = {name for name, record in records.items() if record.get("complete") == []}  # nothing to see yet
     assert shown <= records.keys() <= shown | begun
+
+
+def test_the_committed_picture_of_the_architecture_shows_the_imports_as_they_are() -> None:
+    kept = (book.ROOT / "figures" / "architecture.svg").read_text(encoding="utf-8")
+    assert f">{book.described()}<" in kept, "draw it again: python tools/book.py --picture"
 
 
 def test_the_picture_and_the_reference_know_every_package() -> None:

@@ -43,11 +43,11 @@ def test_a_file_holds_what_differs_and_stands_for_the_experiment(experiment: Pat
 
 
 def test_run_resume_and_the_command_given_twice_equal_one_run(experiment: Path) -> None:
-    assert command("run", experiment, "--rounds", 1, "--out", "a") == 0
-    assert command("run", experiment, "--rounds", 2, "--out", "a") == 0
+    assert command("run", experiment, "--rounds", 1, "--out", "a", "--engine", "loop") == 0
+    assert command("run", experiment, "--rounds", 2, "--out", "a", "--engine", "loop") == 0
     assert command("resume", "a", "--rounds", 3, "--engine", "threads") == 0
     assert command("resume", "a") == 0  # is there already
-    straight = cli.experiment_from(SMALL, experiment).build().run(3)
+    straight = cli.experiment_from(SMALL, experiment).replace(engine="loop").build().run(3)
     assert run_of(Path("a")).history == straight.history and run_of(Path("a")).round == 3
     assert cli.Job.read(Path("a")).experiment.settings.engine == "threads"
 

@@ -21,7 +21,7 @@ from fedlab_core.engines.stacked import pace
 from fedlab_core.engines.stacked.dense import DenseStack
 from fedlab_core.engines.stacked.engine import StackedEngine, plan
 from fedlab_core.engines.stacked.functions import Descent
-from fedlab_core.engines.stacked.modules import obstacle
+from fedlab_core.engines.stacked.stack import obstacle
 from fedlab_core.engines.threads import ThreadsEngine, in_order
 from fedlab_core.federation import Federation
 from fedlab_core.local.cores import cores, intra_op_threads
@@ -315,7 +315,7 @@ def test_auto_says_what_it_picks_by_model_method_and_device() -> None:
 def test_channels_last_changes_rounding_only_and_threads_keep_its_bits() -> None:
     data = drawn_data("image", 40)
     model = build_model("small_cnn", data.input_shape, 3, generator(0, "initial weights"), norm="batch")
-    options = Settings(1.0, batch_size=5, batch_norm="average", double=True)
+    options = Settings(1.0, batch_size=5, batch_norm="average", double=True, engine="loop")
     runs = []
     for changes in ({"channels_last": False}, {}, {"channels_last": True, "engine": "threads"}):
         runs.append(Federation(data, split(20, 20), model, options.replace(**changes)).run(2))

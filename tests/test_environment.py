@@ -50,6 +50,12 @@ def test_a_package_for_some_systems_is_no_failure_where_it_is_missing(monkeypatc
     ] == ">=1,<2"
 
 
+def test_who_cites_the_software_cites_this_version():
+    citation = yaml.safe_load((check.ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    changes = (check.ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert citation["version"] == check.project()["version"] and f"\n## {citation['version']}\n" in changes
+
+
 def test_no_file_of_the_environment_names_a_host():
     for name in ("pyproject.toml", "environment.yml", "Makefile", ".ci/run"):
         assert "://" not in (check.ROOT / name).read_text(encoding="utf-8"), name

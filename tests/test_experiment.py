@@ -189,14 +189,14 @@ def test_options_hold_what_json_gives_back_and_nothing_else() -> None:
 
 def test_keys_of_earlier_files_are_kept() -> None:
     """Recorded before starts, tunings, layouts, precisions and scalings had names."""
-    experiment = Experiment()
+    experiment = Experiment(settings=Settings(engine="loop"))
     mnist = Experiment(
         "mnist",
         {"examples": 100, "standardise": False},
         partition_options={"feature_skew": "rotation", "strength": 30.0},
         model="mlp",
         model_options={"hidden": (8,)},
-        settings=Settings(steps=3, epochs=None, batch_size=None, lr=0.05),
+        settings=Settings(steps=3, epochs=None, batch_size=None, lr=0.05, engine="loop"),
     )
     changed = experiment.replace(batch_norm="average", engine="auto", device="cuda", seed=4)
     assert [experiment.key, experiment.replace(channels_last=True).key] == ["75a87430", "00464ad5"]

@@ -52,6 +52,21 @@ def test_fedprox_without_its_term_is_fedavg_bit_for_bit_and_with_it_stays_closer
     assert run[1.0].history[1].metrics["drift"] < 0.9 * plain.history[1].metrics["drift"]
 
 
+def test_a_round_under_way_is_not_trained_again_to_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    federation = small_federation(split(7, 20, 13))
+    for record in federation.rounds(2):
+        seen = federation.inside(record.round)
+        with monkeypatch.context() as patched:
+            patched.setattr(federation.engine, "train", None)
+            assert federation.inside(record.round) is seen
+    states = [update.state for update in seen.updates]
+    del seen
+    again = federation.inside(2)  # replayed
+    assert all(equal(update.state, state) for update, state in zip(again.updates, states, strict=True))
+    federation.rewind(1)
+    assert federation.inside(1).number == 1
+
+
 def test_fedprox_follows_the_gradient_of_its_objective() -> None:
     federation = small_federation(pooled(20), FedProx(0.7), epochs=None, steps=3)
     model, data = copy.deepcopy(federation.model).double(), federation.dataset
@@ -244,14 +259,14 @@ def test_local_tensors_stay_with_their_client() -> None:
     run = small_federation(split(20, 20), norm="batch", batch_norm="local", batch_size=5).run(2)
     inside = run.inside(2)
     own = [run.client_state(client) for client in (0, 1)]
-    for name in run.local_names:
+    for name in run.roles.local:
         for client in (0, 1):
             assert torch.equal(own[client][name], inside.updates[client].state[name])
-    assert any(not torch.equal(own[0][name], own[1][name]) for name in run.local_names)
-    assert all(torch.equal(own[0][name], run.state[name]) for name in run.state if name not in run.local_names)
+    assert any(not torch.equal(own[0][name], own[1][name]) for name in run.roles.local)
+    assert all(torch.equal(own[0][name], run.state[name]) for name in run.state if name not in run.roles.local)
     first = small_federation(split(20, 20), norm="batch", batch_norm="local", batch_size=5).run(1)
     task = first.rules(1).task(0, first.past.now)
-    assert all(torch.equal(task.state[n], first.inside(1).updates[0].state[n]) for n in first.local_names)
+    assert all(torch.equal(task.state[n], first.inside(1).updates[0].state[n]) for n in first.roles.local)
 
 
 def test_local_only_is_each_client_alone_and_costs_no_byte() -> None:

@@ -120,7 +120,7 @@ def test_weights_are_looked_for_in_the_data_root_and_a_missing_network_says_wher
 ) -> None:
     monkeypatch.setenv("FEDLAB_DATA", str(tmp_path))
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "hub"))
-    with pytest.raises(FileNotFoundError, match=f"Put vit_b_16-c867db91.pth into {tmp_path}"):
+    with pytest.raises(FileNotFoundError, match=f"Put its file at {tmp_path}/vit_b_16-c867db91.pth"):
         load_vit_b_16()
     torch.save(tiny_vit().state_dict(), tmp_path / "vit_b_16-c867db91.pth")
     assert equal(load_vit_b_16(heads=2).state_dict(), vit_from_torchvision(tiny_vit().state_dict(), 2).state_dict())
@@ -221,6 +221,7 @@ def test_every_method_takes_a_loaded_clip(transformers: Any, tmp_path: Path) -> 
 
 
 def test_a_clip_that_cannot_be_had_is_named(transformers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its tries
     with pytest.raises(FileNotFoundError, match="missing is not there"):
         load_clip(tmp_path / "missing")
     with pytest.raises(FileNotFoundError, match="openai/clip-vit-base-patch16: no CLIPModel there"):
@@ -313,6 +314,7 @@ def test_a_clip_of_open_clip_arrives_tensor_by_tensor_and_computes_the_same(
 def test_an_open_clip_that_cannot_be_had_is_named(
     open_clip: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its tries
     with pytest.raises(FileNotFoundError, match="local-dir:.*missing is not there"):
         load_open_clip(f"local-dir:{tmp_path / 'missing'}")
     with pytest.raises(FileNotFoundError, match="ViT-B-32, .*missing.pt is not there"):

@@ -4,7 +4,9 @@ import copy
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import ipywidgets
 import nbformat
@@ -251,8 +253,11 @@ def executed(tmp_path_factory):
     notebook.cells[4].metadata["tags"] = ["raises-exception"]
     notebook.metadata = {"kernelspec": {"name": "mine", "display_name": "Mine"}, "widgets": {}}
     nbformat.write(notebook, path)
-    assert tool.main([str(path)]) == 0
-    return path
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
+        # Notebooks that this process has tested may have left caches in the usual one.
+        patch.setattr(tool, "empty_folder", lambda: SimpleNamespace(name=folder))
+        assert tool.main([str(path)]) == 0
+        yield path
 
 
 def test_what_is_saved_reads_well_without_a_kernel(executed):

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedlab_core.data.feature_skew import FeatureSkew
+from fedlab_core.data.shares import dirichlet_rows, raised_to
 from fedlab_core.partition import (
     Partition,
-    _raise_to,
     dirichlet,
-    dirichlet_rows,
     iid,
     label_counts,
     natural,
@@ -193,7 +192,7 @@ def test_repair_takes_one_by_one_from_the_largest(sizes: list[int], least: int) 
     while min(expected) < least:
         expected[expected.index(min(expected))] += 1
         expected[expected.index(max(expected))] -= 1
-    raised = _raise_to(torch.tensor(sizes), least)
+    raised = raised_to(torch.tensor(sizes), least)
     assert sorted(raised.tolist()) == sorted(expected)
     assert all(after <= before or after == least for before, after in zip(sizes, raised.tolist(), strict=True))
 

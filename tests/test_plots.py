@@ -7,7 +7,8 @@ import pytest
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from fedlab_core.plots import MOST_CLIENTS, figure, holdings_bars, holdings_heatmap
+from fedlab_core.plots import figure
+from fedlab_core.plots.clients import MOST_CLIENTS, holdings_bars, holdings_heatmap
 
 DIGITS = tuple("0123456789")
 

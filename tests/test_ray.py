@@ -124,7 +124,7 @@ def test_anyones_model_gives_the_bits_of_loop(cluster: Cluster, name: str) -> No
     model = Counting() if name == "counting" else nn.Sequential(nn.Flatten(), first, drop, second, nn.Linear(16, 3))
     model = model.bfloat16() if name == "bfloat16" else model
     parts = small_data(sum(SIZES)), split(*SIZES)
-    loop, run = (Federation(*parts, model, Settings(1.0, batch_size=4, lr=0.1)) for _ in range(2))
+    loop, run = (Federation(*parts, model, Settings(1.0, batch_size=4, lr=0.1, engine="loop")) for _ in range(2))
     run.engine = RayEngine(cluster.address)
     assert equal(run.run(2).state, loop.run(2).state)
 

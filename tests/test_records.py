@@ -1,12 +1,90 @@
 """Every recorded picture of a study has a name by which it is made again."""
 
-from fedlab_core.studies.__main__ import QUEUE
-from fedlab_core.studies.record import FIGURES
+import json
+from pathlib import Path
+from typing import Any
 
-OTHERS = {"claims", "bench", "first_run", "workbench", "faults"}  # by other commands
+import numpy as np
+import pandas as pd
+import pytest
+
+from fedlab_core.studies.__main__ import QUEUE
+from fedlab_core.studies.record import FIGURES, record_to_frame, recorded
+
+MADE_OF_UNITS = [path.stem for path in sorted(FIGURES.glob("*.json")) if "units" in (recorded(path.stem) or {})]
+
+OTHERS = {"claims", "bench", "panel", "first_run", "workbench", "faults", "labs"}  # by other commands
 
 
 def test_every_record_in_figures_can_be_made_again() -> None:
     found = {path.stem for path in FIGURES.glob("*.json")} - OTHERS
     assert found <= {record.name for record in QUEUE}
     assert {path.stem for path in FIGURES.glob("*.png")} - OTHERS == found, "a picture and its data belong together"
+
+
+def numbers(value: Any) -> int:
+    """How many numbers, or places of missing ones, a result holds, places along its curves left out."""
+    if isinstance(value, dict):
+        return sum(numbers(part) for name, part in value.items() if name not in ("round", "theta"))
+    return sum(map(numbers, value)) if isinstance(value, list) else int(not isinstance(value, str))
+
+
+@pytest.mark.parametrize("name", MADE_OF_UNITS)
+def test_every_number_of_a_record_is_one_row_of_its_table(name: str) -> None:
+    frame, units = record_to_frame(name), recorded(name)["units"]
+    assert len(frame) == sum(numbers(unit["result"]) for unit in units)
+    assert not frame.duplicated([column for column in frame if column != "value"]).any()
+    assert frame.empty or frame.value.dtype == float
+
+
+def test_a_table_says_where_each_number_was_measured(tmp_path: Path) -> None:
+    result = {
+        "round": [0, 5],
+        "test_accuracy": [0.1, None],
+        "curves": {"drift": ["nan", 2.0], "steps": [7, 8, 9]},
+        "line": {"theta": [0.0, 0.5], "loss": [3.0, 4.0]},
+        "last": {"round": 5, "cosine": 0.25},
+        "inside": [{"round": 1, "gain": 1.5}],
+        "variant": "FedAvg",
+        "reached": None,
+    }
+    unit = {"arm": "a", "seed": 3, "settings": {"experiment": {"lr": 0.5}}, "key": "a-3", "result": result}
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({"units": [unit, unit | {"settings": {}, "key": "a-3-other", "result": {}}]}))
+    nan = float("nan")
+    rows = [
+        ("test_accuracy", 0, nan, nan, 0.1),
+        ("test_accuracy", 5, nan, nan, nan),
+        ("curves.drift", 0, nan, nan, nan),
+        ("curves.drift", 5, nan, nan, 2.0),
+        ("curves.steps", nan, nan, 0, 7.0),
+        ("curves.steps", nan, nan, 1, 8.0),
+        ("curves.steps", nan, nan, 2, 9.0),
+        ("line.loss", nan, 0.0, nan, 3.0),
+        ("line.loss", nan, 0.5, nan, 4.0),
+        ("last.cosine", 5, nan, nan, 0.25),
+        ("inside.gain", 1, nan, 0, 1.5),
+        ("reached", nan, nan, nan, nan),
+    ]
+    expected = pd.DataFrame(rows, columns=["measure", "round", "theta", "index", "value"])
+    expected.insert(0, "experiment.lr", 0.5)
+    for name, value in (("unit", "a-3"), ("seed", 3), ("arm", "a")):
+        expected.insert(0, name, value)
+    pd.testing.assert_frame_equal(record_to_frame(file, ["experiment.lr"]), expected, check_dtype=False)
+
+
+def test_a_table_gives_the_numbers_that_a_claim_rests_on() -> None:
+    claim = next(row for row in recorded("claims") if row["id"] == "fedavg.rounds_iid")
+    frame = record_to_frame("fedavg_tables", settings=["target"])
+    found = frame[(frame.measure == "reached") & (frame.arm == "IID, C=0.1, E=1, B=10")]
+    found = found[found.seed.isin(claim["seeds"])]
+    assert len(found) == claim["n"] and np.isclose(found.value.mean(), claim["measured"][claim["headline"]])
+    assert (found["target"] == 0.97).all()
+
+
+def test_what_is_no_record_or_no_setting_is_refused() -> None:
+    for record in ("bench", "claims", "elsewhere"):
+        with pytest.raises(ValueError, match=f"record='{record}', accepted: .*'fedavg_tables'"):
+            record_to_frame(record)
+    with pytest.raises(ValueError, match="settings='experiment.lr', accepted: what leads into a unit's settings"):
+        record_to_frame("fedavg_tables", ["experiment.lr"])

@@ -24,7 +24,7 @@ SMALL = Experiment(
     dataset_options={"examples": 120},
     partition="dirichlet",
     clients=6,
-    settings=Settings(fraction=0.5, epochs=1, lr=0.1),
+    settings=Settings(fraction=0.5, epochs=1, lr=0.1, engine="loop"),
 )
 PATIENCE = 60  # seconds until a thread that hangs fails its test
 
@@ -90,10 +90,14 @@ def test_run_is_the_same_round_loop(pictures, bench, capsys):
 
 
 def test_nothing_is_left_with_pyplot(bench):
+    def open_figures():
+        pyplot = sys.modules.get("matplotlib.pyplot")
+        return [] if pyplot is None else pyplot.get_fignums()
+
+    before = open_figures()  # of other tests
     bench.run(1, block=True)
     bench.report()
-    pyplot = sys.modules.get("matplotlib.pyplot")
-    assert pyplot is None or pyplot.get_fignums() == []
+    assert open_figures() == before
 
 
 def test_other_settings_begin_a_new_run_and_the_old_stays(bench):
@@ -245,7 +249,7 @@ def test_missing_data_is_said_and_never_downloaded(tmp_path):
     bench = Workbench(SMALL, root=tmp_path)
     assert ("mnist (not found)", "mnist") in bench.controls.dataset.options
     bench.controls.dataset.value = "mnist"
-    bench._worker.join(PATIENCE)
+    assert bench._worker.join(PATIENCE)
     assert "mnist is not in the data root" in say(bench) and str(tmp_path) in say(bench)
     with pytest.raises(FileNotFoundError, match="mnist is not in the data root"):
         bench.run(1, block=True)

@@ -1,7 +1,7 @@
 """`make book`: puts the book's sources together, builds the site with Sphinx and prints where it is.
 
-Sources mirror the repository, so that links between notebooks, docs and figures hold. Gallery, guide, API reference and
-the picture of the architecture are made here; notebooks are taken as they are committed and not executed.
+Sources mirror the repository, so that links between notebooks, docs and figures hold. Gallery, guide and API reference
+are made here; notebooks are taken as they are committed and not executed.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 from matplotlib.figure import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,6 +24,7 @@ BUILD = ROOT / "build" / "book"
 ORDER = ("shown", "refuted", "undecided", "not run")
 TITLES = {
     "attribution_mnist": "Why is there a gap? MNIST, CNN, two shards a client",
+    "attribution_cifar10": "Why is there a gap? CIFAR-10, ResNet-8, two shards a client",
     "batchnorm_cifar": "Normalisers on CIFAR-10, two classes a client",
     "batchnorm_distributions": "Batch norm on CIFAR-10, from IID to one class a client",
     "batchnorm_mnist": "Normalisers on MNIST, two digits a client",
@@ -49,11 +51,11 @@ TITLES = {
 }
 """Headings of the gallery; a picture that has none here goes by its record's title."""
 LAYERS = (
-    ("about", "check", "files"),
+    ("hints", "about", "check", "files", "memory"),
     ("randomness", "settings", "failures", "state", "costs", "drift", "sampling", "glossary"),
     ("data", "partition", "models"),
     ("local", "methods", "engines"),
-    ("timeline", "history", "checkpoint", "aggregation", "round"),
+    ("timeline", "history", "checkpoint", "aggregation", "round", "standing"),
     ("federation",),
     ("batchnorm", "pretraining", "finetuning", "layerwise", "probes", "references", "selfsupervised"),
     ("registry", "experiment"),
@@ -72,12 +74,17 @@ def assemble(target: Path) -> None:
         shutil.copy(ROOT / "docs" / name, target / name)
     for name in ("CHANGELOG.md", "CONTRIBUTING.md"):
         shutil.copy(ROOT / name, target / name)
-    for pattern in ("notebooks/*.ipynb", "notebooks/solutions/*.ipynb", "figures/*.png", "figures/*.json"):
+    for pattern in (
+        "notebooks/*.ipynb",
+        "notebooks/solutions/*.ipynb",
+        "figures/*.png",
+        "figures/*.svg",
+        "figures/*.json",
+    ):
         for file in ROOT.glob(pattern):
             (target / file.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, target / file.relative_to(ROOT))
     replays(target)
-    architecture().savefig(target / "figures" / "architecture.svg", metadata={"Date": None})
     claims = json.loads((ROOT / "figures" / "claims.json").read_text(encoding="utf-8"))
     (target / "gallery.md").write_text(gallery(claims, sorted((ROOT / "figures").glob("*.png"))), encoding="utf-8")
     (target / "docs" / "guide.md").write_text(guide_page(), encoding="utf-8")
@@ -94,16 +101,14 @@ def replays(target: Path) -> None:
     folder = target / "_static" / "replays"
     folder.mkdir()
     shutil.copy(ROOT / "fedlab_core" / "workbench" / "player.js", target / "_static")
-    parts = [
-        "# Replays\n\nEach lab's run at its first settings, recorded. Move the slider with finger, mouse or arrow "
-        "keys, or press ▶; nothing is computed here. In a notebook the labs are live, with knobs.\n"
-    ]
+    page = target / "docs" / "replays.md"
+    parts = [page.read_text(encoding="utf-8")]
     for file in sorted((ROOT / "docs" / "replays").glob("*.json")):
         content = file.read_text(encoding="utf-8")
         script = f"fedlabReplay({json.dumps(file.stem)}, {content});\n"
         (folder / f"{file.stem}.js").write_text(script, encoding="utf-8")
         parts.append(f"## {json.loads(content)['title']}\n\n{player(file.stem)}\n")
-    (target / "docs" / "replays.md").write_text("\n".join(parts), encoding="utf-8")
+    page.write_text("\n".join(parts), encoding="utf-8")
     for file in target.glob("notebooks/**/*.ipynb"):
         notebook = json.loads(file.read_text(encoding="utf-8"))
         cells = []
@@ -229,21 +234,31 @@ def imported(top: str) -> set[str]:
     return found - {top}
 
 
-def architecture() -> Figure:
-    """The packages in layers, with a line for every import between two layers."""
+def lines() -> list[tuple[str, str]]:
+    """The imports between two layers of the picture, from above to below."""
+    height = {name: y for y, row in enumerate(LAYERS) for name in row}
+    return sorted((a, b) for a in height for b in imported(a) & height.keys() if height[b] < height[a])
+
+
+def draw(path: Path = ROOT / "figures" / "architecture.svg") -> None:
+    """Draw the packages in layers, with a line for every import between two layers."""
     figure = Figure((10, 7.2), facecolor="white")
     ax = figure.add_axes((0, 0, 1, 1))
     ax.set(xlim=(0, 1), ylim=(-0.6, len(LAYERS) - 0.4))
     ax.axis("off")
     place = {n: ((i + 0.5) / len(row), y) for y, row in enumerate(LAYERS) for i, n in enumerate(row)}
+    for (x, y), (x2, y2) in ((place[a], place[b]) for a, b in lines()):
+        ax.plot([x, x2], [y - 0.2, y2 + 0.2], color="#0072B2", alpha=0.16, linewidth=0.9, zorder=1)
     for name, (x, y) in place.items():
-        for other in imported(name) & place.keys():
-            x2, y2 = place[other]
-            if y2 < y:
-                ax.plot([x, x2], [y - 0.2, y2 + 0.2], color="#0072B2", alpha=0.16, linewidth=0.9, zorder=1)
         box = {"boxstyle": "round,pad=0.35", "facecolor": "#eef4fa", "edgecolor": "#0072B2"}
         ax.text(x, y, name, ha="center", va="center", fontsize=11, bbox=box, zorder=2)
-    return figure
+    with matplotlib.rc_context({"svg.hashsalt": "fedlab_core", "svg.fonttype": "none"}):
+        figure.savefig(path, metadata={"Date": None, "Description": described()})
+
+
+def described() -> str:
+    """What the picture shows, in words that are kept in its file."""
+    return "; ".join(f"{a} imports {b}" for a, b in lines())
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -252,7 +267,12 @@ def main(arguments: list[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="tools/book.py", description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=BUILD, help="where sources and site are made")
-    folder = parser.parse_args(arguments).folder
+    parser.add_argument("--picture", action="store_true", help="only draw figures/architecture.svg from the imports")
+    options = parser.parse_args(arguments)
+    if options.picture:
+        draw()
+        return 0
+    folder = options.folder
     assemble(folder / "source")
     code = sphinx(["-W", "--keep-going", "-q", "-b", "html", str(folder / "source"), str(folder / "html")])
     if code == 0:

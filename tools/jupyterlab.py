@@ -18,6 +18,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -80,13 +81,47 @@ class Notebook:
         )
         assert not errors, re.sub(r"\x1b\[[\d;]*m", "", "\n".join(errors))
 
+    def answered(self, timeout: float = ACTION_TIMEOUT) -> None:
+        """Wait until the kernel has dealt with everything that the page has sent since this was called first."""
+        self.page.wait_for_function(
+            """() => {
+                const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session?.kernel;
+                if (!kernel) return true;
+                if (kernel.unanswered === undefined) {
+                    kernel.unanswered = new Set();
+                    kernel.anyMessage.connect((_, { msg, direction }) => {
+                        if (direction === 'send' && msg.channel === 'shell') kernel.unanswered.add(msg.header.msg_id);
+                        if (msg.content.execution_state === 'idle') kernel.unanswered.delete(msg.parent_header.msg_id);
+                    });
+                    kernel.statusChanged.connect((_, status) => {
+                        if (/restarting|dead/.test(status)) kernel.unanswered.clear();
+                    });
+                }
+                return kernel.unanswered.size === 0;
+            }""",
+            timeout=timeout * 1000,
+        )
+
+    def ask(self, expression: str) -> str:
+        """What the kernel says of an expression, as its `repr`."""
+        return self.page.evaluate(
+            """async expression => {
+                const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+                const asked = { code: '', silent: true, user_expressions: { found: expression } };
+                const reply = await kernel.requestExecute(asked).done;
+                return reply.content.user_expressions.found.data['text/plain'];
+            }""",
+            expression,
+        )
+
     def button(self, label: str) -> Locator:
         """A button in a cell's output by the words on it."""
         # Not by its accessible name: that begins with the icon's character.
         return self.outputs.locator("button", has_text=exactly(label))
 
     def press(self, label: str, timeout: float = ACTION_TIMEOUT) -> None:
-        """Wait until the button is there and enabled, and click it."""
+        """Wait until the kernel knows what was chosen before and the button is there and enabled, and click it."""
+        self.answered(timeout)  # a press is sent at once, a choice only when the one before it has been answered
         self.button(label).click(timeout=timeout * 1000)
 
     def wait_text(self, text: str | re.Pattern[str], timeout: float = ACTION_TIMEOUT) -> Locator:
@@ -102,7 +137,24 @@ class Notebook:
 
     def choose(self, label: str, option: str) -> None:
         """Choose an option of a drop-down."""
-        self.control(label).locator("select").select_option(label=option)
+        self.select(self.control(label).locator("select"), option, f"w.description == {label!r} and w.label")
+
+    def select(self, menu: Locator, option: str, chosen: str) -> None:
+        """Choose an option, and choose it again where the page has not told the kernel.
+
+        Args:
+            chosen: what the kernel has, an expression of `w`, any drop-down of the notebook.
+        """
+        every = "list(__import__('ipywidgets').widgets.widget._instances.values())"
+        asked = f"any(type(w).__name__ == 'Dropdown' and {chosen} == {option!r} for w in {every})"
+        for _ in range(5):  # on a busy machine JupyterLab loses a choice now and then: the page shows it
+            menu.select_option(label=option)
+            self.answered()
+            if self.ask(asked) == "True":
+                return
+            menu.select_option(index=0)
+            self.answered()
+        raise AssertionError(f"the kernel is not told of {option!r}")
 
     def slide(self, label: str, value: float | str) -> None:
         """Set a slider as a reader does: click its number, type, press Enter."""
@@ -242,3 +294,14 @@ def chromium(path: str | None = None) -> Iterator[Browser]:
         )
         yield browser
         browser.close()
+
+
+@contextlib.contextmanager
+def open_notebook(*sources: str, name: str = "panel.ipynb", size: tuple[int, int] = (1440, 900)) -> Iterator[Notebook]:
+    """A notebook of these code cells, all of them run, in a JupyterLab and a browser of its own."""
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as own:
+        with jupyterlab(Path(folder), Path(own)) as lab, chromium() as browser:
+            page = browser.new_page(viewport={"width": size[0], "height": size[1]})
+            notebook = lab.open(page, lab.write(name, *sources))
+            notebook.run_all()
+            yield notebook

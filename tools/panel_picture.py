@@ -3,11 +3,8 @@
 .venv/bin/python -m tools.panel_picture
 """
 
-import tempfile
-from pathlib import Path
-
 from tools.check import ROOT
-from tools.jupyterlab import chromium, jupyterlab
+from tools.jupyterlab import open_notebook
 
 CELL = """\
 from fedlab_core.experiment import Experiment
@@ -20,27 +17,24 @@ bench\
 
 def main() -> None:
     """Makes the picture."""
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory() as own:
-        with jupyterlab(Path(folder), Path(own)) as lab, chromium() as browser:
-            page = browser.new_page(viewport={"width": 1440, "height": 900})
-            notebook = lab.open(page, lab.write("federated learning.ipynb", CELL))
-            notebook.run_all()
-            notebook.wait_text("then press")
-            page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
-            notebook.type("Rounds", 20)
-            notebook.press("Run")
-            notebook.wait_text("FedAvg stands at round 20")
-            notebook.choose("Method", "SCAFFOLD")
-            notebook.wait_text("method FedAvg → SCAFFOLD")
-            notebook.slide("Round", 8)
-            notebook.press("Fork")
-            notebook.wait_text("branches off")
-            notebook.type("Rounds", 10)
-            notebook.press("Run")
-            notebook.wait_text("stands at round 18")
-            notebook.root.locator(".fedlab").evaluate("e => e.scrollIntoView({block: 'end'})")
-            page.wait_for_timeout(2000)
-            page.screenshot(path=ROOT / "figures" / "workbench.png")
+    with open_notebook(CELL, name="federated learning.ipynb") as notebook:
+        page = notebook.page
+        notebook.wait_text("then press")
+        page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
+        notebook.type("Rounds", 20)
+        notebook.press("Run")
+        notebook.wait_text("FedAvg stands at round 20")
+        notebook.choose("Method", "SCAFFOLD")
+        notebook.wait_text("method FedAvg → SCAFFOLD")
+        notebook.slide("Round", 8)
+        notebook.press("Fork")
+        notebook.wait_text("branches off")
+        notebook.type("Rounds", 10)
+        notebook.press("Run")
+        notebook.wait_text("stands at round 18")
+        notebook.root.locator(".fedlab").evaluate("e => e.scrollIntoView({block: 'end'})")
+        page.wait_for_timeout(2000)
+        page.screenshot(path=ROOT / "figures" / "workbench.png")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Every policy on one run, HBN and FBN with their identities, on networks that the package has never seen."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from fedlab_core.batchnorm.audit import audit, with_standardised_weights
 from fedlab_core.batchnorm.hybrid import FBN, HBN, GlobalNorm, merged, norms, with_global_norms
 from fedlab_core.data import Dataset
+from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.settings import Settings
 
@@ -116,6 +118,22 @@ def test_global_statistics_travel_once_each_way_and_replay_gives_the_same_bits(m
     run.rewind(1)
     run.run(2)
     assert run.history == history and gap(run.state, state) == 0
+
+
+@pytest.mark.parametrize("name", ["hbn", "fbn"])
+def test_they_are_methods_of_an_experiment_which_brings_their_layers(name: str, tmp_path: Path) -> None:
+    one = Experiment(dataset_options={"examples": 60}, clients=3, model="mlp", norm="batch", method=name).replace(
+        method_options={"step": 0.5}, fraction=1.0, batch_norm="average", double=True
+    )
+    run = one.build().run(2)
+    model = one.replace(method="fedavg", method_options={}).build().model
+    by_hand = with_global_norms(model, mixed=name == "hbn")
+    again = Federation(run.dataset, run.partition, by_hand, run.settings, run.method).run(2)
+    assert run.history == again.history and gap(run.state, again.state) == 0
+    run.save(tmp_path / "run")
+    assert gap(one.load(tmp_path / "run").run(1).state, run.run(1).state) == 0
+    with pytest.raises(ValueError, match="no batch normalisation"):
+        one.replace(norm="none", batch_norm=None).build()
 
 
 def test_a_returning_client_of_hbn_finds_its_own_shares() -> None:

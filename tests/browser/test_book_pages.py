@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,9 @@ from urllib.parse import unquote, urljoin, urlsplit
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from fedlab_core import cli
+from fedlab_core import cli, plots
+from fedlab_core.workbench import scene
+from fedlab_core.workbench.replay import page_part
 from tools import book
 
 PHONE = {"width": 390, "height": 844}
@@ -140,7 +143,7 @@ def test_a_chapter_plays_its_labs(site: Path, page: Page) -> None:
     expect(page.locator("[data-replay=step_by_step] .said")).to_contain_text("their mean")
 
 
-def test_the_report_of_a_run_plays_it_without_a_server(page: Page, tmp_path: Path) -> None:
+def test_the_report_of_a_run_plays_it_without_a_server(page: Page, phone: Page, tmp_path: Path) -> None:
     (tmp_path / "small.json").write_text('{"dataset_options": {"examples": 200}, "clients": 4}', encoding="utf-8")
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -152,3 +155,20 @@ def test_the_report_of_a_run_plays_it_without_a_server(page: Page, tmp_path: Pat
     player.get_by_role("slider").press("Home")
     expect(player.locator(".said")).to_contain_text("Round 1: ")
     assert len(asked) == 1
+    phone.goto((tmp_path / "run" / "report.html").as_uri())
+    expect(phone.locator(".fedlab-player.dark svg").first).to_be_visible()
+    assert phone.evaluate(LOOK)["beyond"] == 0 and phone.evaluate(PALE.replace("article *", "body *")) == []
+
+
+def test_a_replay_can_be_read_in_the_dark(phone: Page, tmp_path: Path) -> None:
+    """Grey is as far from the page as on white, and slanting words have their room."""
+    fig, axes = plots.figure()
+    axes[0, 0].plot([0, 1], [0, 1], color="0.2")
+    axes[0, 0].annotate("participation", (0.5, 1.0), rotation=45, va="bottom")
+    data = {"title": "", "settings": "", "steps": ["1"], "said": [""], "panels": scene.replay([fig])}
+    (tmp_path / "page.html").write_text(f"<!DOCTYPE html><body>{page_part([data])}", encoding="utf-8")
+    phone.goto((tmp_path / "page.html").as_uri())
+    line = phone.locator("polyline").evaluate("e => getComputedStyle(e).stroke")
+    assert min(map(float, re.findall(r"[\d.]+", line.removeprefix("color(srgb ")))) > 0.6, line
+    picture, words = phone.locator("svg").bounding_box(), phone.locator("text", has_text="participation").bounding_box()
+    assert picture is not None and words is not None and words["y"] >= picture["y"] and words["height"] > 30

@@ -86,7 +86,7 @@ def test_train_stop_rewind_fork_and_compare(lab, page):
 
 
 def test_what_goes_wrong_is_said_and_the_panel_goes_on(lab, page):
-    breaks = "from fedlab_core.engines import loop\ntrain_client, loop.train_client = loop.train_client, None"
+    breaks = "from fedlab_core.engines.auto import AutoEngine as engine\ntrain, engine.train = engine.train, None"
     notebook = open_panel(lab, page, breaks)
     notebook.choose("Partition", "label shards")
     notebook.type("per client", 20)
@@ -102,7 +102,7 @@ def test_what_goes_wrong_is_said_and_the_panel_goes_on(lab, page):
     notebook.screenshot("workbench-error")
     page.evaluate(
         "window.jupyterapp.shell.currentWidget.sessionContext.session.kernel"
-        ".requestExecute({code: 'loop.train_client = train_client'}).done"
+        ".requestExecute({code: 'engine.train = train'}).done"
     )
     notebook.type("Rounds", 2)
     run = notebook.button("Run")
@@ -222,7 +222,7 @@ def test_figures_tables_and_reports_are_downloaded(lab, page, tmp_path):
     notebook.wait_text("FedAvg stands at round 3")
     kind = notebook.root.locator(".fedlab-bar select").first
     for name, ending in (("SVG", "svg"), ("CSV table", "csv"), ("HTML report", "html")):
-        kind.select_option(label=name)
+        notebook.select(kind, name, "w.label")
         notebook.press("Save")
         notebook.wait_text(re.compile(rf"Saved workbench-curves-.*[.]{ending} in"))
         with page.expect_download() as download:

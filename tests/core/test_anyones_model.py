@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import equal, gap
+from small import OWN_LAYERS, equal, gap
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -36,7 +36,7 @@ def blocks(*sizes: int) -> Partition:
 def run(
     model: nn.Module, rounds: int = 2, data: Dataset | None = None, method: FedAvg | None = None, **options
 ) -> Federation:
-    chosen = {"fraction": 1.0, "batch_size": 6, "lr": 0.05} | options
+    chosen = {"fraction": 1.0, "batch_size": 6, "lr": 0.05, "engine": "loop"} | options
     return Federation(data or images(), blocks(12, 20, 8), model, Settings(**chosen), method).run(rounds)
 
 
@@ -206,7 +206,9 @@ def test_a_second_name_of_a_batch_norm_changes_nothing(policy: str) -> None:
     assert plain.history[-1].costs == aliased.history[-1].costs
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if n not in ("fedtan", "union_sgd", "layer_wise", "moon")])
+@pytest.mark.parametrize(
+    "name", [n for n in METHODS if n not in ("fedtan", "union_sgd", "layer_wise", "moon", *OWN_LAYERS)]
+)
 def test_no_method_touches_a_buffer_on_which_clients_agree(name: str) -> None:
     class Masked(nn.Module):
         def __init__(self) -> None:

@@ -78,7 +78,7 @@ def test_other_arguments_are_named_too(call, says):
 def test_split_names_what_there_is():
     data = table()
     assert data.split("train")[0] is data.x and data.split("test")[1] is data.test_y
-    with pytest.raises(ValueError, match="split='valid', accepted: train, validation, test"):
+    with pytest.raises(ValueError, match="split='valid', accepted: 'train', 'validation', 'test'"):
         data.split("valid")
     with pytest.raises(ValueError, match="split='validation': numbered has no validation examples; make one with"):
         data.split("validation")

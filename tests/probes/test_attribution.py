@@ -1,5 +1,6 @@
 """The gap and its causes: every cell is what it is said to be, and the parts add up."""
 
+from dataclasses import replace
 from functools import partial
 from itertools import combinations
 
@@ -13,9 +14,10 @@ from fedlab_core.federation import Federation
 from fedlab_core.local.work import task_loss
 from fedlab_core.methods.client import FedProx
 from fedlab_core.models import build_model
-from fedlab_core.probes import attribution, cells
-from fedlab_core.probes.attribution import attribute, cell_of, twin_round
+from fedlab_core.probes import attribution, cells, games
+from fedlab_core.probes.attribution import attribute, cell_of
 from fedlab_core.probes.cells import CAUSES, Cell
+from fedlab_core.probes.twins import twin_round
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 from fedlab_core.state import distance
@@ -34,6 +36,12 @@ def sorted_federation(seed: int = 0, **changes: object) -> Federation:
     built = build_model("mlp", data.input_shape, 4, draws, norm="batch", hidden=(6, 5))
     base = dict(fraction=0.5, epochs=None, steps=3, batch_size=4, lr=0.2, batch_norm="average", double=True, seed=seed)
     return Federation(data, split(12, 12, 12, 12), built, Settings(**(base | changes)))
+
+
+HELD_OUT = Experiment(
+    dataset_options={"examples": 160, "validation": 40}, partition="shards", partition_options={"per_client": 2},
+    clients=4, model="mlp", norm="batch", settings=Settings(fraction=0.5, epochs=None, steps=3, batch_size=8,
+    batch_norm="average", double=True, weighting="uniform"))  # fmt: skip
 
 
 def parameters(run: Federation) -> dict[str, torch.Tensor]:
@@ -117,16 +125,16 @@ def test_shapley_values_of_known_games() -> None:
     sets = cells.subsets(causes)
     worth = {"a": 1.0, "b": -2.0, "c": 0.5}
     additive = torch.tensor([sum(worth[c] for c in s) for s in sets], dtype=torch.float64)
-    assert (attribution.shapley(causes) @ additive - torch.tensor([1.0, -2.0, 0.5])).abs().max() < EXACT
+    assert (games.shapley(causes) @ additive - torch.tensor([1.0, -2.0, 0.5])).abs().max() < EXACT
     gloves = torch.tensor([float("a" in s and ("b" in s or "c" in s)) for s in sets], dtype=torch.float64)
-    assert (attribution.shapley(causes) @ gloves - torch.tensor([4.0, 1.0, 1.0]) / 6).abs().max() < 1e-7
+    assert (games.shapley(causes) @ gloves - torch.tensor([4.0, 1.0, 1.0]) / 6).abs().max() < 1e-7
 
 
 def test_parts_are_the_interactions_shared_equally() -> None:
     draws = torch.rand(16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    d, sets = attribution.moebius(CAUSES) @ draws, cells.subsets(CAUSES)
+    d, sets = games.moebius(CAUSES) @ draws, cells.subsets(CAUSES)
     shared = torch.stack([sum(x / len(t) for x, t in zip(d, sets, strict=True) if c in t) for c in CAUSES])
-    assert (attribution.shapley(CAUSES) @ draws - shared).abs().max() < EXACT
+    assert (games.shapley(CAUSES) @ draws - shared).abs().max() < EXACT
 
 
 def test_fewer_causes_make_fewer_cells_and_the_others_stay_off() -> None:
@@ -192,11 +200,32 @@ def distance_of_round(federation: Federation, round: int) -> float:
 
 
 def test_a_rate_per_cell_takes_each_cells_best() -> None:
-    tried = [attribute(sorted_federation, 2, seeds=(0,), lr=lr) for lr in (0.02, 0.2)]
+    rates = (0.02, 0.2, 2.0)
+    tried = [attribute(HELD_OUT, 3, seeds=(0, 1), lr=lr) for lr in rates]
     best = attribution.best_rates(tried)
-    finals = torch.stack([one.values["test_loss"][0, :, -1] for one in tried])
-    assert torch.equal(best.values["test_loss"][0, :, -1], finals.min(0).values)
-    assert set(best.lrs) <= {0.02, 0.2} and len(best.lrs) == 16
+    held, test = (torch.stack([one.values[name] for one in tried]) for name in ("validation_loss", "test_loss"))
+    chosen = held[..., -1].mean(1).argmin(0)
+    assert best.lrs == tuple(rates[k] for k in chosen.tolist()) and len(set(best.lrs)) > 1
+    assert all(torch.equal(best.values["test_loss"][:, c], test[k, :, c]) for c, k in enumerate(chosen.tolist()))
+    other_way = [replace(one, values={**one.values, "test_loss": -one.values["test_loss"]}) for one in tried]
+    assert attribution.best_rates(other_way).lrs == best.lrs  # whatever the test set says
+
+
+def test_a_choice_by_the_test_set_is_refused() -> None:
+    tried = [attribute(HELD_OUT, 1, causes=(SKEW,), seeds=(0,))]
+    with pytest.raises(ValueError, match=r"measure='test_loss', accepted: \['validation_loss'"):
+        attribution.best_rates(tried, "test_loss")
+    with pytest.raises(ValueError, match="no validation examples, see Dataset.with_validation"):
+        attribution.best_rates([attribute(sorted_federation, 1, causes=(SKEW,), seeds=(0,))])
+
+
+def test_what_is_held_out_is_measured_in_every_evaluated_round_and_trained_on_by_nobody() -> None:
+    run = HELD_OUT.build()
+    assert len(run.dataset.validation_x) == 40 and sum(run.partition.sizes) == len(run.dataset.x) == 120
+    found = attribution.run_cell(run, CAUSES, 2)
+    again = cell_of(run, CAUSES).run(2)
+    for number in (0, 1, 2):
+        assert found["validation_loss"][number] == again.evaluate(split="validation", round=number)["validation_loss"]
 
 
 def test_the_table_shows_gap_parts_cells_and_interactions() -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,7 +107,7 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bits(tmp_path: Path, str
 
 def test_thinned_snapshots_leave_no_file_behind(tmp_path: Path) -> None:
     run = small_federation(split(20, 20))
-    run.memory_mib = 5000 / 2**20
+    run.past = replace(run.past, timeline=replace(run.timeline, limit=5000))
     for _ in run.rounds(9, checkpoint=tmp_path):
         pass
     assert len(list(tmp_path.glob("round-*"))) == len(run.timeline.rounds()) < 10

@@ -94,3 +94,27 @@ def test_an_address_that_does_not_answer_is_named(listening: bool, monkeypatch: 
 def test_what_is_no_address_is_refused_when_the_engine_is_made(address: str) -> None:
     with pytest.raises(ValueError, match="address=.*accepted: 'auto', HOST:PORT"):
         get_engine(f"ray:{address}")
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_start_that_fails_is_tried_once_more_and_then_named(failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    tries = []
+
+    def init(*_: object, **__: object) -> None:
+        tries.append(1)
+        if len(tries) <= failing:
+            raise Exception("The current node timed out during startup.")
+
+    engine.disconnect()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(ray, "init", init)
+    if failing == 1:
+        engine.connect()
+    else:
+        with pytest.raises(ConnectionError, match="engine='ray'.*timed out"):
+            engine.connect()
+    assert len(tries) == 2
+    monkeypatch.undo()
+    engine.disconnect()

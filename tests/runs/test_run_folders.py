@@ -5,7 +5,7 @@ import os
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -284,7 +284,7 @@ def test_a_save_writes_what_is_new_and_no_more(tmp_path: Path, monkeypatch: pyte
 
 def test_memories_survive_the_thinning_of_the_snapshot_they_came_with(tmp_path: Path) -> None:
     federation = run(fraction=0.25)
-    federation.memory_mib = 60_000 / 2**20
+    federation.past = replace(federation.past, timeline=replace(federation.timeline, limit=60_000))
     for _ in federation.rounds(25, checkpoint=tmp_path):
         again = load(tmp_path)
         assert equal(again.state, federation.state)

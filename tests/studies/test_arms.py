@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from fedlab_core.experiment import Experiment
 from fedlab_core.settings import Settings
 from fedlab_core.studies import arms, batchnorm_distributions
-from fedlab_core.studies.arms import SEARCHED, Arm, Comparison, climb, hold_out
+from fedlab_core.studies.arms import SEARCHED, Arm, Comparison, hold_out
 from fedlab_core.studies.queue import Unit
 from fedlab_core.studies.record import Stopped
+from fedlab_core.studies.tuning import climb
 
 SMALL = Experiment(
     "digits", {"examples": 80}, clients=4, model="small_cnn", norm="batch", model_options={"channels": [4]},

@@ -2,10 +2,14 @@
 
 from functools import partial
 
+import numpy as np
+import pytest
+
 from fedlab_core.probes.attribution import attribute
 from fedlab_core.probes.cells import CAUSES, subsets
 from fedlab_core.studies import attribution
 from fedlab_core.studies.queue import full, gathered, missing
+from fedlab_core.studies.record import recorded
 from fedlab_core.workbench.labs.why import DIGITS
 
 
@@ -30,3 +34,19 @@ def test_finished_units_are_the_attribution_that_one_call_makes() -> None:
     assert all(whole.values[measure].equal(direct.values[measure]) for measure in direct.values)
     assert whole.cells == subsets(CAUSES) and len(attribution.draw(gathered(record, found)).axes) == 4
     assert attribution.attribution({"units": []}) is None
+
+
+def test_the_rows_measure_what_the_seeds_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = recorded("attribution_mnist")
+    found = attribution.attribution(data)
+    rows = {name: make() for name, make in attribution.CLAIMS.items() if "mnist" in name}
+    assert found is not None and all(row.seeds == found.seeds for row in rows.values())
+    none, skew, everything = (found.cell(on)[:, -1] for on in ((), ("skew",), CAUSES))
+    assert rows["attribution.mnist_gap"].measured["the gap"] == (everything - none).tolist()
+    assert rows["attribution.mnist_gate"].measured["skew alone"] == (skew - none).tolist()
+    parts = [rows["attribution.mnist_gap"].measured[f"part of {cause}"] for cause in CAUSES]
+    assert np.allclose(np.sum(parts, 0), everything - none, rtol=0, atol=1e-12)
+    ahead = [one[0] - min(one[1:]) for one in zip(*parts, strict=True)]
+    assert np.allclose(rows["attribution.mnist_skew"].measured["skew minus the next part"], ahead, rtol=0, atol=1e-12)
+    monkeypatch.setattr(attribution, "recorded", lambda name: None)
+    assert {make().verdict for make in attribution.CLAIMS.values()} == {"not run"}

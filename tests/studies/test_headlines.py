@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from fedlab_core import cli
 from fedlab_core.studies import headlines
 from fedlab_core.studies.record import FIGURES, recorded
 
@@ -21,6 +22,28 @@ def test_every_sentence_has_a_number_and_a_link_that_leads_somewhere() -> None:
     for sentence in said:
         (target,) = re.findall(r"\]\(([^)]+)\)", sentence)
         assert re.search(r"\d", sentence) and (FIGURES.parent / target).exists()
+
+
+def test_the_readme_leads_to_what_is_there() -> None:
+    text = headlines.FILE.read_text(encoding="utf-8")
+    root = headlines.FILE.parent
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(links) > 20 and [link for link in links if not (root / link).exists()] == []
+    fenced = r"```\w*\n(.*?)```"
+    blocks = re.sub("#.*", "", "\n".join(re.findall(fenced, text, re.DOTALL)))
+    code = " ".join([blocks, *re.findall(r"`([^`]+)`", re.sub(fenced, "", text, flags=re.DOTALL))])
+    targets = {*re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), re.MULTILINE)}
+    made, commands = {*re.findall(r"\bmake ([a-z-]+)", code)}, {*re.findall(r"\bfedlab-core ([a-z]+)", code)}
+    assert {"lab", "test", "book"} <= made <= targets and {"lab", "run", "report"} <= commands
+    for command in commands:
+        with pytest.raises(SystemExit, match="0"):
+            cli.main([command, "--help"])
+
+
+def test_the_readme_tells_the_measured_way_in() -> None:
+    first = recorded("first_run")
+    said = f"[{first['minutes']} minutes and four actions](figures/first_run.json)"
+    assert first["actions"] == 4 and said in headlines.FILE.read_text(encoding="utf-8")
 
 
 def test_another_record_gives_other_numbers(tmp_path) -> None:

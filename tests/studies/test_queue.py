@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
 from fedlab_core import plots
 from fedlab_core.experiment import Experiment
@@ -21,7 +22,7 @@ from fedlab_core.settings import Settings
 from fedlab_core.studies import fedavg_tables, queue
 from fedlab_core.studies.__main__ import QUEUE, main
 from fedlab_core.studies.queue import Record, Unit, full, gathered, known, missing, sparse, work_off
-from fedlab_core.studies.record import Stopped
+from fedlab_core.studies.record import Stopped, recorded
 
 SEEDS = (0, 1, 2)
 
@@ -116,7 +117,7 @@ def test_other_settings_are_another_unit(tmp_path: Path) -> None:
 
 
 def test_a_setting_that_is_added_later_leaves_the_keys_of_finished_units() -> None:
-    one = Experiment("mnist", clients=7, settings=Settings(lr=0.5, seed=3))
+    one = Experiment("mnist", clients=7, settings=Settings(lr=0.5, seed=3, engine="loop"))
     assert sparse(one) == {"dataset": "mnist", "clients": 7, "settings": {"lr": 0.5, "seed": 3}}
     assert full(json.loads(json.dumps(sparse(one)))) == one and full(sparse(Experiment())) == Experiment()
     assert fedavg_tables.RECORD.plan({})[0].key == "IID-C-0.1-E-1-B-10-seed100-2c2d950bd1"
@@ -182,3 +183,30 @@ def test_the_command_line_names_its_records(capsys: pytest.CaptureFixture, monke
     monkeypatch.setattr(queue, "work_off", lambda chosen, **options: asked.append((len(chosen), options)) or 0)
     assert main(["records", "--stop"]) == 0 and main(["records", "fedavg_tables", "--device", "cuda"]) == 0
     assert asked == ["stop", (1, {"workers": None, "device": "cuda", "again": False})]
+
+
+@pytest.mark.parametrize("record", QUEUE, ids=lambda record: record.name)
+@pytest.mark.parametrize("lost", ["one arm's last seed", "the last seeds", "most of them"])
+def test_every_record_is_drawn_with_the_units_that_it_has(record: Record, lost: str) -> None:
+    data = recorded(record.name)
+    if data is None:
+        pytest.skip(f"figures/{record.name}.json is not there yet")
+    units, draws = data["units"], random.Random(0)
+    if lost == "one arm's last seed":
+        kept = units[:-1]
+    elif lost == "the last seeds":
+        kept = [unit for unit in units if unit["seed"] != max(one["seed"] for one in units)]
+    else:
+        kept = [unit for unit in units if draws.random() < 0.3]
+    assert queue.picture(record, {**data, "units": kept, "complete": []}).axes
+
+
+def test_a_picture_that_cannot_be_drawn_is_an_error_once_every_seed_is_there() -> None:
+    def broken(data: Mapping[str, Any]) -> Figure:
+        raise KeyError("arm")
+
+    record = Record("tiny", "a title", lambda done: [], tiny_run, broken, SEEDS)
+    so_far = queue.picture(record, {"complete": [0, 1], "note": "2 of 3 seeds, 2 runs"})
+    assert so_far.axes[0].texts[0].get_text() == "a title\n2 of 3 seeds, 2 runs so far"
+    with pytest.raises(KeyError):
+        queue.picture(record, {"complete": [0, 1, 2], "note": "3 of 3 seeds, 3 runs"})

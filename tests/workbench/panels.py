@@ -10,7 +10,7 @@ SMALL = Experiment(
     dataset_options={"examples": 120},
     partition="dirichlet",
     clients=6,
-    settings=Settings(fraction=0.5, epochs=1, lr=0.1),
+    settings=Settings(fraction=0.5, epochs=1, lr=0.1, engine="loop"),
 )
 PATIENCE = 60  # seconds until a thread that hangs fails its test
 

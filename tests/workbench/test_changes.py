@@ -59,7 +59,7 @@ def test_a_setting_put_right_while_its_run_is_refused_reads_ready(when, monkeypa
     assert held.here.wait(PATIENCE)
     bench.controls.clients.value = 5
     held.go.set()
-    bench._worker.join(PATIENCE)
+    assert bench._worker.join(PATIENCE)
     assert "Ready" in said(bench) and bench.panel.way_out.layout.display == "none" and bench.runs == []
     monkeypatch.undo()
     bench.run(1, block=True)
@@ -75,7 +75,7 @@ def test_a_setting_made_wrong_while_its_run_is_refused_is_the_last_word(when, mo
     assert held.here.wait(PATIENCE)
     bench.controls.option("partition", "per_client").value = 30
     held.go.set()
-    bench._worker.join(PATIENCE)
+    assert bench._worker.join(PATIENCE)
     assert "at most 4 clients with per_client=30" in said(bench)
 
 
@@ -104,7 +104,7 @@ def test_who_holds_what_follows_a_change_made_while_rounds_run(when, gate, monke
         bench.controls.clients.value = 4
     assert seen == []
     go.set()
-    bench._worker.join(PATIENCE)
+    assert bench._worker.join(PATIENCE)
     assert seen == [4] and "stands at round 1" in said(bench) and "Stale" in bench.panel.shown.value
 
 
@@ -124,7 +124,7 @@ def test_a_slow_view_chosen_at_the_last_moment_is_drawn(monkeypatch):
     bench.panel.tabs.value = "Mine"
     assert "drawn when the round" in bench.panel.text.value
     go.set()
-    bench._worker.join(PATIENCE)
+    assert bench._worker.join(PATIENCE)
     assert drawn == [2] and bench.panel.text.value == ""
 
 

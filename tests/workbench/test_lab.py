@@ -1,12 +1,14 @@
 """A lab without a browser: its knobs, the same path as its buttons, stopping, comparing, and what it exports."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 
 from fedlab_core.experiment import Experiment
 from fedlab_core.workbench.lab import Lab
 from fedlab_core.workbench.plan import Band, Plan
+from fedlab_core.workbench.worker import Busy
 
 SMALL = Experiment(dataset_options={"examples": 200}, clients=4).replace(fraction=0.5, epochs=1, lr=0.1)
 
@@ -35,6 +37,16 @@ def numbers_plan(**changes):
     return Plan("numbers", counting, {"knob": (1, 2, 3)}, **given)
 
 
+def gated_lab():
+    """A lab whose runs wait, and by setting of its knob what they wait for."""
+    gates = {1: threading.Event(), 2: threading.Event(), 3: threading.Event()}
+
+    def gated(knob):
+        return {"numbers": (number for number in range(5) if gates[knob].wait())}
+
+    return Lab(replace(numbers_plan(), make=gated)), gates
+
+
 def test_a_lab_runs_exactly_what_its_experiments_say():
     lab = Lab(PLAN).set(alpha=0.5, mu=1.0).run(block=True)
     for name, experiment in make(0.5, 1.0).items():
@@ -52,6 +64,47 @@ def test_the_buttons_do_what_the_calls_do():
     assert [r.metrics for r in pressed.result.frames["FedProx"]] == [r.metrics for r in called.result.frames["FedProx"]]
     assert pressed._image.value[:4] == b"\x89PNG" and "FedProx" in pressed._said.value
     assert "took" in pressed._about.value
+
+
+def test_a_move_that_a_press_on_run_has_overtaken_counts_as_made_before(monkeypatch):
+    lab, gates = gated_lab()
+    lab.run()
+    gates[1].set()
+    gates[2].set()
+    lab.knobs["knob"].value = 2
+    lab.wait()
+    assert lab.result.settings == {"knob": 2} and lab.result.done
+    lab.run(block=True)  # nothing is left to do for knob 2
+    gates[1].set()
+    lab.knobs["knob"].value = 1
+    lab.wait()
+    assert lab.result.settings == {"knob": 1} and lab.result.done
+    lab.set(knob=3).run()
+    monkeypatch.setattr("fedlab_core.workbench.lab.OVERTAKEN", 0.0)
+    lab.knobs["knob"].value = 1
+    assert "Run starts with the new ones" in lab._status.value
+    gates[3].set()
+    lab.wait()
+    assert lab.result.settings == {"knob": 3}
+
+
+def test_run_begins_anew_where_the_knobs_were_moved_since(monkeypatch):
+    lab, gates = gated_lab()
+    lab.run()
+    monkeypatch.setattr("fedlab_core.workbench.lab.OVERTAKEN", 0.0)
+    lab.knobs["knob"].value = 2
+    assert "Run starts with the new ones" in lab._status.value
+    gates[1].set()
+    gates[2].set()
+    lab._run.click()
+    lab.wait()
+    assert lab.result.settings == {"knob": 2} and lab.result.done
+    lab.set(knob=3).run()
+    with pytest.raises(Busy, match="Already running"):
+        lab.run()
+    gates[3].set()
+    lab.wait()
+    assert lab.result.settings == {"knob": 3} and lab.result.done
 
 
 def test_a_first_look_is_gone_on_with_and_measures_how_long_the_rest_takes():

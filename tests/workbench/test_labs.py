@@ -1,12 +1,15 @@
 """Every lab of the notebooks: it begins, moves each of its knobs, draws, and says what it shows in numbers."""
 
 import importlib
+import json
 import pkgutil
 import re
 from pathlib import Path
 
 import pytest
+from clicks import steps as path_steps
 
+from benchmarks import labs as benchmark
 from fedlab_core.experiment import Experiment
 from fedlab_core.workbench import labs
 from fedlab_core.workbench.lab import Lab
@@ -14,6 +17,8 @@ from fedlab_core.workbench.plan import Plan, say
 
 MODULES = [importlib.import_module(f"{labs.__name__}.{found.name}") for found in pkgutil.iter_modules(labs.__path__)]
 PLANS = {name: plan for module in MODULES for name, plan in vars(module).items() if isinstance(plan, Plan)}
+ROOT = Path(__file__).parents[2]
+FOUND = json.loads((ROOT / "figures" / "labs.json").read_text(encoding="utf-8"))
 NEEDS_DATA = {("text", "shakespeare"), ("data", "mnist")}
 
 
@@ -26,9 +31,33 @@ def test_all_labs_are_found():
 
 
 def test_the_page_of_labs_names_every_one_and_no_other():
-    page = (Path(__file__).parents[2] / "docs" / "labs.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "labs.md").read_text(encoding="utf-8")
     there = {f"{m.__name__.rsplit('.', 1)[1]}.{n}" for m in MODULES for n, p in vars(m).items() if isinstance(p, Plan)}
-    assert set(re.findall(r"`(\w+\.[A-Z_0-9]+)`", page)) == there
+    assert set(re.findall(r"`(\w+\.[A-Z_0-9]+)`", page)) == there == FOUND["labs"].keys()
+    rows = [line.split("|")[1:-1] for line in page.splitlines() if line.startswith("| ")][1:]
+    assert all(len(row) == 6 and len(row[5].strip()) > 5 for row in rows)  # no row without a reason
+    assert page == benchmark.page(page, FOUND)  # run python -m benchmarks.labs
+
+
+def test_labs_are_quick_and_so_are_notebooks():
+    for name, row in FOUND["labs"].items():
+        picture, end = row["processor"]
+        assert picture <= 1.4 and end <= 20, name  # of a busy machine; a quiet one takes a second
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme == benchmark.readme(readme, FOUND)
+    assert FOUND["notebooks"].keys() == {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert all(row["processor"] < 90 for row in FOUND["notebooks"].values())
+
+
+@pytest.mark.parametrize("step", path_steps(), ids=lambda step: f"{step.number}")
+def test_every_step_of_the_path_is_a_lab_of_its_notebook(step):
+    plan = next(plan for plan in PLANS.values() if plan.title == step.lab)
+    name = next(name for name, found in PLANS.items() if found is plan)
+    if step.notebook:
+        assert f"Lab({name})" in (ROOT / "notebooks" / step.notebook).read_text(encoding="utf-8")
+    lab = Lab(plan)
+    for knob, value in step.settings:
+        lab.set(**{knob: next(v for v in plan.knobs[knob] if say(v) == value)})
 
 
 @pytest.mark.parametrize("plan", named(PLANS))

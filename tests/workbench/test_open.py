@@ -12,7 +12,7 @@ from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.partition import iid
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
-from fedlab_core.workbench import alive
+from fedlab_core.workbench import alive, export
 from fedlab_core.workbench.bench import Workbench
 from tests.workbench.panels import SMALL, said
 
@@ -94,6 +94,29 @@ def test_a_folder_of_images_is_typed_in(tmp_path):
     bench.controls.path.value = "nowhere"
     bench._worker.join()
     assert "nowhere" in said(bench) and "✗" in said(bench)
+
+
+def test_a_text_file_is_typed_in_and_takes_one_click(tmp_path):
+    (tmp_path / "short.txt").write_text("a word")
+    lines = (f"line {i} goes on and on, and never ends: {i * i}" for i in range(300))
+    (tmp_path / "poem.txt").write_text("\n\n".join("\n".join(part) for part in zip(*[lines] * 10, strict=True)))
+    bench = Workbench(SMALL, root=tmp_path, keep=False)
+    for path, words in (
+        ("", "type the path of a text file"),
+        ("nowhere.txt", "nowhere.txt"),
+        ("short.txt", "short.txt"),
+    ):
+        bench.controls.dataset.value, bench.controls.path.value = "text:", path
+        bench._worker.join()
+        assert words in said(bench) and "✗" in said(bench) and bench.panel.way_out.layout.display == "none"
+    bench.controls.path.value = "poem.txt"
+    bench._worker.join()
+    assert bench.panel.way_out.description == "Use natural groups and the model lstm"
+    bench.panel.way_out.click()
+    assert "Ready" in said(bench) and bench.experiment.dataset == "text:poem.txt"
+    bench.run(1, block=True)
+    assert "✓" in said(bench) and bench.result.history == bench.experiment.build(root=tmp_path).run(1).history
+    assert "text:poem.txt" in bench.panel.shown.value and "'text:poem.txt'" in export.code(bench.runs[0])
 
 
 def test_a_cell_that_runs_again_replaces_its_panel(monkeypatch):

@@ -67,6 +67,15 @@ def test_places_are_those_of_the_axes_on_every_scale() -> None:
     assert arrow["p"] == [0, 0, 1000, 1000]
 
 
+def test_words_that_stand_slanting_are_turned() -> None:
+    fig, axes = plots.figure()
+    axes[0, 0].plot([0, 1], [0, 1])
+    axes[0, 0].annotate("cause", (0.5, 1.0), rotation=45)
+    axes[0, 0].text(0.5, 0.5, "level")
+    (panel,) = scene.replay([fig])
+    assert {item["s"]: item.get("r") for item in frame(panel, 0) if item["t"] == "text"} == {"cause": 45, "level": None}
+
+
 def test_labels_are_plain_characters() -> None:
     assert scene.plain(r"drift: mean $\Vert w_k - w_t \Vert$") == "drift: mean ‖ wₖ - wₜ ‖"
     assert scene.plain(r"$\mathdefault{10^{-2}}$") == "1e-2"

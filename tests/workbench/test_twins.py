@@ -2,8 +2,8 @@
 
 import pytest
 
-from fedlab_core.probes.attribution import twin_round
 from fedlab_core.probes.cells import CAUSES
+from fedlab_core.probes.twins import twin_round
 from fedlab_core.workbench.bench import Workbench
 from tests.workbench.panels import PATIENCE, SMALL
 

@@ -1,16 +1,24 @@
 """What the views compute: arrows, lines, and code that rebuilds a run."""
 
+import dataclasses
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from fedlab_core import plots
+from fedlab_core.data import load_dataset
+from fedlab_core.partition import iid
+from fedlab_core.randomness import generator
 from fedlab_core.state import flatten
 from fedlab_core.workbench import export
 from fedlab_core.workbench.bench import Workbench
 from fedlab_core.workbench.pictures import DPI, LIVE_DPI, Layouts
+from fedlab_core.workbench.tabs import SIZE, draw_holdings
 from fedlab_core.workbench.views.drift import arrows, draw_arrows
 from tests.workbench.panels import PATIENCE, SMALL
 
@@ -82,3 +90,19 @@ def test_live_pictures_keep_the_places_of_the_last_careful_one(pictures):
         sizes.append(int.from_bytes(content[16:20], "big"))
         places.append([tuple(ax.get_position().bounds) for ax in figure.axes])
     assert sizes == [int(7.4 * DPI), int(7.4 * LIVE_DPI)] and places[0] == places[1]
+
+
+@pytest.mark.parametrize(("classes", "long"), [(17, 1), (37, 1), (101, 12)])
+def test_many_classes_have_a_bar_of_colours_whose_names_do_not_overlap(classes, long):
+    names = tuple(f"{chr(97 + c % 26)}{c}".ljust(long, "x") for c in range(classes))
+    data = dataclasses.replace(
+        load_dataset("digits").subset(4 * classes), classes=names, y=torch.arange(4 * classes) % classes
+    )
+    partition = iid(4 * classes, 4, generator(0, "partition"))
+    fig, ((ax, *_),) = plots.figure(1, 3, SIZE)
+    draw_holdings(ax, data, partition)
+    bar = fig.axes[-1]
+    assert len(fig.axes) == 4 and bar is not ax
+    FigureCanvasAgg(fig).draw()
+    boxes = [label.get_window_extent() for label in bar.get_xticklabels()]
+    assert len(boxes) >= 2 and all(one.x1 < other.x0 for one, other in itertools.pairwise(boxes))

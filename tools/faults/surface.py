@@ -1,19 +1,19 @@
-"""The public surface of the core, found by looking, and good arguments for it, found by watching small runs.
+"""The public surface, found by looking, and good arguments for it, found by watching small runs.
 
-Left out are what draws (plots, workbench), the studies, which are scripts, the inside of the stacked engine, Ray, which
-starts processes, and `check` itself.
+What is not called is listed in `omitted`, with the reason.
 """
 
 import importlib
 import inspect
 import pkgutil
 import sys
-import tempfile
 import threading
+import types
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from types import CodeType, FrameType
@@ -25,16 +25,27 @@ import fedlab_core
 from fedlab_core.data import Dataset
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
-from fedlab_core.layerwise.network import build_staged
 from fedlab_core.partition import Partition
 from fedlab_core.randomness import generator
-from fedlab_core.registry import METHODS
 from fedlab_core.settings import Settings
+from tools.faults import scenes
+from tools.faults.faces import faces
+from tools.faults.omitted import OMITTED
 from tools.faults.small import small_data, small_model, small_partition, small_run
 
-LEFT_OUT = ("workbench", "studies", "plots", "claims", "stacked", "ray", "cli", "check", "__main__")
 OBJECTS = (Federation, Experiment, Settings, Dataset, Partition)
 """Classes whose public methods are called too."""
+UNTRIED: dict[str, dict[str, Any]] = {
+    "engines.ray.RayEngine": {},
+    "engines.ray.connect": {"address": "127.0.0.1:9"},
+    **{f"data.vision.{name}": {"root": Path("nowhere")} for name in ("mnist", "fashion_mnist", "cifar10", "cifar100")},
+    "data.text.shakespeare": {"root": Path("nowhere")},
+    "models.weights.clip.load_clip": {"source": "nowhere"},
+    "models.weights.clip.load_tokenizer": {"source": "nowhere"},
+    "models.weights.clip.load_open_clip": {"name": "nowhere"},
+    "pretraining.named.imagenet_start": {"model": small_model()},
+}
+"""Good arguments of what needs a cluster, or files that are not here: not called with them, only with nonsense."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +58,10 @@ class Thing:
 
 
 def public() -> dict[str, Callable[..., Any]]:
-    """Functions, classes and methods of `OBJECTS` that a module of the core defines under a public name, by path."""
+    """Functions, classes and methods of `OBJECTS` that a module defines under a public name, by path."""
     found: dict[str, Callable[..., Any]] = {}
     for module in pkgutil.walk_packages(fedlab_core.__path__, "fedlab_core."):
-        if any(part in LEFT_OUT or part.startswith("_") for part in module.name.split(".")):
+        if any(part.startswith("_") for part in module.name.split(".")):
             continue
         inside = importlib.import_module(module.name)
         for name, value in vars(inside).items():
@@ -59,9 +70,26 @@ def public() -> dict[str, Callable[..., Any]]:
                 found[f"{module.name.removeprefix('fedlab_core.')}.{name}"] = value
     for kind in OBJECTS:
         for name, value in vars(kind).items():
-            if inspect.isfunction(value) and not name.startswith("_"):
-                found[f"{kind.__name__}.{name}"] = value
-    return found
+            if not name.startswith("_") and isinstance(value, types.FunctionType | classmethod):
+                found[f"{kind.__name__}.{name}"] = getattr(kind, name)
+    return {path: one for path, one in found.items() if _arguments(one)}
+
+
+def unlisted(found: list["Thing"]) -> list[str]:
+    """What the list of omissions lacks: things that are neither called nor listed; and what it has too many: patterns
+    that fit nothing, and things that are called although they are listed."""
+    called, every = {thing.path for thing in found}, public()
+    fits = {path: [pattern for pattern in OMITTED if fnmatchcase(path, pattern)] for path in every}
+    used = {pattern for patterns in fits.values() for pattern in patterns}
+    lacking = [f"{path} is neither called nor listed" for path in every if path not in called and not fits[path]]
+    idle = [f"{pattern} fits nothing" for pattern in OMITTED if pattern not in used]
+    return lacking + idle + [f"{path} is called although {fits[path][0]} is listed" for path in called if fits[path]]
+
+
+def _arguments(one: Callable[..., Any]) -> bool:
+    """Whether it takes any that could be wrong."""
+    given = [p for p in inspect.signature(one).parameters.values() if p.name not in ("self", "cls")]
+    return any(p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in given)
 
 
 def _no_constructor(kind: type) -> bool:
@@ -124,64 +152,17 @@ def by_name() -> dict[str, Any]:
     }
 
 
-def scenes(root: Path) -> Iterator[Callable[[], object]]:
-    """Small runs that call most of the core."""
-    for name, method in METHODS.items():
-        if name != "fedsgd":
-            yield lambda method=method: small_run(method=method(), batch_norm="average").run(2)
-    for engine in ("threads", "stacked", "auto"):
-        yield lambda engine=engine: small_run(engine).run(1)
-    failing = {"failures": {"liars": 0.3, "late": 0.5, "lost": 0.2, "unavailable": 0.2, "stale": 0.2}}
-    yield lambda: small_run(batch_norm=None, method=METHODS["fedavg"](), norm="none", **failing).run(3)
-    yield lambda: small_run().run(1)
-    yield lambda: small_run(batch_norm="total_variance", optimiser="adam", keep_optimiser=True).run(1)
-    run = small_run(batch_norm="average", method=METHODS["fedavg"]()).run(2)
-    yield lambda: [small_run().save(root / "run"), Federation.load(root / "run", *_parts())]
-    yield lambda: [run.trained_model(), run.client_state(1), run.evaluate(), run.inside(1), run.state_at(1)]
-    yield lambda: [run.fork("other", lr=0.2), run.evaluate_states([run.state]), run.rewind(2)]
-    yield lambda: [small_data().subset(30, 10), small_data().with_validation(0.2), small_data().summary()]
-    for partition in ("iid", "dirichlet", "shards"):
-        yield lambda partition=partition: Experiment(partition=partition, clients=4).build().run(1)
-    skewed = {"feature_skew": "rotation", "strength": 30}
-    yield lambda: Experiment(partition_options=skewed, clients=4, method="fedprox").build().run(1)
-    yield lambda: Experiment("letters", model="small_cnn", norm="group", clients=4).build()
-    yield lambda: build_staged((1, 8, 8), 3, generator(0, "staged"), blocks=2, width=8)
-    yield from map(partial, _probes(run))
-
-
-def _probes(run: Federation) -> list[Callable[[], object]]:
-    from fedlab_core.batchnorm.measures import fixed_batches, mismatch
-    from fedlab_core.batchnorm.neighbours import four_ways, reestimate
-    from fedlab_core.probes.attribution import attribute
-    from fedlab_core.probes.lines import line
-    from fedlab_core.probes.mixtures import spread
-    from fedlab_core.probes.planes import plane_of_path, scan
-
-    states = [run.state_at(t) for t in range(3)]
-    plane = plane_of_path(states, run.trained_names)
-    return [
-        lambda: line(run, states[0], states[1]),
-        lambda: spread(run, states, [0.5, 0.3, 0.2]),
-        lambda: scan(run, plane),
-        lambda: four_ways(run),
-        lambda: reestimate(run),
-        lambda: mismatch(run.model, fixed_batches(run, 4)),
-        lambda: attribute(run, ("skew", "steps"), seeds=(0, 1), rounds=1),
-    ]
-
-
-def _parts() -> tuple[Dataset, Partition, torch.nn.Module]:
-    return small_data(), small_partition(), small_model()
-
-
 @contextmanager
 def watched(codes: dict[CodeType, str], seen: dict[str, dict[str, Any]]) -> Iterator[None]:
     """Inside the block, note with which arguments the code of public things is called first, in any thread."""
 
     def look(frame: FrameType, event: str, _: Any) -> None:
-        path = codes.get(frame.f_code) if event == "call" else None
-        if path is not None and path not in seen:
+        path = codes.get(frame.f_code)
+        if path is not None and event == "call" and path not in seen:
             seen[path] = dict(frame.f_locals)
+        elif path is not None and event == "return" and path in seen:  # what closures share is there only now
+            shared = {name: frame.f_locals[name] for name in frame.f_code.co_cellvars if name in frame.f_locals}
+            seen[path] = {**shared, **seen[path]}
 
     before = sys.getprofile()
     threading.setprofile(look)
@@ -193,32 +174,36 @@ def watched(codes: dict[CodeType, str], seen: dict[str, dict[str, Any]]) -> Iter
         threading.setprofile(before)
 
 
-def things(call: Callable[[Callable[[], Any]], Any]) -> list[Thing]:
+def things(call: Callable[[Callable[[], Any]], Any], root: Path) -> list[Thing]:
     """Everything public of which a good call is known.
 
     Args:
         call: calls something within limits of time and memory; raises whatever goes wrong.
+        root: an empty folder for what the calls write.
     """
     pool, every = by_name(), public()
+    for name in ("open_clip", "transformers", "timm"):  # an import takes longer than a call may
+        with suppress(ImportError):
+            importlib.import_module(name)
+    omitted = {path for path in every if any(fnmatchcase(path, pattern) for pattern in OMITTED)}
     codes = {hinted(one).__code__: path for path, one in every.items()}
     seen: dict[str, dict[str, Any]] = {}
     tries: list[tuple[str, Callable[..., Any], dict[str, Any]]] = []
-    with tempfile.TemporaryDirectory() as root, watched(codes, seen), warnings.catch_warnings():
+    with watched(codes, seen), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for scene in scenes(Path(root)):
-            with suppress(ValueError):  # what does not go together
-                scene()
+        for scene in (*scenes.core(root), *faces(root)):
+            scene()
         for path, one in every.items():
             named = _named(one, pool)
-            if named is not None:
+            if named is not None and path not in omitted | UNTRIED.keys():
                 with suppress(Exception, SystemExit):
                     call(lambda one=one, named=named: finish(one(**named)))  # it may call others, which are watched
                     tries.append((path, one, named))
     known = {path for path, _, _ in tries}
     for path, one in every.items():
-        if path in seen and path not in known:
+        if path in seen and path not in known | omitted | UNTRIED.keys():
             tries.append((path, *_bound(one, seen[path])))
-    found = []
+    found = [Thing(path, every[path], good) for path, good in UNTRIED.items()]
     for path, one, good in tries:
         with suppress(Exception, SystemExit), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -258,5 +243,8 @@ def _bound(one: Callable[..., Any], arguments: dict[str, Any]) -> tuple[Callable
         for name, parameter in parameters.items()
         if name in arguments and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     }
-    itself = plain.pop("self", None)
+    for name, parameter in parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            plain |= arguments.get(name, {})
+    itself, _ = plain.pop("self", None), plain.pop("cls", None)
     return (one if inspect.isclass(one) or itself is None else partial(one, itself)), plain
