@@ -13,10 +13,11 @@ import nbformat
 import pytest
 
 from tools import execute_notebooks as tool
+from tools.execute_notebooks import as_saved
 
 NOTEBOOKS = tool.notebook_paths()
 MAX_LINES = 25
-TAGS = {"exercise", "solution", "nbval-ignore-output", "nbval-skip", "raises-exception"}
+TAGS = {"exercise", "solution", "trained", "nbval-ignore-output", "nbval-skip", "raises-exception"}
 # Output that nbval and a reader of the saved file see differently (nbval keeps what clear_output clears).
 LIVE_OUTPUT = re.compile(r"\b(interact|interact_manual|interactive|interactive_output|clear_output|Output)\(|\btqdm\b")
 ABSOLUTE = re.compile(r"(?<![\w.:/])/(home|Users|root|tmp|private|usr|opt|var|mnt)/|\b[A-Z]:\\")
@@ -281,13 +282,32 @@ def test_saving_again_changes_no_byte(executed):
 
 def test_nbval_passes_what_the_tool_saved_and_nothing_else(executed):
     changed = tool.read(executed)
-    changed.cells = [copy.deepcopy(changed.cells[0]), copy.deepcopy(changed.cells[2])]
-    changed.cells[0].outputs[0].text = "0.34\n"
+    changed.cells = [copy.deepcopy(changed.cells[i]) for i in (0, 2, 0, 0)]
+    for place, (cell, saved) in enumerate(zip(changed.cells, ("0.34", None, "0.34", "0.60"), strict=True)):
+        cell.id = f"changed-{place}"
+        if saved:
+            cell.outputs[0].text = f"{saved}\n"
+    for cell in changed.cells[2:]:
+        cell.metadata.tags = ["trained"]
     nbformat.write(changed, executed.with_name("changed.ipynb"))
     command = [sys.executable, "-m", "pytest", "-c", "pyproject.toml", "-p", "conftest", "-p", "no:cacheprovider"]
     run = subprocess.run([*command, "-rf", executed.parent], cwd=tool.ROOT, capture_output=True, text=True)
-    assert re.findall(r"^FAILED (\S+ \S+)", run.stdout, flags=re.MULTILINE) == ["changed.ipynb::Cell 0"], run.stdout
-    assert "1 failed, 7 passed" in run.stdout
+    found = re.findall(r"^FAILED (\S+ \S+)", run.stdout, flags=re.MULTILINE)
+    assert found == ["changed.ipynb::Cell 0", "changed.ipynb::Cell 3"], run.stdout
+    assert "2 failed, 8 passed" in run.stdout
+
+
+def test_of_trained_numbers_the_fractions_alone_are_compared_with_a_tolerance():
+    saved = "IID  30.3 rounds; 3 of 5 (best 0.84)\n"
+    assert as_saved(saved, "IID  24.0 rounds; 3 of 5 (best 0.80)\n") == as_saved(saved, saved) == saved
+    assert as_saved("at  9.8", "at 10.2") == "at  9.8"
+    for other in (
+        "IID  30.3 rounds; 4 of 5 (best 0.84)\n",
+        "IID  30.3 rounds; 3 of 5 (best 0.60)\n",
+        "IID\n",
+        saved[:-2],
+    ):
+        assert as_saved(saved, other) == other
 
 
 def test_a_notebook_that_raises_is_not_saved(tmp_path, capsys):
