@@ -3,12 +3,13 @@
 import ast
 import math
 from collections.abc import Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
 import ipywidgets as widgets
 
 from fedlab_core.check import checked, refuse
-from fedlab_core.workbench.options import Option
+from fedlab_core.workbench.options import Option, differing
 
 LABEL_WIDTH = "86px"
 OPTION_WIDTH = "132px"  # the names of most options are long and their values short
@@ -143,7 +144,8 @@ def set_value(control: widgets.Widget, value: Any) -> None:
         ValueError: a value that the field cannot take.
     """
     if isinstance(control, Literal):
-        control.value = "none" if value is None else value if isinstance(value, str) else repr(value)
+        plain = differing(value) if is_dataclass(value) else value  # what can be read back without a name
+        control.value = "none" if plain is None else plain if isinstance(plain, str) else repr(plain)
         return
     if isinstance(control, widgets.FloatLogSlider) and value > 0:  # the value given decides, not the slider's ends
         control.min = min(control.min, math.floor(math.log10(value)))

@@ -57,6 +57,18 @@ def options_from(defaults: Mapping[str, Any]) -> tuple[Option, ...]:
 
 
 @checked
+def differing(given: Any) -> dict[str, Any]:
+    """What of a dataclass is not its default, as plain data: what it can be made of again without its class's name,
+    where its owner takes a dictionary too."""
+    pairs = ((f, getattr(given, f.name)) for f in dataclasses.fields(given) if f.init)
+    return {
+        f.name: differing(value) if dataclasses.is_dataclass(value) else value
+        for f, value in pairs
+        if value != _default(f)
+    }
+
+
+@checked
 def accepted_by(kind: type, name: str) -> tuple[str, ...]:
     """The texts that a dataclass accepts for a field: it is asked for an impossible one, and its error lists them."""
     try:

@@ -1,7 +1,7 @@
 """What a lab runs, as plain data: knobs, what they make, a picture, and a sentence that reads it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from fedlab_core import plots
 from fedlab_core.check import checked
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
+from fedlab_core.workbench.options import differing
 
 Source = Experiment | Federation | Iterator[Any]
 """What a lab runs: an experiment or a federation, whose frames are its records, or any iterator of frames."""
@@ -94,7 +95,8 @@ def say(value: Any) -> str:
 
 @checked
 def experiment_code(experiment: Experiment) -> str:
-    """Python that makes the experiment: what differs from the defaults, and nothing else."""
+    """Python that makes the experiment, with no name but `Experiment`: what differs from the defaults, and nothing
+    else."""
     own = _changed(experiment, Experiment(), skip="settings")
     settings = _changed(experiment.settings, Experiment().settings)
     return f"Experiment({own})" + (f".replace({settings})" if settings else "")
@@ -102,7 +104,9 @@ def experiment_code(experiment: Experiment) -> str:
 
 def _changed(value: Any, default: Any, skip: str = "") -> str:
     pairs = ((f.name, getattr(value, f.name)) for f in fields(value) if f.name != skip)
-    return ", ".join(f"{name}={found!r}" for name, found in pairs if found != getattr(default, name))
+    changed = {name: found for name, found in pairs if found != getattr(default, name)}
+    plain = {name: differing(found) if is_dataclass(found) else found for name, found in changed.items()}
+    return ", ".join(f"{name}={found!r}" for name, found in plain.items())
 
 
 @checked

@@ -1,19 +1,26 @@
 """What readers stumbled over, and must not again; each test is named after what they saw."""
 
+import dataclasses
 import json
 import os
 import signal
 import threading
+import typing
+from typing import Any
 
 import pytest
 
 from fedlab_core import plots
 from fedlab_core.engines import loop
+from fedlab_core.experiment import Experiment
 from fedlab_core.local import training
 from fedlab_core.registry import METHODS
+from fedlab_core.settings import Settings
 from fedlab_core.workbench import display
 from fedlab_core.workbench.bench import Workbench
+from fedlab_core.workbench.export import code
 from fedlab_core.workbench.options import options_of
+from fedlab_core.workbench.plan import experiment_code
 from fedlab_core.workbench.tabs import View
 from fedlab_core.workbench.views.probes import VIEWS
 from tests.workbench.panels import PATIENCE, SMALL, said
@@ -31,6 +38,32 @@ def test_one_sampled_client_has_no_cosine_and_the_panel_goes_on(pictures, values
         bench.panel.tabs.value = name
         bench.wait(PATIENCE)
         assert bench.panel.text.value == "", name
+
+
+def nested(kind: type) -> dict[str, Any]:
+    """By the name of each setting that may be a dataclass, one of it with all numbers changed."""
+    found = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        for one in (hint, *typing.get_args(hint)):
+            if dataclasses.is_dataclass(one):
+                numbers = {f.name: 0.25 for f in dataclasses.fields(one) if isinstance(f.default, float)}
+                found[name] = one(**numbers)
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(nested(Settings)))
+def test_settings_that_are_objects_survive_the_form_the_code_and_the_fork(name):
+    experiment = SMALL.replace(**{name: nested(Settings)[name]})
+    bench = Workbench(experiment)
+    bench.run(2, block=True)
+    experiment = experiment.replace(evaluate_clients=True)  # as the panel usually does
+    assert bench.experiment == experiment and bench.result.settings == experiment.settings
+    assert eval(experiment_code(experiment), {"Experiment": Experiment}) == experiment
+    bench.fork(at=1, lr=0.05)
+    bench.run(1, block=True)
+    made: dict[str, Any] = {}
+    exec(code(bench.runs[-1]), made)
+    assert made["experiment"] == experiment and made["federation"].history == bench.result.history
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
