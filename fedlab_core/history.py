@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedlab_core.check import Measured, Natural, checked
 from fedlab_core.costs import Costs
-from fedlab_core.drift import drift
+from fedlab_core.drift import Drift, drift
 from fedlab_core.local.cores import single_threaded
 from fedlab_core.local.work import Update
 from fedlab_core.methods import FedAvg
@@ -162,24 +162,39 @@ class Round:
     def measures(self, names: Sequence[str]) -> tuple[dict[str, float], list[dict[str, float]]]:
         """What local training tells about the round, and about each of its clients.
 
+        The round's measures are taken over the updates that count and are finite, or over all that count where none is
+        finite; where none counts, the round has none. Every client's own are relative to the mean of those too.
+
         Args:
             names: of the trained parameters, over which drift is measured.
         """
         if not self.updates:
             return {}, []
-        shares = self.shares
-        moved = drift(self.start, [u.state for u in self.updates], shares, names)
-        metrics = {
-            "train_loss": sum(share * u.loss for share, u in zip(shares, self.updates, strict=True) if share),
-            "drift": moved.size,
-            "relative_drift": moved.relative_size,
-            "diversity": moved.diversity,
-        }
-        if len(self.updates) > 1:
-            metrics["cosine"] = moved.cosine
-        if not all(self.weights):
+        metrics: dict[str, float] = {}
+        weighty = [k for k, weight in enumerate(self.weights) if weight]
+        counted = [k for k in weighty if self.updates[k].client not in self.non_finite] or weighty
+        finite = [k for k, u in enumerate(self.updates) if u.client not in self.non_finite or k in counted]
+        sizes, cosines = ([math.nan] * len(self.updates) for _ in range(2))
+        whole = sum(self.weights[k] for k in counted) or 1.0
+        if counted:
+            shares = {k: self.weights[k] / whole for k in counted}
+            moved = self._drift(counted, list(shares.values()), names)
+            metrics = {
+                "train_loss": sum(share * self.updates[k].loss for k, share in shares.items()),
+                "drift": moved.size,
+                "relative_drift": moved.relative_size,
+                "diversity": moved.diversity,
+            }
+            if len(counted) > 1:
+                metrics["cosine"] = moved.cosine
+        if len(weighty) < len(self.updates):
             in_vain = [u for u, weight in zip(self.updates, self.weights, strict=True) if not weight]
             metrics["bytes_in_vain"] = replace(self, updates=in_vain).costs.bytes
+        if finite:
+            if finite != counted:
+                moved = self._drift(finite, [self.weights[k] / whole * (k in counted) for k in finite], names)
+            for k, size, cosine in zip(finite, moved.sizes.tolist(), moved.cosine_to_mean.tolist(), strict=True):
+                sizes[k], cosines[k] = size, cosine
         rows = [
             {
                 "client": u.client,
@@ -189,9 +204,12 @@ class Round:
                 "drift": size,
                 "cosine_to_mean": cosine,
             }
-            for u, size, cosine in zip(self.updates, moved.sizes.tolist(), moved.cosine_to_mean.tolist(), strict=True)
+            for u, size, cosine in zip(self.updates, sizes, cosines, strict=True)
         ]
         return metrics, rows
+
+    def _drift(self, which: Sequence[int], shares: Sequence[float], names: Sequence[str]) -> Drift:
+        return drift(self.start, [self.updates[k].state for k in which], shares, names)
 
     @functools.cached_property
     def costs(self) -> Costs:
@@ -293,8 +311,9 @@ def make_record(
             for row, result in zip(rows, results, strict=True):
                 row |= result
             for key in results[0]:
-                mean = sum(share * result[key] for share, result in zip(inside.shares, results, strict=True))
-                metrics[key if personal else f"clients_{key}"] = mean
+                pairs = [(share, result[key]) for share, result in zip(inside.shares, results, strict=True) if share]
+                if pairs:
+                    metrics[key if personal else f"clients_{key}"] = sum(share * value for share, value in pairs)
     total = past.records[-1].total + inside.costs
     lr = segment.settings.lr_at(inside.number)
     return Record(inside.number, lr, metrics, inside.costs, total, rows, inside.non_finite, inside.failed)

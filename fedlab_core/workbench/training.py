@@ -64,7 +64,7 @@ def train(
             done_so_far = run.round - first + done / sampled
             panel.advance(min(done_so_far, count), count, now - began, f"round {run.round + 1}: {doing}")
 
-    run.broke = None
+    run.broke, broken = None, ""
     try:
         for record in run.federation.rounds(count, stop=stop, progress=progress):
             if reference() and run.reference_shown:
@@ -75,7 +75,7 @@ def train(
             if run.diverged is not None:
                 break
     except NonFiniteError as error:
-        run.broke = error.round
+        run.broke, broken = error.round, f" {error}."
     if reference() and not stop.is_set():
         panel.advance(run.round - first, count, time.perf_counter() - began, "centralised reference")
         run.advance_reference(stop)
@@ -83,8 +83,8 @@ def train(
     kept(True)
     panel.advance(done, count, time.perf_counter() - began)
     if run.diverged is not None:
-        said = f"{run.name} diverged in round {run.diverged}: its values are no longer finite. {remedy(run)}"
-        return "error", said
+        what = broken or " its values are no longer finite."
+        return "error", f"{run.name} diverged in round {run.diverged}:{what} {remedy(run)}"
     if done < count:
         return "warning", f"Stopped after {done} of {count} rounds: {run.name} stands at round {run.round}."
     return "done", f"{run.name} stands at round {run.round}."

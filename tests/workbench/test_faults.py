@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import math
 import os
+import re
 import signal
 import threading
 import typing
@@ -13,6 +15,7 @@ import pytest
 from fedlab_core import plots
 from fedlab_core.engines import loop
 from fedlab_core.experiment import Experiment
+from fedlab_core.failures import Failures
 from fedlab_core.local import training
 from fedlab_core.registry import METHODS
 from fedlab_core.settings import Settings
@@ -109,6 +112,7 @@ def test_divergence_is_a_warning_at_its_round_and_never_a_success(pictures, benc
     run = bench.runs[0]
     assert run.diverged is not None and run.round <= run.diverged < 8
     assert f"diverged in round {run.diverged}" in said(bench) and "✗" in said(bench) and "✓" not in said(bench)
+    assert re.search(r"client \d handed back .*mean training loss (nan|inf|\d).*lr=1e\+06", said(bench))
     (left, right) = bench._display.figure().axes[:2]
     words = [text.get_text() for ax in (left, right) for text in ax.texts]
     assert words.count(f"diverged in round {run.diverged}") == 2
@@ -117,6 +121,32 @@ def test_divergence_is_a_warning_at_its_round_and_never_a_success(pictures, benc
         bench.wait(PATIENCE)
         assert "Traceback" not in bench.panel.text.value, name
     assert "diverged" in str(bench.report())
+
+
+@pytest.mark.parametrize("values", [{"non_finite": "skip_client"}, {"non_finite": "keep", "method": "median"}])
+def test_a_client_that_is_left_out_does_not_end_a_healthy_run(values):
+    bench = Workbench(SMALL.replace(failures=Failures(liars=0.4, lie="nan"), fraction=1.0, **values))
+    bench.run(3, block=True)
+    run = bench.runs[0]
+    assert "✓" in said(bench) and run.round == 3 and run.diverged is None
+    for record in run.federation.history[1:]:
+        liars = record.failed["lied"]
+        assert record.non_finite == liars and 0 < len(liars) < 6
+        honest = [row for row in record.clients if row["client"] not in liars]
+        weights = [row["examples"] / sum(one["examples"] for one in honest) for row in honest]
+        for key, name in (("train_loss", "loss"), ("drift", "drift")):
+            mean = sum(weight * row[name] for weight, row in zip(weights, honest, strict=True))
+            assert record.metrics[key] == pytest.approx(mean)
+        assert math.isfinite(record.metrics["cosine"]) and math.isfinite(record.metrics["diversity"])
+        assert all(math.isnan(row["drift"]) for row in record.clients if row["client"] in liars)
+
+
+def test_a_round_in_which_everyone_is_left_out_is_no_divergence():
+    bench = Workbench(SMALL.replace(failures=Failures(lost=1.0)))
+    bench.run(2, block=True)
+    assert "✓" in said(bench) and bench.runs[0].diverged is None
+    assert {"drift", "train_loss"}.isdisjoint(bench.result.history[1].metrics)
+    assert bench.result.history[1].metrics["bytes_in_vain"] > 0
 
 
 def test_stop_is_heard_during_the_evaluation_of_clients(bench, monkeypatch):
