@@ -29,7 +29,7 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).resolve().parents[1]
 SANITISE = ROOT / "tests" / "nbval_sanitise.cfg"
 CELL_TIMEOUT = 120  # seconds, the same as --nbval-cell-timeout in pyproject.toml
-FRACTION = re.compile(r"\d+\.\d+")
+FRACTION = re.compile(r"[-+]?\d+\.\d+")
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
