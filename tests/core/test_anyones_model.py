@@ -133,6 +133,8 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "counting": Counting,
     "bfloat16 buffer": lambda: _with_buffer(torch.arange(5, dtype=torch.bfloat16)),
     "softmax over the batch": lambda: mlp(nn.Softmax(0)),
+    "softmax over the batch, counted from the end": lambda: mlp(nn.Softmax(-2)),
+    "the batch as one row": lambda: mlp(nn.Flatten(0), nn.Softmax(0), nn.Unflatten(0, (-1, 16))),
     "weight norm": lambda: nn.Sequential(nn.Flatten(), nn.utils.parametrizations.weight_norm(nn.Linear(64, 3))),
 }
 
@@ -361,12 +363,15 @@ def test_random_modules_agree_on_all_engines(seed: int, data) -> None:
     for _ in range(data.draw(st.integers(1, 3))):
         out = data.draw(st.integers(2, 12))
         layers.append(nn.Linear(width, out))
-        extra = data.draw(st.sampled_from(["none", "dropout", "batch", "layer", "buffer", "softmax", "norm"]))
+        extra = data.draw(st.sampled_from(["none", "dropout", "batch", "layer", "buffer", "softmax", "folded", "norm"]))
         layers += {
             "dropout": [nn.Dropout(0.3)],
             "batch": [nn.BatchNorm1d(out)],
             "layer": [nn.LayerNorm(out)],
-            "softmax": [nn.Softmax(data.draw(st.sampled_from([0, 1])))],
+            "softmax": [
+                data.draw(st.sampled_from([nn.Softmax, nn.LogSoftmax]))(data.draw(st.sampled_from([0, 1, -1, -2])))
+            ],
+            "folded": [nn.Flatten(data.draw(st.sampled_from([0, -2]))), nn.Unflatten(-1, (-1, out)), nn.Softmax(-1)],
         }.get(extra, [])
         if extra == "norm":
             nn.utils.parametrizations.weight_norm(layers[-1])

@@ -37,8 +37,8 @@ def obstacle(model: nn.Module) -> str | None:
         kind = f"{name or 'model'} ({type(module).__name__})"
         if any(getattr(module, hook, None) for hook in _HOOKS):
             return f"{kind} has hooks or parametrisations"
-        if isinstance(module, nn.Softmax | nn.LogSoftmax) and module.dim in (None, 0):
-            return f"{kind} looks at the whole batch"
+        if any(isinstance(module, layer) and batch(module) for layer, batch in _BATCH.items()):
+            return f"{kind} may work along the batch"
         if [*module.parameters(recurse=False), *module.buffers(recurse=False)] and type(module) not in LAYERS:
             return f"{kind} holds weights of an unknown kind"
         if type(module) not in LAYERS and type(module) not in INDEPENDENT and not _own(module):
@@ -54,6 +54,13 @@ def obstacle(model: nn.Module) -> str | None:
     return None
 
 
+_BATCH: dict[type[nn.Module], Callable[[Any], bool]] = {
+    nn.Softmax: lambda m: m.dim is None or (m.dim < 1 and m.dim != -1),
+    nn.LogSoftmax: lambda m: m.dim is None or (m.dim < 1 and m.dim != -1),
+    nn.Flatten: lambda m: m.start_dim < 1,
+    nn.Unflatten: lambda m: not isinstance(m.dim, int) or (m.dim < 1 and m.dim != -1),
+}
+"""Which dimension is the batch is known for those only that are counted from the front, and for the last one."""
 _UNUSUAL: dict[type[nn.Module], Callable[[Any], bool]] = {
     nn.modules.batchnorm._BatchNorm: lambda m: m.momentum is None or not m.affine,
     nn.GroupNorm: lambda m: not m.affine,
