@@ -161,6 +161,13 @@ def test_stability_reports_every_family_and_is_nil_for_equal_clients() -> None:
     assert probes.stability(still, 1, count=5)["dirichlet"]["loss_sd"] == pytest.approx(0, abs=1e-12)
 
 
+def test_the_gain_of_an_average_is_the_same_in_every_probe_with_unequal_clients() -> None:
+    federation = small_federation(split(4, 16, 40), batch_size=4).run(2)
+    for round in (1, 2):
+        gain = probes.local_against_global(federation, round)["gain"]
+        assert probes.stability(federation, round, count=3)["gain"] == pytest.approx(gain, abs=1e-12)
+
+
 def test_gradients_of_a_federation_agree_with_its_updates() -> None:
     federation = linear()  # one full-batch step: update = -lr * gradient
     found = probes.client_gradients(federation, federation.state)

@@ -129,6 +129,38 @@ def test_anyones_model_gives_the_bits_of_loop(cluster: Cluster, name: str) -> No
     assert equal(run.run(2).state, loop.run(2).state)
 
 
+@pytest.mark.parametrize(
+    "name", ["gru", "adam that is kept", "clipped", "whole batches", "clients of a method's choice"]
+)
+def test_strangers_and_settings_give_the_bits_of_loop(cluster: Cluster, name: str) -> None:
+    @dataclass(frozen=True)
+    class Rotating(FedAvg):
+        def sample(self, clients: int, count: int, seed: int, round: int) -> list[int]:
+            return sorted((round + k) % clients for k in range(count))
+
+    class Gru(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gru, self.head = nn.GRU(4, 6, batch_first=True), nn.Linear(6, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.gru(x[:, 0])[1][-1])
+
+    options = {
+        "adam that is kept": {"optimiser": "adam", "keep_optimiser": True, "lr": 0.01},
+        "clipped": {"clip_norm": 0.1},
+        "whole batches": {"drop_last": True},
+        "clients of a method's choice": {"fraction": 0.5},
+    }.get(name, {})
+    torch.manual_seed(0)
+    model = Gru() if name == "gru" else nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 3))
+    method = Rotating() if "choice" in name else FedAvg()
+    settings = Settings(1.0, batch_size=4, lr=0.1, engine="loop").replace(**options)
+    loop, run = (Federation(small_data(sum(SIZES)), split(*SIZES), model, settings, method) for _ in range(2))
+    run.engine = RayEngine(cluster.address)
+    assert equal(run.run(2).state, loop.run(2).state)
+
+
 def test_data_and_model_are_placed_once(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     run, puts, put = small_federation(split(*SIZES), batch_size=4), [], ray.put
     run.engine = RayEngine(cluster.address)

@@ -11,6 +11,7 @@ from small import OWN_LAYERS, equal, gap
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedlab_core import probes
 from fedlab_core.data import Dataset
 from fedlab_core.federation import Federation
 from fedlab_core.methods import METHODS, FedAvg, build_method
@@ -105,6 +106,28 @@ class Viewing(nn.Module):
         return self.fc(self.pool(F.relu(self.conv(x))).view(-1, 6 * 16))
 
 
+class Front(nn.Module):
+    """A convolution whose output is flattened with `.view`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x).view(len(x), -1)
+
+
+class Renamed(nn.Module):
+    """A network whose layers have a second name each."""
+
+    def __init__(self, net: nn.Sequential) -> None:
+        super().__init__()
+        self.net, self.layers = net, nn.ModuleList(net)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
 class Counting(nn.Module):
     """Keeps state outside its state dict: an attribute, and a buffer that is not persistent."""
 
@@ -193,6 +216,12 @@ def test_one_tensor_has_one_name() -> None:
     assert federation.history[-1].costs.bytes_up == federation.history[-1].costs.bytes_down == 3 * held
     trained = federation.trained_model()
     assert trained.a.weight is trained.b.weight and equal(get_state(trained), federation.state)
+    held = federation.model.double(), federation.dataset.prepare(federation.dataset.x).double()
+    loss = F.cross_entropy(held[0](held[1]), federation.dataset.y)
+    by_hand = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(held[0].parameters()))])
+    found = probes.client_gradients(federation, federation.state_at(0))
+    assert found.norm == pytest.approx(by_hand.norm().item())
+    assert probes.curvature(federation, federation.state, examples=20, steps=4).top > 0
     model.a.weight.requires_grad_(False)
     frozen = run(model, rounds=1)
     assert frozen.history[-1].costs.bytes_up == 3 * 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -379,7 +408,14 @@ def test_random_modules_agree_on_all_engines(seed: int, data) -> None:
             layers[-1].register_buffer("constant", torch.rand(3))
         layers.append(data.draw(st.sampled_from([nn.ReLU, nn.Tanh, nn.GELU]))())
         width = out
+    form = data.draw(st.sampled_from(["plain", "tied", "second name", "view"]))
+    if form == "tied":
+        layers += [nn.Linear(width, width), nn.Linear(width, width)]
+        layers[-1].weight = layers[-2].weight
+    if form == "view":
+        layers[0] = Front()
     model = nn.Sequential(*layers, nn.Linear(width, 3))
+    model = Renamed(model) if form == "second name" else model
     batched = any(isinstance(layer, nn.BatchNorm1d) for layer in layers)
     options = {"double": True, "batch_norm": "average" if batched else None, "batch_size": 4}
     loop = run(model, **options)

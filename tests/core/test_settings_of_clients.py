@@ -166,12 +166,13 @@ def test_the_trained_model_is_an_ordinary_module() -> None:
     assert torch.allclose(exported.module()(x[:2].float()), run.trained_model().float()(x[:2].float()), atol=1e-6)
 
 
-def test_clients_may_be_chosen_by_a_method() -> None:
+@pytest.mark.parametrize("engine", ["loop", "threads", "stacked", "auto"])
+def test_clients_may_be_chosen_by_a_method(engine: str) -> None:
     @dataclass(frozen=True)
     class Rotating(FedAvg):
         def sample(self, clients: int, count: int, seed: int, round: int) -> list[int]:
             return sorted((round + k) % clients for k in range(count))
 
-    run = small_federation(SIZES, Rotating(), fraction=0.7).run(3)
+    run = small_federation(SIZES, Rotating(), fraction=0.7, engine=engine).run(3)
     assert [[row["client"] for row in record.clients] for record in run.history[1:]] == [[1, 2], [0, 2], [0, 1]]
     assert small_data(3).classes
