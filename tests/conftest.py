@@ -22,7 +22,7 @@ LONGEST = (
     "tests/workbench/test_choices.py",
     "tests/browser/test_panel.py",
     "tests/browser/test_path.py",
-    "tests/test_ray.py",
+    "tests/engines/test_ray.py",
     "tests/runs/test_checkpoint.py",
     "tests/runs/test_ray_faults.py",
     "notebooks/08_why_the_gap.ipynb",
@@ -43,6 +43,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONGEST.index(file) if file in LONGEST else len(LONGEST) + (not file.startswith("notebooks/"))
 
     items.sort(key=place)
+    for item in items:
+        if place(item) < len(LONGEST):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")
