@@ -96,6 +96,9 @@ def test_the_sdist_holds_the_tests_and_the_book(sdist: Path) -> None:
     for folder, kind in (("tests", "*.py"), ("docs", "*.md"), ("benchmarks", "*.py"), ("tools", "*.py")):
         files = [p for p in (ROOT / folder).rglob(kind) if not {"_build", "runs"} & {*p.parts}]
         assert [str(p) for p in files if not (sdist / p.relative_to(ROOT)).exists()] == []
+    kinds = {".md", ".txt", ".toml", ".yml", ".in", ".py", ".cff"}
+    top = {p.name for p in ROOT.iterdir() if p.is_file() and (p.suffix in kinds or p.name in ("Makefile", "LICENSE"))}
+    assert {"SECURITY.md", "constraints.txt"} <= top and top <= {p.name for p in sdist.iterdir()}
 
 
 def test_the_wheel_alone_runs_resumes_reports_and_gives_the_notebooks(installed: Path, tmp_path: Path) -> None:
