@@ -53,9 +53,18 @@
             this.left = look.bare ? 6 : (data.looks[0].y ? 24 : 12) + 6 * Math.min(long, 14);
             const wide = Math.max(0, ...data.looks.flatMap(l => l.xticks.map(t => t[1].length)));
             this.below = look.bare ? 8 : wide > 8 ? 18 + 2.6 * wide : 38;
+            // Slanting words that stand closer than their height are turned more, until they are apart.
+            const gap = Math.min(...data.frames.map(refs => {
+                const at = refs.map(r => data.items[Array.isArray(r) ? r[0] : r]).filter(i => i.r).map(i => i.p[0]).sort((a, b) => a - b);
+                return Math.min(...at.slice(1).map((x, i) => (x - at[i]) * this.width / 1000).filter(d => d > 0));
+            }));
+            this.turn = r => Math.max(r, Math.asin(Math.min(1, 11 / gap)) * 180 / Math.PI);
             // Room above for words that stand slanting at the top.
-            const beyond = i => i.r ? 6 * i.s.length * Math.sin(i.r * Math.PI / 180) + (i.p[1] / 1000 - 1) * this.height : 0;
+            const beyond = i => i.r ? 6 * i.s.length * Math.sin(this.turn(i.r) * Math.PI / 180) + (i.p[1] / 1000 - 1) * this.height : 0;
             this.top = 22 + Math.max(0, ...data.items.map(beyond));
+            // Room on the right for words that begin near the edge.
+            const over = i => i.t === "text" && !i.r && i.h === "start" ? (i.p[0] / 1000 - 1) * this.width + 5.5 * Math.max(...i.s.split("\n").map(s => s.length)) : 0;
+            this.right = Math.min(90, Math.max(10, ...data.items.map(over)));
             this.svg = node("svg", {role: "img"});
             parent.append(this.svg);
             this.shown = -1;
@@ -65,7 +74,7 @@
         draw(frame) {
             const {data, svg} = this, look = data.looks[Math.min(frame, data.looks.length - 1)];
             svg.replaceChildren();
-            svg.setAttribute("viewBox", `0 0 ${this.left + this.width + 10} ${this.top + this.height + this.below}`);
+            svg.setAttribute("viewBox", `0 0 ${this.left + this.width + this.right} ${this.top + this.height + this.below}`);
             svg.setAttribute("aria-label", `${look.title || look.y}, frame ${frame + 1}`);
             const text = (x, y, words, more) => {
                 const t = node("text", {x, y, fill: "var(--ink)", "font-size": 11, ...more}, svg);
@@ -129,7 +138,7 @@
                 node("path", {d: `M${x2} ${y2}L${bx - v * size * 0.4} ${by + u * size * 0.4}L${bx + v * size * 0.4} ${by - u * size * 0.4}Z`, fill: stroke}, inside);
             } else if (item.t === "text") {
                 const drop = item.v === "top" ? 10 : item.v === "bottom" ? -3 : item.v === "baseline" ? 0 : 3.5 - 6 * (item.s.split("\n").length - 1);
-                const [x, y] = [this.x(p[0]), this.y(p[1]) + (item.r ? -3 : drop)], turned = item.r ? {transform: `rotate(${-item.r} ${x} ${y})`} : {};
+                const [x, y] = [this.x(p[0]), this.y(p[1]) + (item.r ? -3 : drop)], turned = item.r ? {transform: `rotate(${-this.turn(item.r)} ${x} ${y})`} : {};
                 text(x, y, item.s, {"text-anchor": item.h, "font-size": 9.5, fill: stroke, ...turned});
             }
         }

@@ -15,7 +15,7 @@ from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 from matplotlib.text import Annotation, Text
-from matplotlib.transforms import Transform
+from matplotlib.transforms import Affine2D, Transform
 from numpy.typing import ArrayLike, NDArray
 
 UNITS = 1000
@@ -123,6 +123,9 @@ def items(ax: Axes) -> Iterator[Item]:
                 transform, place = artist.get_transform(), artist.get_position()
                 if isinstance(artist, Annotation):  # before it is drawn it has no transform of its own
                     transform, place = ax.transData, place if artist.anncoords == "data" else artist.xy
+                    if artist.anncoords == "offset points":
+                        shift = np.array(artist.xyann) * ax.figure.dpi / 72
+                        transform += Affine2D().translate(*shift)
                 (at,) = units(ax, transform, [place])
                 side = {"left": "start", "center": "middle", "right": "end"}[artist.get_horizontalalignment()]
                 words = {"t": "text", "p": at.tolist(), "s": plain(artist.get_text()), "h": side}

@@ -1,6 +1,7 @@
 """The book in a browser: no warning, broken link or missing picture; readable on a phone and in the dark."""
 
 import importlib.util
+import math
 import os
 import re
 import subprocess
@@ -17,6 +18,7 @@ from fedlab_core import cli, plots
 from fedlab_core.workbench import scene
 from fedlab_core.workbench.replay import page_part
 from tools import book
+from tools.jupyterlab import screenshot
 
 PHONE = {"width": 390, "height": 844}
 LOOK = """() => ({
@@ -135,6 +137,39 @@ def test_every_replay_is_played_with_keys_fingers_and_by_itself(site: Path, brow
     expect(player.locator(".at")).to_have_text("12 of 12", timeout=30_000)
     expect(player.get_by_role("button", name="play")).to_be_visible()
     context.close()
+
+
+def test_words_of_a_replay_neither_meet_nor_are_cut_off(site: Path, page: Page) -> None:
+    page.goto((site / "docs" / "replays.html").as_uri())
+    names = page.locator("[data-replay=why] svg").nth(1).locator("text[transform]")
+    expect(names.filter(has_text="participation")).to_be_visible()
+    turned = [
+        (float(found[1]), float(found[2]))
+        for text in names.all()
+        if (found := re.match(r"rotate\((-?[\d.]+) ([\d.]+)", text.get_attribute("transform") or ""))
+        and float(found[1]) != -90
+    ]
+    assert len(turned) == 4
+    places = sorted(x for _, x in turned)
+    apart = min(b - a for a, b in zip(places, places[1:], strict=False)) * abs(math.sin(math.radians(turned[0][0])))
+    assert apart > 9.5, "the height of a letter"
+    cut = """svgs => svgs.flatMap(svg => [...svg.querySelectorAll('text:not([transform])')]
+        .filter(t => t.getBBox().x + t.getBBox().width > svg.viewBox.baseVal.width + 1).map(t => t.textContent))"""
+    assert page.locator("[data-replay=tug_of_war] svg").evaluate_all(cut) == []
+
+
+def test_the_book_is_pictured_on_a_desk_on_a_phone_and_in_the_dark(site: Path, browser: Browser) -> None:
+    desk = {"width": 1400, "height": 900}
+    for name, window, scheme in (("desk", desk, "light"), ("phone", PHONE, "light"), ("dark", desk, "dark")):
+        context = browser.new_context(viewport=window, color_scheme=scheme)  # type: ignore[arg-type]
+        page = context.new_page()
+        page.goto((site / "notebooks" / "00_start_here.html").as_uri())
+        player = page.locator("[data-replay=tug_of_war]")
+        expect(player.locator("svg").first).to_be_visible()
+        player.scroll_into_view_if_needed()
+        file = screenshot(page, f"book-{name}")
+        assert file.stat().st_size > 20_000
+        context.close()
 
 
 def test_a_chapter_plays_its_labs(site: Path, page: Page) -> None:
