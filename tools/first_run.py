@@ -6,8 +6,8 @@
 
 Each works on the last commit in a temporary folder, with an environment of its own and an empty cache of pip. The first
 two open the address that is printed in a browser, run all cells of the first notebook and press Run in the workbench.
-Minutes, actions, seconds of each step and versions go into figures/first_run.json; the way from a clone also leaves a
-screenshot of what the user sees in the end.
+Minutes, actions, seconds of each step and versions go into figures/first_run.json, and a sentence into the README; the
+way from a clone also leaves a screenshot of what the user sees in the end.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ from tools.jupyterlab import FLAGS, Notebook  # noqa: E402
 
 FILE = ROOT / "figures" / "first_run.json"
 INSTALL_TIMEOUT = 1800  # seconds until JupyterLab prints its address
+README = ROOT / "README.md"
+BEGIN, END = "<!-- written by tools/first_run.py -->", "<!-- end of first_run -->"
 OPEN = "open the address it prints (a browser opens by itself on a desktop)"
 
 
@@ -106,7 +108,7 @@ def measure_wheel(folder: Path) -> dict[str, Any]:
     install = [str(python), "-m", "pip", "install", *quiet, str(wheel)]
     with clock.step("pip install"):
         subprocess.run(install, check=True, env=environment, cwd=folder, timeout=INSTALL_TIMEOUT)
-    size = int(subprocess.check_output(["du", "-sm", str(folder / "venv")], text=True).split()[0])
+    size = gigabytes(folder / "venv")
     words = [str(python.with_name("fedlab-core")), "lab", "mine", "--no-browser"]
     with jupyterlab(words, folder, environment, clock, "fedlab-core lab") as address:
         live(address, clock)
@@ -120,7 +122,7 @@ def measure_wheel(folder: Path) -> dict[str, Any]:
     return {
         "minutes": clock.minutes,
         **told(clock, what),
-        "gigabytes": round(size / 1024, 1),
+        "gigabytes": size,
         "versions": versions(python),
     }
 
@@ -138,7 +140,46 @@ def measure_book(folder: Path) -> dict[str, Any]:
             raise SystemExit(f"make {target} failed:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
     pages = len([*(folder / "fedlab/build/book/html").rglob("*.html")])
     python = folder / "fedlab/.venv/bin/python"
-    return {"minutes": clock.minutes, **told(clock, ["make book"]), "pages": pages, "versions": versions(python)}
+    return {
+        "minutes": clock.minutes,
+        **told(clock, ["make book"]),
+        "gigabytes": gigabytes(folder / "fedlab/.venv"),
+        "pages": pages,
+        "versions": versions(python),
+    }
+
+
+def block(record: Mapping[str, Any]) -> str:
+    """The README's part about the wheel alone and the book, from the record; markers included."""
+    parts = []
+    if wheel := record.get("wheel"):
+        install = wheel["seconds"]["pip install"] / 60
+        parts.append(
+            f"**With the wheel alone** it took [{wheel['minutes']} minutes and {wheel['actions']} actions]"
+            f"(figures/first_run.json), at a load of {wheel['load']:.0f} by others: `pip install` "
+            f"({install:.1f} minutes, {wheel['gigabytes']} GB on Linux, most of it PyTorch with the CUDA libraries), "
+            "`fedlab-core lab mine`, and the same three actions in the browser."
+        )
+    if book := record.get("book"):
+        made, site = (book["seconds"][part] / 60 for part in ("environment", "book"))
+        parts.append(
+            f"**The book** of {book['pages']} pages took {site:.1f} minutes from a bare clone, at a load of "
+            f"{book['load']:.0f}, after {made:.1f} minutes for the environment ({book['gigabytes']} GB with what "
+            "tests and book need)."
+        )
+    return "\n".join([BEGIN, *parts, END])
+
+
+def write(file: Path, record: Mapping[str, Any]) -> None:
+    """Write the sentences into the README."""
+    text = file.read_text(encoding="utf-8")
+    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
+    file.write_text(before + block(record) + after, encoding="utf-8")
+
+
+def gigabytes(folder: Path) -> float:
+    """What a folder takes on the disk."""
+    return round(int(subprocess.check_output(["du", "-sm", str(folder)], text=True).split()[0]) / 1024, 1)
 
 
 def told(clock: Clock, what: list[str]) -> dict[str, Any]:
@@ -222,6 +263,7 @@ def main() -> None:
         else:
             result = measure_clone(Path(temporary)) | {k: kept[k] for k in ("wheel", "book") if k in kept}
     FILE.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write(README, result)
     print(json.dumps(result, indent=1))
 
 

@@ -8,6 +8,7 @@ import pytest
 from fedlab_core import cli
 from fedlab_core.studies import headlines
 from fedlab_core.studies.record import FIGURES, recorded
+from tools import first_run
 
 
 def test_the_readme_says_what_the_claims_say() -> None:
@@ -43,7 +44,14 @@ def test_the_readme_leads_to_what_is_there() -> None:
 def test_the_readme_tells_the_measured_way_in() -> None:
     first = recorded("first_run")
     said = f"[{first['minutes']} minutes and four actions](figures/first_run.json)"
-    assert first["actions"] == 4 and said in headlines.FILE.read_text(encoding="utf-8")
+    text = headlines.FILE.read_text(encoding="utf-8")
+    assert first["actions"] == 4 and said in text
+    assert first_run.block(first) in text
+    assert text.count(first_run.BEGIN) == text.count(first_run.END) == 1
+    assert (
+        f"of the {first['wheel']['gigabytes']} GB that the wheel"
+        in (headlines.FILE.parent / "docs/versions.md").read_text()
+    )
 
 
 def test_another_record_gives_other_numbers(tmp_path) -> None:
