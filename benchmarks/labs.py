@@ -24,6 +24,7 @@ from typing import Any
 
 from benchmarks.__main__ import processor
 from fedlab_core import files
+from fedlab_core.about import versions
 from fedlab_core.workbench import labs
 from fedlab_core.workbench.plan import Plan
 
@@ -173,7 +174,7 @@ def main() -> None:
     names = parser.parse_args().names or known
     found = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {"labs": {}, "notebooks": {}}
     for part, name, row in measured(names):
-        found[part][name] = row
+        found[part][name] = row | {"versions": versions()}
         print(name.ljust(26), row, flush=True)
         found["machine"] = f"{processor()}, {os.cpu_count()} cores"
         for rows in (found["labs"], found["notebooks"]):

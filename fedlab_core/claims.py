@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fedlab_core import files
+from fedlab_core.about import versions
 from fedlab_core.check import checked
 from fedlab_core.studies import coverage, headlines
 from fedlab_core.studies.claim import VERDICTS, Claim, Range
@@ -104,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     rows = []
     for claim in collect(options.only):
-        rows.append(claim.row())
+        rows.append(claim.row() | {"versions": versions()})
         print(ClaimTable(rows[-1:], options.verbose), flush=True)
     counts = ", ".join(f"{sum(row['verdict'] == verdict for row in rows)} {verdict}" for verdict in VERDICTS)
     print(f"{len(rows)} claims: {counts}")
