@@ -1,8 +1,10 @@
 """A short slice of `make faults`: what can go wrong is tried, and nothing of it is silent."""
 
 import os
+import shutil
 import signal
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +13,8 @@ from tools.faults.commands import commands
 from tools.faults.corruptions import corruptions
 from tools.faults.disk import disk
 from tools.faults.growth import growth
-from tools.faults.kills import interrupts, kills
+from tools.faults.kills import ENGINES, _outcome, interrupts, kills
+from tools.faults.small import noted, run_on
 from tools.faults.table import Table
 
 
@@ -31,6 +34,25 @@ def test_killed_runs_stand_at_a_whole_round() -> None:
     table = kills(4, seed=1)
     check(table)
     assert sum(counts["sound"] for name, counts in table.counts.items() if name.startswith("kill of")) == 4
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL") or "ray" not in ENGINES, reason="needs SIGKILL and Ray")
+def test_a_killed_run_of_ray_stands_at_a_whole_round_and_leaves_no_process() -> None:
+    table = kills(1, seed=1, engines=("ray",))
+    check(table)
+    assert table.counts["kill of ray"]["sound"] == table.counts["processes of a killed Ray"]["sound"] == 1
+
+
+def test_a_run_that_lost_a_saved_round_counts_as_silent(tmp_path: Path) -> None:
+    folder, note = tmp_path / "run", tmp_path / "saved"
+    run_on(folder, 2, note=note)
+    assert noted(note) == 2 and _outcome(folder, note) == ("sound", "")
+    note.write_text("1\n2\n3\n4")  # round 3 was saved; the 4 may have been cut off
+    assert _outcome(folder, note) == ("silent", "stands at round 2, round 3 was saved")
+    shutil.rmtree(folder)
+    assert _outcome(folder, note) == ("silent", "nothing is left, round 3 was saved")
+    note.unlink()
+    assert _outcome(folder, note) == ("sound", "")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")

@@ -12,63 +12,108 @@ from pathlib import Path
 from typing import Any
 
 from fedlab_core.engines.ray import disconnect
-from tools.faults.small import ROUNDS, load, run_on, same, small_run
+from tools.faults.small import ROUNDS, load, noted, run_on, same, small_run
 from tools.faults.table import Table
 
 ENGINES = ("loop", "threads", "stacked", "auto", *(["ray"] if importlib.util.find_spec("ray") else []))
+FEW = 20
+"""Kills of Ray, at most: each costs seconds, for the start of a cluster and for its end."""
+GONE = 120.0  # seconds that the processes of a killed driver may take to end
 
 
-KILLED = ENGINES[:4]  # a killed driver leaves its Ray cluster to end by itself: tests/runs/test_ray_faults.py
+def kills(count: int, seed: int = 0, engines: tuple[str, ...] = ENGINES) -> Table:
+    """Runs that save after every round, killed at a random moment, and killed again, until they get through.
 
-
-def kills(count: int, seed: int = 0) -> Table:
-    """Runs that save after every round, killed at a random moment, and killed again, until they get through."""
+    Every tenth kill is of Ray, up to `FEW`, or every one if it is the only engine.
+    """
     table, draws = Table(), random.Random(seed)
-    straight = {engine: small_run(engine).run(ROUNDS) for engine in KILLED}
-    began = time.perf_counter()
-    small_run().run(ROUNDS)  # once more, now that everything is imported
-    length = time.perf_counter() - began
+    quick = tuple(engine for engine in engines if engine != "ray")
+    of_ray = 0 if "ray" not in engines else min(FEW, count // 10) if quick else count
     context = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
     context.set_forkserver_preload(["tools.faults.small", "torch._dynamo"])  # so that a child starts at once
-    done = number = 0
     with tempfile.TemporaryDirectory() as root:
-        while done < count:
-            folder, engine, number = Path(root, str(number)), KILLED[number % len(KILLED)], number + 1
-            while done < count and not _finish(context, folder, engine, draws.uniform(0, length)):
-                done += 1
-                try:  # what is there after the kill is a whole number of rounds, or nothing yet
-                    left = load(folder)
-                    table.add(
-                        f"kill of {engine}", "sound" if len(left.history) in (left.round + 1, 0) else "silent", "torn"
-                    )
-                except FileNotFoundError:
-                    table.add(f"kill of {engine}", "sound")
-                except Exception as error:
-                    table.add(f"kill of {engine}", "unclear", repr(error))
-            if done == count:  # the last one is let through
-                run_on(folder, engine=engine)
-            if folder.exists():
-                table.add(
-                    "resumed to the end", "sound" if same(load(folder), straight[engine]) else "silent", str(folder)
-                )
+        for number, chosen, most in ((0, quick, count - of_ray), (1, ("ray",), of_ray)):
+            if most:
+                _kill(table, draws, context, Path(root, str(number)), chosen, most)
     return table
 
 
-def _finish(context: Any, folder: Path, engine: str, wait: float) -> bool:
-    """Run on in a child process, for some time after it first writes; whether it got to the end and was not killed."""
-    child = context.Process(target=run_on, args=(folder, ROUNDS, engine))
+def _kill(table: Table, draws: random.Random, context: Any, root: Path, engines: tuple[str, ...], count: int) -> None:
+    """So many kills of some engines, in turn."""
+    straight = {engine: small_run(engine).run(ROUNDS) for engine in engines}
+    if ray := "ray" in engines:
+        disconnect()
+    began = time.perf_counter()
+    small_run(engines[0]).run(ROUNDS)  # once more, now that everything is imported
+    length = time.perf_counter() - began
+    if ray:  # without the start of a cluster
+        began = time.perf_counter()
+        small_run("ray").run(ROUNDS)
+        disconnect()
+    short = time.perf_counter() - began if ray else length
+    root.mkdir()
+    done = number = 0
+    while done < count:
+        folder, engine, number = root / str(number), engines[number % len(engines)], number + 1
+        note = root / f"{folder.name}.saved"
+        while done < count:
+            known = folder.exists()
+            finished, left = _finish(context, folder, engine, note, draws.uniform(0, short if known else length))
+            if finished:
+                break
+            done += 1
+            table.add(f"kill of {engine}", *_outcome(folder, note))
+            if ray:
+                table.add("processes of a killed Ray", *(["sound"] if not left else ["crash", f"{left} are left"]))
+        if done == count:  # the last one is let through
+            run_on(folder, engine=engine)
+            if ray:
+                disconnect()
+        if folder.exists():
+            good = same(load(folder), straight[engine])
+            table.add("resumed to the end", "sound" if good else "silent", str(folder))
+
+
+def _outcome(folder: Path, note: Path) -> tuple[str, str]:
+    """What is there after a kill: whole rounds, and at least those that had been saved and handed over before."""
+    saved = noted(note)
+    try:
+        left = load(folder)
+    except FileNotFoundError:
+        return ("sound", "") if saved is None else ("silent", f"nothing is left, round {saved} was saved")
+    except Exception as error:
+        return "unclear", repr(error)
+    if len(left.history) not in (left.round + 1, 0):
+        return "silent", "torn"
+    if saved is not None and left.round < saved:
+        return "silent", f"stands at round {left.round}, round {saved} was saved"
+    return "sound", ""
+
+
+def _finish(context: Any, folder: Path, engine: str, note: Path, wait: float) -> tuple[bool, int]:
+    """Run on in a child process, for some time after it first writes.
+
+    Returns:
+        Whether it got to the end and was not killed; and how many processes of its own are still there after it.
+    """
+    child = context.Process(target=run_on, args=(folder, ROUNDS, engine, note))
     child.start()
     before = _stamp(folder)
     while child.exitcode is None and _stamp(folder) == before:  # until something has been written
         time.sleep(0.001)
     child.join(wait)
-    if child.exitcode is None:
+    own: list[Any] = []
+    if engine == "ray":
+        import psutil  # Ray needs it too
+
+        if child.exitcode is None:
+            own = psutil.Process(child.pid).children(recursive=True)
+    if killed := child.exitcode is None:
         os.kill(child.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
         child.join()
-        return False
-    if child.exitcode:
+    if not killed and child.exitcode:
         raise RuntimeError(f"the process that runs on in {folder} failed, exit code {child.exitcode}")
-    return True
+    return not killed, len(psutil.wait_procs(own, timeout=GONE)[1]) if own else 0
 
 
 def _stamp(folder: Path) -> set[str]:

@@ -36,7 +36,7 @@ OMITTED = {
     "studies.failing.*": "the script of a record: called by the queue, with the record's own settings",
     "studies.engines.*": "reads a committed record; takes no value from users",
     "studies.headlines.*": "writes the README from the committed claims; takes no value from users",
-    "studies.resume.*": "kills processes of its own; tools/faults/kills.py does the same with every engine",
+    "studies.resume.*": "kills processes of its own; tools/faults/kills.py does the same, Ray included",
     "studies.arms.run": "makes a unit of the queue: takes minutes, gets the plan's own settings",
     "studies.arms.compete": "makes a unit of the queue: takes minutes, gets the plan's own settings",
     "studies.tuning.make": "makes a unit of the queue: takes minutes, gets the plan's own settings",

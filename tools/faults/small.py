@@ -47,11 +47,23 @@ def load(folder: Path) -> Federation:
     return Federation.load(folder, small_data(), small_partition(), small_model())
 
 
-def run_on(folder: Path, rounds: int = ROUNDS, engine: str = "loop") -> None:
-    """Begin a run in a folder, or take up what is there, and go on to a round, saving after each."""
+def run_on(folder: Path, rounds: int = ROUNDS, engine: str = "loop", note: Path | None = None) -> None:
+    """Begin a run in a folder, or take up what is there, and go on to a round, saving after each.
+
+    Args:
+        note: a file that takes up the number of every round that is handed over, and so has been saved.
+    """
     federation = load(folder) if (folder / "run.json").exists() else small_run(engine)
-    for _ in federation.rounds(rounds - federation.round, checkpoint=folder):
-        pass
+    for record in federation.rounds(rounds - federation.round, checkpoint=folder):
+        if note is not None:
+            with note.open("a") as stream:
+                stream.write(f"{record.round}\n")
+
+
+def noted(note: Path) -> int | None:
+    """The last round that `run_on` noted as saved; None before there was one."""
+    whole = note.read_text().rpartition("\n")[0] if note.exists() else ""  # a kill may leave half a line
+    return int(whole.split()[-1]) if whole else None
 
 
 def same(a: Federation, b: Federation) -> bool:
