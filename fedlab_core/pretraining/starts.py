@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -288,12 +289,23 @@ def write(folders: Sequence[Path], key: str, start: Start) -> None:
 
 @checked
 def read(path: Path, name: str) -> Start | None:
-    """The start that `write` kept, its key the path's name; None where there is none or it is not what was written."""
+    """The start that `write` kept, its key the path's name; None where there is none.
+
+    None also, with a warning that names the file, where one is not what was written: it is then learnt again.
+    """
     about_file, state_file = path.with_suffix(".json"), path.with_suffix(".safetensors")
+    if not about_file.exists():  # it is written last: without it there is no start yet
+        return None
+    file = about_file
     try:
         about = files.unseal(files.read(about_file), about_file)
+        file = state_file
         state = safetensors.torch.load(files.read(state_file))
         start = Start(name, dict(sorted(state.items())), about["recipe"], about["rounds"], about["bytes"])
-        return start if start.fingerprint == about["fingerprint"] else None
-    except (OSError, ValueError, KeyError, SafetensorError):
-        return None
+        if start.fingerprint == about["fingerprint"]:
+            return start
+        why = "its content is not what was written"
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        why = str(error)
+    warnings.warn(f"{file}: damaged ({why}); the start {name!r} is learnt again", RuntimeWarning, stacklevel=2)
+    return None

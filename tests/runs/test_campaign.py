@@ -1,20 +1,25 @@
 """A short slice of `make faults`: what can go wrong is tried, and nothing of it is silent."""
 
 import os
+import random
 import shutil
 import signal
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tools.faults.calls import calls
+from fedlab_core.pretraining import starts
+from tools.faults import corruptions as corruption
+from tools.faults.calls import Late, calls
 from tools.faults.commands import commands
 from tools.faults.corruptions import corruptions
 from tools.faults.disk import disk
 from tools.faults.growth import growth
 from tools.faults.kills import ENGINES, _outcome, interrupts, kills
-from tools.faults.small import noted, run_on
+from tools.faults.small import noted, run_on, small_run
 from tools.faults.table import Table
 
 
@@ -27,6 +32,47 @@ def test_damaged_files_are_never_read_silently() -> None:
     check(table)
     assert sum(counts.total() for counts in table.counts.values()) == 160
     assert table.counts["saved run"]["clear"] > 30 and table.counts["kept result"]["clear"] > 20
+
+    assert table.counts["start"]["clear"] > 20
+
+
+def test_an_error_has_to_name_the_damaged_file_and_a_hang_is_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def readers(read: Callable[[Path], str]) -> None:
+        monkeypatch.setitem(corruption.KINDS, "kept result", (corruption._record, read))
+
+    def other(folder: Path) -> str:
+        raise ValueError("run.json is damaged")
+
+    def late(folder: Path) -> str:
+        raise Late("no answer")
+
+    for read, outcome in ((other, "unclear"), (late, "crash"), (lambda folder: "something else", "silent")):
+        readers(read)
+        assert corruption._outcome("kept result", Path(), "whole", "bit", ["accuracy.json"])[0] == outcome
+
+
+def test_damage_that_changes_nothing_is_not_counted(tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(b"content")
+    for seed in range(50):
+        how, changed = corruption._damage(tmp_path, random.Random(seed))
+        assert changed == (
+            [] if (tmp_path / "one").is_file() and (tmp_path / "one").read_bytes() == b"content" else ["one"]
+        )
+        assert how != "swapped" or not changed
+        file.write_bytes(b"content")
+
+
+@pytest.mark.parametrize("suffix", [".json", ".safetensors"])
+def test_a_damaged_start_is_learnt_again_with_a_warning_that_names_it(suffix: str, tmp_path: Path) -> None:
+    starts.write([tmp_path], "key", starts.Start("mine", small_run().state, {"kind": "test"}, 3, 100))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert starts.read(tmp_path / "key", "mine") is not None
+        assert starts.read(tmp_path / "other", "mine") is None, "what was never there is not damaged"
+    file = (tmp_path / "key").with_suffix(suffix)
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.warns(RuntimeWarning, match=rf"key\{suffix}: damaged .*; the start 'mine' is learnt again"):
+        assert starts.read(tmp_path / "key", "mine") is None
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")

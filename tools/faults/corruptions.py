@@ -3,6 +3,7 @@
 import hashlib
 import random
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from fedlab_core import files
 from fedlab_core.data.cache import read_images, read_index, write_images, write_index
 from fedlab_core.pretraining import starts
 from fedlab_core.studies.record import recorded
+from tools.faults.calls import Late, limited
 from tools.faults.small import ROUNDS, load, run_on, small_data, small_run
 from tools.faults.table import Table
 
@@ -79,6 +81,8 @@ KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], str]]] = {
     "start": (_start, _start_read),
     "image cache": (_cache, _cache_read),
 }
+LIMITED: Callable[[Callable[[], str]], str] = limited if sys.platform.startswith("linux") else lambda call: call()
+"""Ends a reading that hangs, where the system can."""
 AGAIN = {"start": "learnt again", "kept result": "None"}  # what is missing may also be made anew
 
 
@@ -108,7 +112,7 @@ DAMAGE: dict[str, Callable[[bytes, random.Random], bytes]] = {
 
 
 def corruptions(count: int, seed: int = 0) -> Table:
-    """So many damaged files, taken in turn."""
+    """So many damaged files, of each kind in turn; damage that changes no byte is drawn again."""
     table, draws = Table(), random.Random(seed)
     with tempfile.TemporaryDirectory() as root:
         whole = {}
@@ -117,33 +121,49 @@ def corruptions(count: int, seed: int = 0) -> Table:
             whole[kind] = read(Path(root, kind))
         for number in range(count):
             kind = list(KINDS)[number % len(KINDS)]
-            copy = Path(root, "copy")
-            shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(Path(root, kind), copy, ignore=shutil.ignore_patterns("*.lock"))
-            files = sorted(copy.iterdir())
-            file = draws.choice(files)
-            content = file.read_bytes()
-            how = draws.choice([*DAMAGE, "gone", "swapped"])
-            if how == "gone":
-                file.unlink()
-            elif how == "swapped":
-                other = draws.choice(files)
-                other_content = other.read_bytes()
-                file.write_bytes(other_content)
-                other.write_bytes(content)
-            else:
-                file.write_bytes(DAMAGE[how](content, draws))
-            example = f"{how} of {file.name}"
-            try:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")
-                    found = KINDS[kind][1](copy)
-            except (ValueError, OSError) as error:
-                named = any(f.name in str(error) for f in files)
-                table.add(kind, "clear" if named else "unclear", f"{example}: {error!r}")
-            except Exception as error:
-                table.add(kind, "unclear", f"{example}: {error!r}")
-            else:
-                good = found in (whole[kind], AGAIN.get(kind))
-                table.add(kind, "sound" if good else "silent", example)
+            copy, how, changed = Path(root, "copy"), "", list[str]()
+            while not changed:
+                shutil.rmtree(copy, ignore_errors=True)
+                shutil.copytree(Path(root, kind), copy, ignore=shutil.ignore_patterns("*.lock"))
+                how, changed = _damage(copy, draws)
+            table.add(kind, *_outcome(kind, copy, whole[kind], how, changed))
     return table
+
+
+def _damage(folder: Path, draws: random.Random) -> tuple[str, list[str]]:
+    """Damage a file of a folder, or exchange two.
+
+    Returns:
+        How, and the names of the files whose content is another one then.
+    """
+    files = {file: file.read_bytes() for file in sorted(folder.iterdir())}
+    file, how = draws.choice([*files]), draws.choice([*DAMAGE, "gone", "swapped"])
+    if how == "gone":
+        file.unlink()
+    elif how == "swapped":
+        other = draws.choice([*files])
+        file.write_bytes(files[other])
+        other.write_bytes(files[file])
+    else:
+        file.write_bytes(DAMAGE[how](files[file], draws))
+    return how, [f.name for f, content in files.items() if not f.exists() or f.read_bytes() != content]
+
+
+def _outcome(kind: str, folder: Path, whole: str, how: str, changed: list[str]) -> tuple[str, str]:
+    """How a damaged folder is read: an error or a warning has to name a file that was damaged."""
+    example = f"{how} of {' and '.join(changed)}"
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            found = LIMITED(lambda: KINDS[kind][1](folder))
+    except Late:
+        return "crash", f"{example}: no answer"
+    except Exception as error:
+        named = isinstance(error, ValueError | OSError) and any(name in str(error) for name in changed)
+        return "clear" if named else "unclear", f"{example}: {error!r}"
+    if found not in (whole, AGAIN.get(kind)):
+        return "silent", example
+    if kind == "start" and how != "gone" and found != whole:  # it is learnt again, which has to be said
+        named = any(name in str(one.message) for one in said for name in changed)
+        return "clear" if named else "silent", f"{example}: learnt again without a word"
+    return "sound", example
