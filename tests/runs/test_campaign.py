@@ -52,14 +52,12 @@ def test_an_error_has_to_name_the_damaged_file_and_a_hang_is_a_crash(monkeypatch
 
 
 def test_damage_that_changes_nothing_is_not_counted(tmp_path: Path) -> None:
-    (tmp_path / "one").write_bytes(b"content")
+    file = tmp_path / "one"
     for seed in range(50):
-        how, changed = corruption._damage(tmp_path, random.Random(seed))
-        assert changed == (
-            [] if (tmp_path / "one").is_file() and (tmp_path / "one").read_bytes() == b"content" else ["one"]
-        )
-        assert how != "swapped" or not changed
         file.write_bytes(b"content")
+        how, changed = corruption._damage(tmp_path, random.Random(seed))
+        assert changed == ([] if file.is_file() and file.read_bytes() == b"content" else ["one"])
+        assert how != "swapped" or not changed
 
 
 @pytest.mark.parametrize("suffix", [".json", ".safetensors"])
