@@ -6,7 +6,6 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -17,15 +16,10 @@ from fedlab_core import files
 from fedlab_core.check import checked
 from fedlab_core.checkpoint.manifest import (
     FORMAT,
-    OURS,
     Head,
     Stored,
-    check_follows,
     head_from_json,
-    parent_from_json,
     read_journal,
-    record_from_json,
-    segments_from_json,
 )
 from fedlab_core.checkpoint.place import (
     HEAD,
@@ -111,17 +105,14 @@ def _read(
     limit: int,
 ) -> Past:
     path, place = folder / HEAD, Place(head=content)
-    data = files.parse(content, path)
-    if data.get("format") == 1:
-        past = _read_1(folder, data, about, names, methods, device, engine, limit)
-    else:
-        data = files.unseal(content, path)
-        if data.get("format") != FORMAT:
-            raise ValueError(f"{path}: format {data.get('format')!r}, accepted: 1, {FORMAT}")
-        head = head_from_json(data, path, methods)
-        _check_made_with(about, head.fingerprints, folder)
-        head = replace(head, segments=_moved(head.segments, head.round, device, engine, path))
-        past = _read_2(folder, head, names, limit, place)
+    format = files.parse(content, path).get("format")
+    if format != FORMAT:
+        why = "; runs of fedlab_core 0.1 carry no checksum over what they say: run it again" if format == 1 else ""
+        raise ValueError(f"{path}: format {format!r}, accepted: {FORMAT}{why}")
+    head = head_from_json(files.unseal(content, path), path, methods)
+    _check_made_with(about, head.fingerprints, folder)
+    head = replace(head, segments=_moved(head.segments, head.round, device, engine, path))
+    past = _run(folder, head, names, limit, place)
     return replace(past, places={place_key(folder): place})
 
 
@@ -151,7 +142,7 @@ def _moved(
     return tuple(replace(s, settings=s.settings.replace(device=device, engine=engine)) for s in segments)
 
 
-def _read_2(folder: Path, head: Head, names: Sequence[str], limit: int, place: Place) -> Past:
+def _run(folder: Path, head: Head, names: Sequence[str], limit: int, place: Place) -> Past:
     path = folder / head.journal.file
     if list(head.tensors) != list(names):
         raise ValueError(f"{folder / HEAD}: its tensors {list(head.tensors)} are not the model's {list(names)}")
@@ -171,6 +162,8 @@ def _read_2(folder: Path, head: Head, names: Sequence[str], limit: int, place: P
         if one.round not in dropped:
             first = timeline.at_or_before(0).state if one.round else {}
             state, server = _state(folder, one.state, first, head, device)
+            if one.round == head.round:
+                _check_dtypes(folder, one.state, state, head)
             timeline = timeline.added(Snapshot(one.round, state, server, clients), pin=one.round in starts)
     place.journal, place.records, place.last = head.journal, len(records), records[-1] if records else None
     place.kept = [one for one in kept if one.round not in dropped or one.round in needed]
@@ -179,62 +172,6 @@ def _read_2(folder: Path, head: Head, names: Sequence[str], limit: int, place: P
     place.clients = timeline.last.clients
     place.seen = {one.file: file_stat(os.lstat(folder / one.file)) for one in stored_files(place)}
     return Past(head.name, head.parent, head.segments, tuple(records), timeline, id=head.id)
-
-
-def _read_1(
-    folder: Path,
-    data: Mapping[str, Any],
-    about: Mapping[str, str],
-    names: Sequence[str],
-    methods: Methods,
-    device: str | None,
-    engine: str | None,
-    limit: int,
-) -> Past:
-    """A run of the first format: one JSON file, and all of a snapshot in one file."""
-    path = folder / HEAD
-    missing = {"name", "parent", "round", "fingerprints", "segments", "records", "snapshots"} - data.keys()
-    if missing:
-        raise ValueError(f"{path}: not a complete run, {sorted(missing)} is missing")
-    try:
-        _check_made_with(about, data["fingerprints"], folder)
-        segments = segments_from_json(data["segments"], path, methods)
-        segments = _moved(segments, data["round"], device, engine, path)
-        records = [record_from_json(record, f"{path}: record") for record in data["records"]]
-        for count in range(1, len(records) + 1):
-            check_follows(records[:count], str(path))
-        entries = sorted((int(round), entry["file"], entry["sha256"]) for round, entry in data["snapshots"].items())
-        parent = parent_from_json(data["parent"], f"{path}: parent")
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{path}: not a complete run ({error!r})") from error
-    timeline, starts = Timeline(limit), {segment.start for segment in segments}
-    for round, file, checksum in entries:
-        state: State = dict(timeline.at_or_before(0).state) if round else {}
-        server: State = {}
-        clients: dict[int, State] = {}
-        if not OURS.fullmatch(file):
-            raise ValueError(f"{path}: {file!r} is not the name of a snapshot")
-        stored = Stored(file, _size(folder / file), checksum)
-        for key, tensor in _tensors(folder, stored, segments[-1].settings.device).items():
-            part, _, name = key.partition("/")
-            if part.removeprefix("client-").isdecimal():
-                clients.setdefault(int(part.removeprefix("client-")), {})[name] = tensor
-            else:
-                (state if part == "state" else server)[name] = tensor
-        if not set(names) <= state.keys():
-            raise ValueError(f"{folder / file}: {sorted(set(names) - state.keys())} is missing")
-        ordered = {name: state[name] for name in names}
-        timeline = timeline.added(Snapshot(round, ordered, server, dict(sorted(clients.items()))), pin=round in starts)
-    if not entries or entries[0][0] != 0 or timeline.last.round != data["round"]:
-        raise ValueError(f"{path}: the snapshot of round 0 or {data['round']} is missing")
-    return Past(data["name"], parent, segments, tuple(records), timeline)
-
-
-def _size(path: Path) -> int:
-    try:
-        return os.lstat(path).st_size
-    except FileNotFoundError:
-        raise ValueError(f"{path}: missing, though {HEAD} names it") from None
 
 
 def _tensors(folder: Path, stored: Stored, device: str) -> State:
@@ -263,6 +200,13 @@ def _state(folder: Path, stored: Stored, first: State, head: Head, device: str) 
     if found != {name: shape for name, (_, shape) in head.tensors.items()}:
         raise ValueError(f"{path}: its tensors are not those that {HEAD} lists")
     return {name: state[name] for name in head.tensors}, dict(server[place] for place in sorted(server))
+
+
+def _check_dtypes(folder: Path, stored: Stored, state: State, head: Head) -> None:
+    """Of the last snapshot, which the head describes: a fork may have computed in another precision before."""
+    for name, (dtype, _) in head.tensors.items():
+        if str(state[name].dtype) != dtype:
+            raise ValueError(f"{folder / stored.file}: {name} is {state[name].dtype}, {folder / HEAD} says {dtype!r}")
 
 
 def _memories(folder: Path, stored: Stored, clients: Sequence[int], device: str) -> dict[int, State]:

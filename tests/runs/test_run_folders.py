@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
 from small import equal, small_data, small_federation, split
 
@@ -428,46 +427,30 @@ def test_what_could_not_be_read_back_is_refused_before_the_first_round(tmp_path:
         assert federation.round == 0
 
 
-def old_format(federation: Federation, folder: Path) -> None:
-    """Writes a run as version 1 did."""
-    snapshots = {}
-    for snapshot in federation.timeline:
-        parts = {"state": snapshot.state, "server": snapshot.server}
-        parts |= {f"client-{client}": memory for client, memory in snapshot.clients.items()}
-        content = safetensors.torch.save({f"{part}/{n}": t for part, ts in parts.items() for n, t in ts.items()})
-        checksum = write.sha256(content)
-        name = f"round-{snapshot.round:06d}-{checksum[:8]}.safetensors"
-        (folder / name).write_bytes(content)
-        snapshots[str(snapshot.round)] = {"file": name, "sha256": checksum}
-    data = files.unseal((folder / "run.json").read_bytes(), folder / "run.json")
-    one = {
-        "format": 1,
-        **{name: data[name] for name in ("name", "parent", "round", "fingerprints", "torch")},
-        "segments": [{**s, "method": {"name": s["method"]["name"], "options": {}}} for s in data["segments"]],
-        "snapshots": snapshots,
-        "records": [record.to_json() for record in federation.history],
-    }
-    for file in folder.glob("*-*"):
-        if file.name not in {entry["file"] for entry in snapshots.values()}:
-            file.unlink()
-    (folder / "run.json").write_text(json.dumps(one))
-
-
-def test_runs_of_the_first_format_are_read_and_go_on_in_the_new_one(tmp_path: Path) -> None:
-    federation = run(3)
+def test_runs_of_the_first_format_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    federation = run(1)
     federation.save(tmp_path)
-    old_format(federation, tmp_path)
-    again = load(tmp_path)
-    assert again.history == federation.history  # memories were written without their order
-    assert all(equal(again.state_at(t), federation.state_at(t)) for t in range(4))
-    for one in (again, federation):
-        one.run(2)
-    assert again.history == federation.history and equal(again.state, federation.state)
-    again.save(tmp_path)
-    assert same(load(tmp_path), again)
-    assert len(list(tmp_path.glob("round-*"))) == 6
-    with pytest.raises(ValueError, match="another run"):
-        federation.save(tmp_path)
+    head = tmp_path / "run.json"
+    data = {**files.unseal(head.read_bytes(), head), "format": 1}
+    for content in (json.dumps(data).encode(), files.seal(data)):
+        head.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r"run\.json: format 1, accepted: 2; runs of fedlab_core 0\.1 .*run it again"
+        ):
+            load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", ["torch.int8", "torch.float32", "nonsense"])
+def test_a_forged_dtype_is_refused(dtype: str, tmp_path: Path) -> None:
+    federation = run(1, double=True)
+    federation.save(tmp_path)
+    head = tmp_path / "run.json"
+    data = files.unseal(head.read_bytes(), head)
+    name = next(iter(data["tensors"]))
+    data["tensors"][name][0] = dtype
+    head.write_bytes(files.seal(data))
+    with pytest.raises(ValueError, match=rf"round-000001-\w+\.safetensors: {name} is torch.float64, .*run\.json says"):
+        load(tmp_path)
 
 
 def test_a_saved_run_of_another_version_or_none_is_refused(tmp_path: Path) -> None:
@@ -475,7 +458,7 @@ def test_a_saved_run_of_another_version_or_none_is_refused(tmp_path: Path) -> No
     federation.save(tmp_path)
     head = tmp_path / "run.json"
     head.write_bytes(files.seal({**files.unseal(head.read_bytes(), head), "format": 3}))
-    with pytest.raises(ValueError, match="format 3, accepted: 1, 2"):
+    with pytest.raises(ValueError, match="format 3, accepted: 2"):
         load(tmp_path)
     with pytest.raises(ValueError, match="dataset"):
         federation.save(tmp_path / "other")
