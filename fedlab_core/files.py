@@ -110,6 +110,23 @@ def named(path: Path, part: Path | None = None) -> Iterator[None]:
 
 
 @checked
+def inside(path: Path, folder: Path, remedy: str) -> None:
+    """Let links lead to other places of a folder, nowhere else; the folder itself may be one. A path that is not below
+    the folder by its name was given as such, and passes.
+
+    Raises:
+        ValueError: a link on the way leads out; names it, its target and the remedy.
+    """
+    root, real = Path(os.path.abspath(folder)), Path(os.path.realpath(folder))
+    way = Path(os.path.abspath(path))
+    if not way.is_relative_to(root) or Path(os.path.realpath(way)).is_relative_to(real):
+        return
+    below = [one for one in (*reversed(way.parents), way) if one.is_relative_to(root) and one != root]
+    link = next(one for one in below if not Path(os.path.realpath(one)).is_relative_to(real))
+    raise ValueError(f"{link} is a link to {os.path.realpath(link)}, outside of {folder}: {remedy}")
+
+
+@checked
 def expanded(name: str, path: str | Path) -> Path:
     """A path with "~" replaced by the home folder.
 

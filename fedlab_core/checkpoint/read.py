@@ -203,7 +203,7 @@ def _state(folder: Path, stored: Stored, first: State, head: Head, device: str) 
 
 
 def _check_dtypes(folder: Path, stored: Stored, state: State, head: Head) -> None:
-    """Of the last snapshot, which the head describes: a fork may have computed in another precision before."""
+    """Let the last snapshot have the types that the head says; a fork may have computed in others before."""
     for name, (dtype, _) in head.tensors.items():
         if str(state[name].dtype) != dtype:
             raise ValueError(f"{folder / stored.file}: {name} is {state[name].dtype}, {folder / HEAD} says {dtype!r}")

@@ -14,6 +14,8 @@ from fedlab_core.data.arguments import describe
 from fedlab_core.data.measures import IGNORE
 
 KINDS = ("image", "text", "table")
+ELSEWHERE = "put the files themselves there, or set $FEDLAB_DATA to the folder that holds them"
+"""What to do about a link out of the data root."""
 FLOATS = (torch.float32, torch.float64)
 INPUTS = {
     "image": "uint8, float32 or float64 of shape (n, channels, height, width)",

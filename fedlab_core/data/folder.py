@@ -20,6 +20,7 @@ from PIL import Image, ImageOps
 
 from fedlab_core import check, files
 from fedlab_core.data import cache
+from fedlab_core.data.checks import ELSEWHERE
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.statistics import channel_statistics, stratified_split
 from fedlab_core.randomness import generator
@@ -28,6 +29,7 @@ SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", "
 MIXED = 64  # pixels: height and width when the images differ in size and none is asked for
 LARGEST = 2048  # pixels: height and width of what is kept in memory
 PIXELS = 89_478_485  # of one file: more are taken for a decompression bomb, as Pillow does
+THEMSELVES = "put the images themselves there"
 LAYOUT = "one directory of images per class, in train/ and test/ or directly in it"
 PARTS = {"train": ("train",), "validation": ("validation", "val", "valid"), "test": ("test",)}
 
@@ -94,6 +96,7 @@ def image_folder(
     if not path:
         raise ValueError(f"folder: needs a path, as in folder:photos, with {LAYOUT}")
     started, folder = time.time_ns(), root / files.expanded("path", path)
+    files.inside(folder, root, ELSEWHERE)
     listing = _scan(folder, check.whole("seed", seed))
     folders = cache.cache_folders(root)
     key = _digest("stat 2", size, channels, listing.train, *zip(map(str, listing.files), listing.stats, strict=True))
@@ -179,14 +182,14 @@ def _classes(place: Path, folder: Path) -> tuple[list[Entry], tuple[str, ...], l
         raise ValueError(f"{place} has no class: put there one directory of images per class")
     entries, ignored = [], [entry.name for entry in inside if not entry.is_dir()]
     for label, directory in enumerate(directories):
-        _check_link(directory, folder)
+        files.inside(directory, folder, THEMSELVES)
         found = []
         for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
             if os.path.splitext(entry.name)[1].lower() not in SUFFIXES or entry.name.startswith("."):
                 ignored += [entry.name] * (not entry.name.startswith("."))
                 continue
             if entry.is_symlink():
-                _check_link(Path(entry.path), folder)
+                files.inside(Path(entry.path), folder, THEMSELVES)
             if not (os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file()):
                 raise ValueError(f"{entry.path} is no ordinary file: replace or delete it")
             stat = entry.stat()
@@ -198,13 +201,6 @@ def _classes(place: Path, folder: Path) -> tuple[list[Entry], tuple[str, ...], l
             raise ValueError(f"class {directory.name!r} has no image: put some in {directory} ({kinds})")
         entries += found
     return entries, tuple(directory.name for directory in directories), ignored
-
-
-def _check_link(path: Path, folder: Path) -> None:
-    """Links may lead to other places of the image folder, nowhere else."""
-    target = Path(os.path.realpath(path))
-    if path.is_symlink() and not target.is_relative_to(os.path.realpath(folder)):
-        raise ValueError(f"{path} is a link to {target}, outside of {folder}: put the images themselves there")
 
 
 def _content(listing: Listing, size: int | None, channels: int | None) -> tuple[str, int, int, int]:

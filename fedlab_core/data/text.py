@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedlab_core import check, files
 from fedlab_core.check import Many
+from fedlab_core.data.checks import ELSEWHERE
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.measures import IGNORE
 
@@ -68,7 +69,7 @@ def shakespeare(root: Path, length: Many = 80) -> Dataset:
     path = next((root / name for name in SHAKESPEARE_FILES if (root / name).is_file()), None)
     if path is None:
         raise FileNotFoundError(missing_shakespeare(root))
-    text = _read(path)
+    text = _read(path, root)
     clients = {role: lines for role, lines in _roles(text).items() if len(lines) >= 2}
     if not clients:
         raise ValueError(f"{path} has no speaking role with two lines: a speech is a line 'NAME:' and what follows")
@@ -101,7 +102,7 @@ def text_file(root: Path, path: str, length: Many = 80, clients: str | None = No
     place = root / files.expanded("path", path)
     if not path or not place.exists():
         raise FileNotFoundError(missing_text(root, path))
-    text = _read(place)
+    text = _read(place, root)
     parts, kind = (_chapters(text) if clients != "paragraphs" else {}), "chapters"
     if len(parts) < 2:
         if clients == "chapters":
@@ -231,12 +232,14 @@ _HEADING = re.compile(
 _SENTENCE = re.compile(r"(?<=[.!?…])\s+")
 
 
-def _read(path: Path) -> str:
+def _read(path: Path, root: Path) -> str:
     """A text file's content.
 
     Raises:
-        ValueError: it is empty, no ordinary file, larger than `LARGEST`, or no UTF-8; the message names it.
+        ValueError: it is a link out of the data root, empty, no ordinary file, larger than `LARGEST`, or no UTF-8; the
+            message names it.
     """
+    files.inside(path, root, ELSEWHERE)
     content = files.read(path.resolve(), LARGEST)
     try:
         text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")

@@ -14,7 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedlab_core import files
 from fedlab_core.check import checked
+from fedlab_core.data.checks import ELSEWHERE
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.folder import image_folder
 from fedlab_core.data.statistics import channel_statistics
@@ -113,8 +115,8 @@ def _idx(name: str, root: Path, download: bool, classes: tuple[str, ...] | None 
             raise ValueError(f"{folder / file} is corrupt (its MD5 is not {md5}): {AGAIN}")
     for k in (0, 2):
         if len(arrays[k]) != len(arrays[k + 1]):
-            files = f"{IDX[k]} and {IDX[k + 1]}"
-            raise ValueError(f"{files} in {folder} differ in their number of examples: replace both")
+            pair = f"{IDX[k]} and {IDX[k + 1]}"
+            raise ValueError(f"{pair} in {folder} differ in their number of examples: replace both")
     counts = len(arrays[0]), len(arrays[2])
     label = {"mnist": "MNIST", "fashion_mnist": "Fashion-MNIST"}[name]
     notes = label if counts == FULL[::2] else f"{label}, not the full set: {counts[0]} / {counts[1]} examples"
@@ -158,6 +160,8 @@ def _cifar(name: str, root: Path, download: bool) -> Dataset:
 
 def _found(name: str, root: Path, download: bool) -> Any:
     """torchvision's class for the data set, once all its files are in the data root."""
+    for file in SOURCES[name][2]:
+        files.inside(root / SOURCES[name][1] / file, root, ELSEWHERE)
     sentence = missing(name, root)
     if sentence and not download:
         raise FileNotFoundError(sentence)

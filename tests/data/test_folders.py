@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ import torch
 from PIL import Image
 
 from fedlab_core.data import cache, folder, load_dataset, missing_data
+from fedlab_core.data.vision import BATCHES, IDX
 from fedlab_core.experiment import Experiment
 
 NUMBERS = np.random.default_rng(0)
@@ -327,3 +330,64 @@ def test_a_folder_may_be_held_to_its_validation(tmp_path):
     data = load_dataset(f"folder:{make(tmp_path / 'q', 10)}", tmp_path).with_validation(0.25)
     assert len(data.validation_x) == 4 and dataclasses.replace(data).fingerprint == data.fingerprint
     assert folder.PARTS["validation"][0] == "validation"
+
+
+def linked_mnist(root: Path, outside: Path) -> Path:
+    (root / "MNIST").mkdir()
+    (outside / "raw").mkdir()
+    for name in IDX:
+        (outside / "raw" / name).write_bytes(b"anything")
+    return root / "MNIST" / "raw"
+
+
+def linked_cifar(root: Path, outside: Path) -> Path:
+    for name in BATCHES:
+        (outside / name).write_bytes(b"anything")
+    return root / "cifar-10-batches-py"
+
+
+def linked_text(root: Path, outside: Path) -> Path:
+    (outside / "book.txt").write_text("One line.\nTwo lines.\n\nThree lines.\nFour lines.\n")
+    return root / "texts"
+
+
+def linked_photos(root: Path, outside: Path) -> Path:
+    make(outside, 3)
+    return root / "photos"
+
+
+@pytest.mark.parametrize(
+    ("name", "linked", "below"),
+    [
+        ("mnist", linked_mnist, "raw"),
+        ("cifar10", linked_cifar, ""),
+        ("text:texts/book.txt", linked_text, ""),
+        ("folder:photos", linked_photos, ""),
+    ],
+)
+def test_links_out_of_the_data_root_are_refused_by_name(
+    name: str, linked: Callable[[Path, Path], Path], below: str, tmp_path: Path
+) -> None:
+    root, outside = tmp_path / "data", tmp_path / "big disk"
+    root.mkdir()
+    outside.mkdir()
+    link = linked(root, outside)
+    link.symlink_to(outside / below)
+    words = rf"{re.escape(str(link))} is a link to {re.escape(str(outside / below))}, outside of .*\$FEDLAB_DATA"
+    with pytest.raises(ValueError, match=words):
+        load_dataset(name, root)
+
+
+def test_a_data_root_that_is_a_link_links_within_it_and_absolute_paths_are_fine(tmp_path: Path) -> None:
+    real, root = tmp_path / "big disk", tmp_path / "data"
+    real.mkdir()
+    root.symlink_to(real)
+    linked_text(real, real)
+    (real / "again.txt").symlink_to(real / "book.txt")
+    (real / "broken.txt").symlink_to(real / "nowhere.txt")
+    assert load_dataset("text:again.txt", root).fingerprint == load_dataset("text:book.txt", root).fingerprint
+    (tmp_path / "elsewhere.txt").symlink_to(real / "book.txt")
+    for path in (tmp_path / "elsewhere.txt", "../elsewhere.txt"):  # named by whoever asks for it
+        assert load_dataset(f"text:{path}", real).x.shape == load_dataset("text:book.txt", root).x.shape
+    with pytest.raises(FileNotFoundError):
+        load_dataset("text:broken.txt", root)
