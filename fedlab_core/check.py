@@ -41,29 +41,34 @@ def refuse(name: str, value: Any, accepted: str) -> ValueError:
 
 def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """A whole number within bounds; NumPy's count, True and False do not."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise refuse(name, value, ranged("a whole number", least, most))
-    plain = int(value)
-    if (least is not None and plain < least) or (most is not None and plain > most):
-        raise refuse(name, value, ranged("a whole number", least, most))
+    plain = int(value) if isinstance(value, numbers.Integral) and not isinstance(value, bool) else None
+    if plain is None or (least is not None and plain < least) or (most is not None and plain > most):
+        beyond = most != LARGEST or (plain is not None and plain > LARGEST)  # that bound is said where it matters
+        raise refuse(name, value, ranged("a whole number", least, most if beyond else None))
     return plain
 
 
 def number(
-    name: str, value: Any, least: float | None = None, most: float | None = None, *, above: float | None = None
+    name: str,
+    value: Any,
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
 ) -> float:
     """A finite number within bounds.
 
     Args:
-        above: a bound that is not itself accepted.
+        above, below: bounds that are not themselves accepted.
     """
-    accepted = ranged("a number", least, most, above)
-    if not isinstance(value, numbers.Real) or isinstance(value, bool) or not math.isfinite(value):
-        raise refuse(name, value, accepted)
-    plain = float(value)
-    if (least is not None and plain < least) or (most is not None and plain > most):
-        raise refuse(name, value, accepted)
-    if above is not None and not plain > above:
+    accepted = ranged("a number", least, most, above, below)
+    try:
+        plain = math.nan if isinstance(value, bool) or not isinstance(value, numbers.Real) else float(value)
+    except OverflowError:
+        plain = math.inf
+    inside = (least is None or plain >= least) and (most is None or plain <= most)
+    if not (math.isfinite(plain) and inside and (above is None or plain > above) and (below is None or plain < below)):
         raise refuse(name, value, accepted)
     return plain
 

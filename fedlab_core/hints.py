@@ -166,7 +166,10 @@ def _bounds(name: str, bound: Within) -> str:
     return f"{inside} or {name} != {name}" if bound.nan else inside
 
 
-def ranged(what: str, least: float | None, most: float | None, above: float | None = None) -> str:
+def ranged(
+    what: str, least: float | None, most: float | None, above: float | None = None, below: float | None = None
+) -> str:
     """What a number within bounds is called."""
-    bounds = [f"{sign} {bound}" for sign, bound in ((">=", least), (">", above), ("<=", most)) if bound is not None]
+    pairs = ((">=", least), (">", above), ("<=", most), ("<", below))
+    bounds = [f"{sign} {bound}" for sign, bound in pairs if bound is not None]
     return " and ".join([f"{what} {bounds[0]}", *bounds[1:]]) if bounds else what

@@ -1,13 +1,15 @@
 """The settings of a federated run: everything that a round depends on besides data, partition, model and method."""
 
+import functools
 import math
-import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from fedlab_core import check
 from fedlab_core.check import checked_methods
 from fedlab_core.failures import Failures, as_failures
 
@@ -104,53 +106,37 @@ class Settings:
             object.__setattr__(self, field.name, plain_value(getattr(self, field.name)))
         if (self.epochs is None) == (self.steps is None):
             raise ValueError(
-                f"epochs={self.epochs!r}, steps={self.steps!r}: give exactly one of the two, the other as None"
+                f"epochs={self.epochs!r}, steps={self.steps!r}, accepted: exactly one of the two, the other as None"
             )
-        for name in ("epochs", "steps", "batch_size", "schedule_rounds", "evaluate_every"):
-            value = getattr(self, name)
-            optional = name in ("epochs", "steps", "batch_size")
-            if not (value is None and optional) and not (_whole(value) and 1 <= value <= MOST):
-                most = f" and <= {MOST}" if _whole(value) and value > MOST else ""
-                raise ValueError(f"{name}={value!r}, accepted: a whole number >= 1{most}{' or None' * optional}")
-        if not _whole(self.seed):
-            raise ValueError(f"seed={self.seed!r}, accepted: a whole number")
-        for name, (low, high, accepted) in _LIMITS.items():
-            value = getattr(self, name)
-            if value is None and name == "clip_norm":
-                continue
-            real = isinstance(value, float) or (_whole(value) and value <= MOST)
-            if not real or not low <= value <= high:
-                raise ValueError(f"{name}={value!r}, accepted: {accepted}")
-        for name in ("evaluate_clients", "double", "mixed_precision", "drop_last", "keep_optimiser", "cache_frozen"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name}={getattr(self, name)!r}, accepted: True or False")
-        if not (self.channels_last is None or isinstance(self.channels_last, bool)):
-            raise ValueError(f"channels_last={self.channels_last!r}, accepted: True, False or None")
-        if self.mixed_precision and self.double:
-            raise ValueError("mixed_precision=True, double=True: accepted is one of the two")
-        if self.momentum and self.optimiser != "sgd":
-            raise ValueError(f"momentum={self.momentum}, optimiser={self.optimiser!r}: momentum is of 'sgd' only")
-        choices = {
-            "lr_schedule": SCHEDULES,
-            "weighting": WEIGHTINGS,
-            "optimiser": OPTIMISERS,
-            "non_finite": NON_FINITE,
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in list(known):
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown, accepted: {list(known)}")
-        for name, accepted in {
-            "engine": "the name of an engine",
-            "device": "the name of a torch device such as 'cuda:0'",
-            "batch_norm": "the name of a policy, or None",
-        }.items():
-            value = getattr(self, name)
-            if not ((isinstance(value, str) and value) or (value is None and name == "batch_norm")):
-                raise ValueError(f"{name}={value!r}, accepted: {accepted}")
+        for name in ("schedule_rounds", "evaluate_every"):
+            check.whole(name, getattr(self, name), 1, check.LARGEST)
+        for name in ("epochs", "steps", "batch_size"):
+            _or_none(check.whole, name, getattr(self, name), 1, check.LARGEST)
+        check.whole("seed", self.seed)
+        check.number("fraction", self.fraction, 0, 1)
+        check.number("lr", self.lr, above=0)
+        check.number("lr_decay", self.lr_decay, most=1, above=0)
+        check.number("weight_decay", self.weight_decay, 0)
+        check.number("momentum", self.momentum, 0, below=1)
+        for name, value in (("engine", self.engine), ("device", self.device), ("batch_norm", self.batch_norm)):
+            if not (value is None and name == "batch_norm") and not (isinstance(value, str) and value):
+                raise check.refuse(name, value, _NAMES[name])
         try:
             torch.device(self.device)
         except (RuntimeError, TypeError):
-            raise ValueError(f"device={self.device!r}, accepted: a torch device such as 'cpu' or 'cuda:0'") from None
+            raise check.refuse("device", self.device, _NAMES["device"]) from None
+        _or_none(functools.partial(check.number, above=0), "clip_norm", self.clip_norm)
+        for name in ("evaluate_clients", "double", "mixed_precision", "drop_last", "keep_optimiser", "cache_frozen"):
+            check.flag(name, getattr(self, name))
+        _or_none(check.flag, "channels_last", self.channels_last)
+        if self.mixed_precision and self.double:
+            raise ValueError("mixed_precision=True, double=True, accepted: one of the two")
+        check.choice("lr_schedule", self.lr_schedule, SCHEDULES)
+        check.choice("weighting", self.weighting, WEIGHTINGS)
+        check.choice("optimiser", self.optimiser, OPTIMISERS)
+        check.choice("non_finite", self.non_finite, NON_FINITE)
+        if self.momentum and self.optimiser != "sgd":
+            raise check.refuse("momentum", self.momentum, f"0 with optimiser={self.optimiser!r}; it is of 'sgd' only")
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -199,16 +185,21 @@ class Settings:
         return asdict(self)
 
 
-MOST = 2**63 - 1
-TINY, LARGEST = sys.float_info.min, sys.float_info.max
-_LIMITS = {
-    "fraction": (0, 1, "0 (one client) to 1 (all clients)"),
-    "lr": (TINY, LARGEST, "a number > 0"),
-    "lr_decay": (TINY, 1, "a number in (0, 1]"),
-    "momentum": (0, 1 - 2**-53, "a number in [0, 1)"),
-    "weight_decay": (0, LARGEST, "a number >= 0"),
-    "clip_norm": (TINY, LARGEST, "a number > 0 or None"),
+_NAMES = {
+    "engine": "the name of an engine",
+    "device": "the name of a torch device such as 'cpu' or 'cuda:0'",
+    "batch_norm": "the name of a policy or None",
 }
+
+
+def _or_none(rule: Callable[..., Any], name: str, value: Any, *bounds: Any) -> None:
+    """Check a value by a rule of `check` unless it is None."""
+    if value is None:
+        return
+    try:
+        rule(name, value, *bounds)
+    except ValueError as error:
+        raise ValueError(f"{error} or None") from None
 
 
 def plain_value(value: Any) -> Any:
@@ -223,7 +214,3 @@ def plain_value(value: Any) -> Any:
         short = isinstance(plain, float) and value.dtype in (np.float32, np.float16, torch.float32, torch.float16)
         return float(str(np.float32(plain))) if short else plain  # 0.05 and not 0.05000000074505806
     return value
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

@@ -74,9 +74,11 @@ def accepted_by(kind: type, name: str) -> tuple[str, ...]:
     try:
         kind(**{name: "?"})
     except Exception as error:
-        listed = re.search(r"accepted[^\[(]*([\[(].*[\])])", str(error))
+        words = str(error)
+        listed = re.search(r"accepted[^\[(]*([\[(].*[\])])", words) or re.search(r"accepted: ('.*)$", words)
         try:
-            return tuple(ast.literal_eval(listed[1])) if listed else ()
+            found = ast.literal_eval(listed[1]) if listed else ()
+            return (found,) if isinstance(found, str) else tuple(found)
         except (ValueError, SyntaxError):
             return ()
     return ()

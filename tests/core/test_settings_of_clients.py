@@ -176,3 +176,26 @@ def test_clients_may_be_chosen_by_a_method(engine: str) -> None:
     run = small_federation(SIZES, Rotating(), fraction=0.7, engine=engine).run(3)
     assert [[row["client"] for row in record.clients] for record in run.history[1:]] == [[1, 2], [0, 2], [0, 1]]
     assert small_data(3).classes
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"epochs": 0}, "epochs=0, accepted: a whole number >= 1 or None"),
+        (
+            {"schedule_rounds": 10**30},
+            "schedule_rounds=1000.*, accepted: a whole number >= 1 and <= 9223372036854775807",
+        ),
+        ({"fraction": 2}, "fraction=2, accepted: a number >= 0 and <= 1"),
+        ({"lr": 10**400}, r"lr=1000.* \.\.\., accepted: a number > 0"),
+        ({"momentum": 1.0}, "momentum=1.0, accepted: a number >= 0 and < 1"),
+        ({"momentum": 0.5, "optimiser": "adam"}, "momentum=0.5, accepted: 0 with optimiser='adam'"),
+        ({"channels_last": 1}, "channels_last=1, accepted: True or False or None"),
+        ({"optimiser": "sgdm"}, "optimiser='sgdm', accepted: 'sgd', 'adam', 'adamw'"),
+        ({"batch_norm": 3}, "batch_norm=3, accepted: the name of a policy or None"),
+        ({"epochs": 1, "steps": 1}, "epochs=1, steps=1, accepted: exactly one of the two"),
+    ],
+)
+def test_settings_are_refused_in_the_grammar_of_all_arguments(values: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=f"^{said}"):
+        Settings(**values)
