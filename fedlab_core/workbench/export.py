@@ -22,6 +22,7 @@ from fedlab_core.workbench.plan import experiment_code
 from fedlab_core.workbench.replay import page_part, run_replay
 from fedlab_core.workbench.runs import Run, runs_to_frame, runs_to_json
 from fedlab_core.workbench.tabs import View, costs_view, curves_view
+from fedlab_core.workbench.text import trouble
 
 COLUMNS = ("run", "forked from", "rounds", "test accuracy", "test loss", "MB sent", "gradient steps")
 FIGURES = {"png": "image/png", "svg": "image/svg+xml", "pdf": "application/pdf"}
@@ -163,6 +164,7 @@ def page(run: Run, runs: Sequence[Run], figure: Figure | None, replayed: Many = 
     record = run.at(run.round)
     settings = [(str(after), name, str(value)) for after, e in run.plan for name, value in _flat(e).items()]
     measured = [] if record is None else [(name, f"{value:.4g}") for name, value in record.metrics.items()]
+    hit = [(str(one.round), "; ".join(words)) for one in run.federation.history if (words := trouble(one))]
     parts = [
         f"<p>{run.round} rounds. {html.escape(run.federation.dataset.notes)}</p>",
         "" if run.diverged is None else f"<p><b>Diverged in round {run.diverged}.</b></p>",
@@ -170,6 +172,7 @@ def page(run: Run, runs: Sequence[Run], figure: Figure | None, replayed: Many = 
         f"<h2>Curves</h2>{_svg(curves_view(run))}<h2>Costs</h2>{_svg(costs_view(run, run.round))}",
         f"<h2>All runs of the panel</h2>{Report(None, runs).html}",
         f"<h2>Last round</h2>{_table(('measure', 'value'), measured)}",
+        f"<h2>Failures</h2>{_table(('round', 'what'), hit)}" if hit else "",
         f"<h2>Settings</h2>{_table(('after round', 'setting', 'value'), settings)}",
         f"<h2>The same without a panel</h2><pre>{html.escape(code(run))}</pre>",
     ]

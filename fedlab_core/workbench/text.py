@@ -2,6 +2,7 @@
 
 import html
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from fedlab_core.experiment import Experiment
@@ -9,6 +10,8 @@ from fedlab_core.glossary import define
 from fedlab_core.history import Record
 from fedlab_core.workbench.runs import Run, changes, method_label
 from fedlab_core.workbench.style import line
+
+NAMED = 5  # clients of one kind that a line names
 
 
 def term(words: str, name: str = "") -> str:
@@ -32,11 +35,28 @@ def numbers(record: Record | None) -> str:
     for key, name in (("drift", "drift"), ("relative_drift", "relative drift"), ("cosine", "cosine")):
         if key in metrics and not math.isnan(metrics[key]):
             parts.append(f"{term(name)} {metrics[key]:.2f}")
+    parts += [html.escape(words) for words in trouble(record)]
     parts.append(f"{term(f'{record.total.bytes / 1e6:,.1f} MB sent', 'communication')}")
     parts.append(f"{term(f'{record.total.steps:,} steps', 'gradient steps')}")
     if record.round:
         parts.append(html.escape(record.engine))
     return line(" · ".join(f"<span>{part}</span>" for part in parts), 2)
+
+
+def trouble(record: Record) -> list[str]:
+    """Who failed in a round and how, whose values were not finite, and what was sent in vain; [] where nothing was."""
+    words = [f"{kind}: {_clients(clients)}" for kind, clients in record.failed.items() if clients]
+    if record.non_finite:
+        words.append(f"not finite: {_clients(record.non_finite)}")
+    if vain := record.metrics.get("bytes_in_vain"):
+        words.append(f"{vain / 1e6:,.3f} MB in vain")
+    return words
+
+
+def _clients(numbers: Sequence[int]) -> str:
+    """Some clients by their numbers, which begin at 0."""
+    more = len(numbers) - NAMED
+    return f"client{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers[:NAMED]))}{f' and {more} more' * (more > 0)}"
 
 
 def settings_line(run: Run) -> str:

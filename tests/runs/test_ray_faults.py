@@ -76,9 +76,7 @@ def test_a_driver_that_dies_leaves_no_process_behind(driver: tuple[subprocess.Po
 
 
 @pytest.mark.parametrize("listening", [False, True])
-def test_an_address_that_does_not_answer_is_named(listening: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert engine.ANSWER + 3 <= 20  # s: to connect, and to answer
-    monkeypatch.setattr(engine, "ANSWER", 2.0)
+def test_an_address_that_does_not_answer_is_named_within_20_seconds(listening: bool) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         if listening:
@@ -87,7 +85,7 @@ def test_an_address_that_does_not_answer_is_named(listening: bool, monkeypatch: 
         began = time.monotonic()
         with pytest.raises(ConnectionError, match=f"address='{address}': no cluster of Ray answers"):
             engine.connect(address)
-        assert time.monotonic() - began < 120  # Ray itself asks for minutes
+        assert time.monotonic() - began < 20  # Ray itself asks for minutes
 
 
 @pytest.mark.parametrize("address", ["nonsense", "host", "10.0.0.1:port", ":6379", "http://10.0.0.1:6379"])

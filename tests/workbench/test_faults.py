@@ -21,7 +21,7 @@ from fedlab_core.registry import METHODS
 from fedlab_core.settings import Settings
 from fedlab_core.workbench import display
 from fedlab_core.workbench.bench import Workbench
-from fedlab_core.workbench.export import code
+from fedlab_core.workbench.export import code, page
 from fedlab_core.workbench.options import options_of
 from fedlab_core.workbench.plan import experiment_code
 from fedlab_core.workbench.tabs import View
@@ -139,6 +139,23 @@ def test_a_client_that_is_left_out_does_not_end_a_healthy_run(values):
             assert record.metrics[key] == pytest.approx(mean)
         assert math.isfinite(record.metrics["cosine"]) and math.isfinite(record.metrics["diversity"])
         assert all(math.isnan(row["drift"]) for row in record.clients if row["client"] in liars)
+
+
+def test_who_failed_is_said_in_the_panel_and_in_the_report_only_where_somebody_did():
+    failures = Failures(lost=0.5, liars=0.2, lie="nan")
+    bench = Workbench(SMALL.replace(failures=failures, fraction=1.0, non_finite="skip_client"))
+    bench.run(2, block=True)
+    record = bench.result.history[-1]
+    line, whole = bench.panel.numbers.value, page(bench.runs[0], bench.runs, None, 0)
+    vain = f"{record.metrics['bytes_in_vain'] / 1e6:,.3f} MB in vain"
+    for kind, clients in {**record.failed, "not finite": record.non_finite}.items():
+        words = f"{kind}: client{'s' * (len(clients) > 1)} {', '.join(map(str, clients[:5]))}"
+        assert not clients or (words in line and words in whole)
+    assert record.failed["lied"] and vain in line and vain in whole and "Failures" in whole
+    fine = Workbench(SMALL)
+    fine.run(1, block=True)
+    assert "client " not in fine.panel.numbers.value and "in vain" not in fine.panel.numbers.value
+    assert "<h2>Failures</h2>" not in page(fine.runs[0], fine.runs, None, 0)
 
 
 def test_a_round_in_which_everyone_is_left_out_is_no_divergence():
