@@ -1,5 +1,6 @@
 """Processes that are killed, and runs that are interrupted, at random moments."""
 
+import contextlib
 import importlib.util
 import multiprocessing
 import os
@@ -18,7 +19,7 @@ from tools.faults.table import Table
 ENGINES = ("loop", "threads", "stacked", "auto", *(["ray"] if importlib.util.find_spec("ray") else []))
 FEW = 20
 """Kills of Ray, at most: each costs seconds, for the start of a cluster and for its end."""
-GONE = 120.0  # seconds that the processes of a killed driver may take to end
+GONE = 120.0  # seconds that the processes of a killed driver may take to end: Ray's agents look around that seldom
 
 
 def kills(count: int, seed: int = 0, engines: tuple[str, ...] = ENGINES) -> Table:
@@ -52,19 +53,19 @@ def _kill(table: Table, draws: random.Random, context: Any, root: Path, engines:
         disconnect()
     short = time.perf_counter() - began if ray else length
     root.mkdir()
+    own: list[tuple[float, list[Any]]] = []  # when drivers were killed, and the processes that they had
     done = number = 0
     while done < count:
         folder, engine, number = root / str(number), engines[number % len(engines)], number + 1
         note = root / f"{folder.name}.saved"
         while done < count:
             known = folder.exists()
-            finished, left = _finish(context, folder, engine, note, draws.uniform(0, short if known else length))
-            if finished:
+            family = _killed(context, folder, engine, note, draws.uniform(0, short if known else length))
+            if family is None:
                 break
             done += 1
+            own.append((time.monotonic(), family))
             table.add(f"kill of {engine}", *_outcome(folder, note))
-            if ray:
-                table.add("processes of a killed Ray", *(["sound"] if not left else ["crash", f"{left} are left"]))
         if done == count:  # the last one is let through
             run_on(folder, engine=engine)
             if ray:
@@ -72,6 +73,16 @@ def _kill(table: Table, draws: random.Random, context: Any, root: Path, engines:
         if folder.exists():
             good = same(load(folder), straight[engine])
             table.add("resumed to the end", "sound" if good else "silent", str(folder))
+    for killed, family in own if ray else []:
+        left = _left(family, killed + GONE - time.monotonic())
+        table.add("processes of a killed Ray", "crash" if left else "sound", f"{left} are left")
+
+
+def _left(family: list[Any], seconds: float) -> list[str]:
+    """The names of the processes that are still there after so many seconds."""
+    import psutil  # Ray needs it too
+
+    return [process.name() for process in psutil.wait_procs(family, timeout=max(0.0, seconds))[1]]
 
 
 def _outcome(folder: Path, note: Path) -> tuple[str, str]:
@@ -90,11 +101,11 @@ def _outcome(folder: Path, note: Path) -> tuple[str, str]:
     return "sound", ""
 
 
-def _finish(context: Any, folder: Path, engine: str, note: Path, wait: float) -> tuple[bool, int]:
-    """Run on in a child process, for some time after it first writes.
+def _killed(context: Any, folder: Path, engine: str, note: Path, wait: float) -> list[Any] | None:
+    """Run on in a child process, and kill it some time after it first writes.
 
     Returns:
-        Whether it got to the end and was not killed; and how many processes of its own are still there after it.
+        The processes that it had started, looked up for Ray only; None if it got to the end before.
     """
     child = context.Process(target=run_on, args=(folder, ROUNDS, engine, note))
     child.start()
@@ -102,18 +113,19 @@ def _finish(context: Any, folder: Path, engine: str, note: Path, wait: float) ->
     while child.exitcode is None and _stamp(folder) == before:  # until something has been written
         time.sleep(0.001)
     child.join(wait)
-    own: list[Any] = []
-    if engine == "ray":
-        import psutil  # Ray needs it too
+    if child.exitcode is None:
+        family: list[Any] = []
+        if engine == "ray":
+            import psutil  # Ray needs it too
 
-        if child.exitcode is None:
-            own = psutil.Process(child.pid).children(recursive=True)
-    if killed := child.exitcode is None:
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ends at this moment
+                family = psutil.Process(child.pid).children(recursive=True)
         os.kill(child.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
         child.join()
-    if not killed and child.exitcode:
+        return family
+    if child.exitcode:
         raise RuntimeError(f"the process that runs on in {folder} failed, exit code {child.exitcode}")
-    return not killed, len(psutil.wait_procs(own, timeout=GONE)[1]) if own else 0
+    return None
 
 
 def _stamp(folder: Path) -> set[str]:
