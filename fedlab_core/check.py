@@ -63,10 +63,9 @@ def number(
         above, below: bounds that are not themselves accepted.
     """
     accepted = ranged("a number", least, most, above, below)
-    try:
-        plain = math.nan if isinstance(value, bool) or not isinstance(value, numbers.Real) else float(value)
-    except OverflowError:
-        plain = math.inf
+    if isinstance(value, numbers.Integral) and abs(int(value)) > LARGEST:
+        raise refuse(name, value, f"{accepted}, at most 2**63 - 1 where it is whole")
+    plain = math.nan if isinstance(value, bool) or not isinstance(value, numbers.Real) else float(value)
     inside = (least is None or plain >= least) and (most is None or plain <= most)
     if not (math.isfinite(plain) and inside and (above is None or plain > above) and (below is None or plain < below)):
         raise refuse(name, value, accepted)

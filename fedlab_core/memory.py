@@ -8,6 +8,8 @@ from typing import Any
 import safetensors.torch
 from torch import Tensor
 
+from fedlab_core.check import checked
+
 
 @contextlib.contextmanager
 def fits(**asked: Any) -> Iterator[None]:
@@ -27,6 +29,7 @@ def fits(**asked: Any) -> Iterator[None]:
         raise MemoryError(f"{shown}: there is not enough memory") from error
 
 
+@checked
 def packed(tensors: Mapping[str, Tensor]) -> bytes:
     """Contiguous tensors as the bytes of a safetensors file.
 

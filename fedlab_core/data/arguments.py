@@ -65,7 +65,8 @@ def check_cells(clients: check.Natural, num_classes: check.Natural) -> None:
         )
 
 
-def part_of(name: str, size: float, n: int) -> int:
+@check.checked
+def part_of(name: str, size: float, n: check.Natural) -> int:
     """How many of `n` training examples a share or a number of them is: at least one, and not all.
 
     Raises:
