@@ -1,5 +1,6 @@
 """A short slice of `make faults`: what can go wrong is tried, and nothing of it is silent."""
 
+import json
 import os
 import random
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fedlab_core.about import ROOT
 from fedlab_core.pretraining import starts
 from tools.faults import corruptions as corruption
 from tools.faults.calls import Late, calls
@@ -121,6 +123,13 @@ def test_calls_with_nonsense_are_refused_by_name() -> None:
     check(table)
     assert sum(counts.total() for counts in table.counts.values()) == 600
     assert sum(counts["clear"] for counts in table.counts.values()) > 500
+
+
+def test_the_page_on_security_says_how_much_the_recorded_calls_reach() -> None:
+    recorded = json.loads((ROOT / "figures" / "faults.json").read_text(encoding="utf-8"))["calls"]
+    reached = recorded["notes"][0].partition(";")[0]
+    words = f"Its {recorded['asked']:,} calls reach {reached};"
+    assert words in (ROOT / "SECURITY.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="limits of memory and time of Linux")
