@@ -40,6 +40,15 @@ def test_every_page_on_how_to_add_something_is_there() -> None:
     assert {p.stem for p in PAGES if p.parent.name == "add"} == {"method", "model", "data_set", "study", "lab"}
 
 
+def test_the_readme_tells_the_lines_of_each_page_on_how_to_add_something() -> None:
+    said = re.findall(r"\(docs/add/(\w+)\.md\), (\d+) \|", (book.ROOT / "README.md").read_text(encoding="utf-8"))
+    counted = {}
+    for page in (book.ROOT / "docs" / "add").glob("*.md"):
+        blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+        counted[page.stem] = sum(bool(line.strip()) for block in blocks for line in block.splitlines())
+    assert {name: int(lines) for name, lines in said} == counted and len(counted) == len(said) == 5
+
+
 def test_the_sources_hold_together(tmp_path: Path) -> None:
     book.assemble(tmp_path)
     listed = re.findall(r"^([\w/]+)$", (tmp_path / "index.md").read_text(encoding="utf-8"), re.MULTILINE)

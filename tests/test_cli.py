@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import fedlab_core
+from benchmarks import tasks
 from fedlab_core import about, cli
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
@@ -154,6 +155,13 @@ def test_the_notebooks_are_copied_and_a_readers_changes_kept(tmp_path: Path) -> 
     first.write_text("{}")
     assert cli.copy_notebooks(tmp_path / "mine") == ["notebooks/00_start_here.ipynb"]
     assert first.read_text() == "{}"
+
+
+def test_the_smallest_benchmark_times_every_engine(capfd: pytest.CaptureFixture[str]) -> None:
+    assert command("bench", "--models", "2nn") == 0
+    rows = [line for line in capfd.readouterr().out.splitlines() if line.startswith("2nn ")]
+    assert [row[10:42].strip() for row in rows] == [*tasks.PLAIN, *tasks.ENGINES]
+    assert all(float(number) > 0 for row in rows for number in row[42:].split())
 
 
 def test_check_says_what_is_there(capsys: pytest.CaptureFixture[str]) -> None:

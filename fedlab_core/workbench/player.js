@@ -16,6 +16,7 @@
 .fedlab-player h4 { margin: 0; font-size: 15px; } .fedlab-player p { margin: 4px 0; }
 .fedlab-player .settings { font-size: 12.5px; opacity: .85; }
 .fedlab-player .bar { display: flex; gap: 8px; align-items: center; position: sticky; top: 0; background: var(--paper); padding: 4px 0; }
+@media (max-width: 63em) { .fedlab-player .bar { top: var(--header-height, 0); } }
 .fedlab-player .bar input { flex: 1; min-width: 60px; height: 32px; margin: 0; touch-action: pan-y; }
 .fedlab-player button { font: inherit; min-width: 44px; min-height: 36px; border: 1px solid var(--pale); border-radius: 4px;
   background: none; color: inherit; cursor: pointer; }
