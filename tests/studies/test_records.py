@@ -1,6 +1,8 @@
 """Every recorded picture of a study has a name by which it is made again."""
 
 import json
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks import labs
+from fedlab_core import claims
+from fedlab_core.about import versions
+from fedlab_core.claims import Claim, Range
 from fedlab_core.studies.__main__ import QUEUE
 from fedlab_core.studies.record import FIGURES, record_to_frame, recorded
 
@@ -20,6 +26,51 @@ def test_every_record_in_figures_can_be_made_again() -> None:
     found = {path.stem for path in FIGURES.glob("*.json")} - OTHERS
     assert found <= {record.name for record in QUEUE}
     assert {path.stem for path in FIGURES.glob("*.png")} - OTHERS == found, "a picture and its data belong together"
+
+
+ROW_BY_ROW = {"claims", "labs", "first_run"}
+"""Files whose rows are measured one by one and carry their own versions; rows from before have none yet."""
+
+
+def parts(name: str) -> list[dict[str, Any]]:
+    """What was measured at one time, with what it was measured with."""
+    found = json.loads((FIGURES / f"{name}.json").read_text(encoding="utf-8"))
+    if name == "claims":
+        return found
+    if name == "labs":
+        return [*found["labs"].values(), *found["notebooks"].values()]
+    if name == "first_run":
+        return [found, *(part for part in found.values() if isinstance(part, dict))]
+    return list(found.values()) if name == "faults" else [found]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in FIGURES.glob("*.json")))
+def test_a_record_says_what_it_was_made_with(name: str) -> None:
+    for part in parts(name):
+        assert "versions" in part or name in ROW_BY_ROW, part
+        assert part.get("versions", versions()).keys() >= {"python", "fedlab_core", "torch"}
+    if name == "first_run":
+        wheel = recorded(name)["wheel"]
+        assert re.match(r"\d+\.\d+\.\d+", wheel["versions"]["torch"]) and sum(wheel["seconds"].values()) > 60
+
+
+def test_what_is_measured_now_is_written_with_its_versions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Claim("study.name", "text", "ours", "quick", expected={"x": Range(low=0)}, measured={"x": 1.0}, seeds=(0,))
+    monkeypatch.setattr(claims, "collect", lambda only: iter([made]))
+    assert claims.main(["--out", str(tmp_path / "claims.json")]) == 0
+    row = {"picture": {"median": 1.0}, "end": 2.0, "processor": [0.1, 0.2], "load": 0.0, "nice": 0}
+    monkeypatch.setattr(labs, "measured", lambda names: iter([("labs", "fedavg.RACE", row)]))
+    monkeypatch.setattr(labs, "FILE", tmp_path / "labs.json")
+    monkeypatch.setattr(labs, "ROOT", tmp_path)
+    monkeypatch.setattr(labs, "page", lambda text, found: text)
+    monkeypatch.setattr(sys, "argv", ["labs", "fedavg.RACE"])
+    (tmp_path / "docs").mkdir()
+    for file in ("docs/labs.md", "README.md"):
+        (tmp_path / file).write_text("")
+    labs.main()
+    (claim,) = json.loads((tmp_path / "claims.json").read_text())
+    lab = json.loads((tmp_path / "labs.json").read_text())["labs"]["fedavg.RACE"]
+    assert claim["versions"] == lab["versions"] == versions()
 
 
 def numbers(value: Any) -> int:
