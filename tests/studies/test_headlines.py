@@ -52,6 +52,8 @@ def test_the_readme_tells_the_measured_way_in() -> None:
         f"of the {first['wheel']['gigabytes']} GB that the wheel"
         in (headlines.FILE.parent / "docs/versions.md").read_text()
     )
+    versions = (headlines.FILE.parent / "docs" / "versions.md").read_text(encoding="utf-8")
+    assert f"with tests and book, takes {first['book']['gigabytes']}." in versions
 
 
 def test_another_record_gives_other_numbers(tmp_path) -> None:
