@@ -251,6 +251,7 @@ class Workbench(Shown):
         self._worker.stop.set()
         alive.hide(self.panel)
         self._display.leave()
+        self._keeper.leave()
         self.panel.close()
 
     def save(self, kind: str = "png") -> Path | None:

@@ -46,8 +46,14 @@ class Keeper:
     def renew(self) -> None:
         """Further runs go into a folder of their own; what is kept stays."""
         if self._store is not None:
+            self._store.leave()
             self._store = store.Store(store.new_folder(self._store.folder.parent))
         self._list()
+
+    def leave(self) -> None:
+        """What is kept is in use no more."""
+        if self._store is not None:
+            self._store.leave()
 
     def _list(self) -> None:
         home = None if self.folder is None else self.folder.parent

@@ -11,6 +11,7 @@ import os
 import shutil
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,13 +40,19 @@ class Store:
 
     Args:
         folder: where; made when the first run is kept.
-        limit_mib: all panels beside this one may take that much disk together; the oldest are deleted beyond it.
+        limit_mib: all panels beside this one may take that much disk together; the oldest are deleted beyond it, but
+            for those that are in use.
     """
 
     def __init__(self, folder: Path, limit_mib: float = 2048.0) -> None:
         self.folder, self.limit_mib = folder, limit_mib
         self._due = 0.0
         self._made = False
+        _in_use.add(self)
+
+    def leave(self) -> None:
+        """The panel is closed: what it kept may be deleted when there is too much."""
+        _in_use.discard(self)
 
     def keep(self, runs: Sequence[Run], current: Run, *, last: bool) -> None:
         """Saves the run under way if it is time, and always if `last`.
@@ -61,7 +68,7 @@ class Store:
             self._make()
         current.federation.save(self.folder / f"run-{runs.index(current)}")
         rows = [self._row(run, runs) for run in runs if (self.folder / f"run-{runs.index(run)}").is_dir()]
-        _write(self.folder / PANEL, {"made_by": MARK, "saved": time.time(), "runs": rows})
+        _write(self.folder / PANEL, {"made_by": MARK, "saved": time.time(), "process": os.getpid(), "runs": rows})
         now = time.perf_counter()
         self._due = now + REST * (now - began)
 
@@ -75,6 +82,8 @@ class Store:
         for folder in reversed(others):  # the oldest first
             if used <= self.limit_mib * 2**20:
                 break
+            if _is_used(folder):
+                continue
             used -= _size(folder)
             shutil.rmtree(folder, ignore_errors=True)
         self._made = True
@@ -91,6 +100,9 @@ class Store:
             "start": origin,
             "plan": [[after, experiment.to_json()] for after, experiment in run.plan],
         }
+
+
+_in_use: "weakref.WeakSet[Store]" = weakref.WeakSet()
 
 
 @checked
@@ -154,6 +166,19 @@ def _is_ours(folder: Path) -> bool:
     try:
         return json.loads((folder / PANEL).read_text(encoding="utf-8"))["made_by"] == MARK
     except (OSError, ValueError, KeyError):
+        return False
+
+
+def _is_used(folder: Path) -> bool:
+    """Whether a panel of this process or of another one that lives keeps its runs there."""
+    import psutil  # comes with ipykernel
+
+    process = json.loads((folder / PANEL).read_text(encoding="utf-8")).get("process")
+    if process == os.getpid():
+        return any(store.folder == folder for store in list(_in_use))
+    try:  # a process that began later has only the same number
+        return process is not None and psutil.Process(process).create_time() <= (folder / PANEL).stat().st_mtime
+    except (psutil.Error, OSError):
         return False
 
 

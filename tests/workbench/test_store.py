@@ -1,6 +1,8 @@
 """Runs are kept as they go: a dead kernel, another notebook, a full disk."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,7 +87,31 @@ def test_old_panels_are_deleted_beyond_the_limit():
         bench._keeper._store.limit_mib = 0.6  # each takes about half of it
         bench.run(1, block=True)
         folders.append(bench.folder)
+        bench.close()
     assert folders[-1].exists() and not folders[0].exists()
+
+
+def test_the_folder_of_a_panel_in_use_is_never_deleted(bench):
+    """Neither in this kernel nor in another one that lives; a number that another process has got since is no sign."""
+    bench.run(1, block=True)
+    kept, (other, gone, later) = bench.folder, (store.runs_home() / name for name in ("other", "gone", "later"))
+    with subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE) as idle:
+        for folder, process, seconds in ((other, idle.pid, 60), (later, idle.pid, -9999), (gone, None, 60)):
+            shutil.copytree(kept, folder)
+            row = json.loads((folder / store.PANEL).read_text()) | {"process": process}
+            (folder / store.PANEL).write_text(json.dumps(row))
+            os.utime(folder / store.PANEL, (time.time() + seconds,) * 2)
+        new = Workbench(SMALL)
+        new._keeper._store.limit_mib = 0
+        new.run(1, block=True)
+        idle.stdin.close()
+    assert kept.exists() and other.exists() and not later.exists() and not gone.exists()
+    closed = new.folder
+    new.close()
+    last = Workbench(SMALL)
+    last._keeper._store.limit_mib = 0
+    last.run(1, block=True)
+    assert kept.exists() and not closed.exists() and not other.exists()
 
 
 def test_what_cannot_be_kept_is_said_and_the_run_goes_on(bench, monkeypatch):
