@@ -51,6 +51,7 @@ class Display:
         self._last, self._cost = -math.inf, 0.05
         self._moving: int | None = None  # the thread that moves the slider and the menus, not the reader
         self._waiting = False
+        self._pictured: tuple[str, int | None] | None = None  # the view and the run of the picture in the panel
         self._promise = threading.Lock()  # that a view will be drawn: `_waiting`, and the words that say so
         panel.tabs.observe(self._on_browse, "value")
         panel.round.observe(self._on_browse, "value")
@@ -129,7 +130,8 @@ class Display:
             panel.say("done", "The cell that rebuilds this run; choose a view to see the figure again.")
             return None
         replayed = 0 if self._worker.busy else export.REPLAYED
-        path = export.save(kind, self.view, run, self.runs, panel.round.value, self.figure, replayed)
+        shown = bytes(panel.image.value) if self._pictured == self._wanted()[:2] else None
+        path = export.save(kind, self.view, run, self.runs, panel.round.value, self.figure, replayed, shown)
         panel.say("done", f"Saved {path.name} in {path.parent}.", export.download(path))
         return path
 
@@ -172,6 +174,7 @@ class Display:
                 if figure is not None:
                     kind = f"{self.view.name} {self._measured}"
                     self.panel.image.value = self._layouts.png(kind, figure, live=live)
+                    self._pictured = wanted[:2]
                 self._wait(False)
                 if not self.view.slow or wanted == self._wanted():
                     break

@@ -89,14 +89,16 @@ def save(
     round: int,
     draw: Callable[[], Figure | None],
     replayed: Many = 0,
+    shown: bytes | None = None,
 ) -> Path:
     """Writes a file of that kind into the working directory under a new name; figures with their data (JSON) beside.
 
     Args:
         kind: a key of `TYPES`.
-        view: the one shown; reports hold its picture unless it is slow.
-        draw: draws it.
+        view: the one shown.
+        draw: draws it; of a slow view reports hold `shown` instead.
         replayed: see `page`.
+        shown: PNG that is shown of the view, if it is.
 
     Returns:
         The path.
@@ -113,13 +115,13 @@ def save(
         figure: Any = draw()
         with files.published(path) as part:
             figure.savefig(part, format=kind, dpi=PRINT_DPI, metadata=meta)
-        shown = {"view": view.name, "run": run.name, "round": round, "seed": run.experiment.settings.seed}
-        data = {"shown": shown, "runs": runs_to_json(runs), "versions": versions()}
+        about = {"view": view.name, "run": run.name, "round": round, "seed": run.experiment.settings.seed}
+        data = {"shown": about, "runs": runs_to_json(runs), "versions": versions()}
         files.write(path.with_suffix(".json"), f"{json.dumps(data, indent=1, allow_nan=False)}\n".encode())
     elif kind == "csv":
         files.write(path, runs_to_frame(runs).to_csv(index=False).encode())
     else:
-        files.write(path, page(run, runs, None if view.slow else draw(), replayed).encode())
+        files.write(path, page(run, runs, shown if view.slow else draw(), replayed).encode())
     return path
 
 
@@ -154,11 +156,11 @@ def code(run: Run) -> str:
 
 
 @checked
-def page(run: Run, runs: Sequence[Run], figure: Figure | None, replayed: Many = REPLAYED) -> str:
+def page(run: Run, runs: Sequence[Run], figure: Figure | bytes | None, replayed: Many = REPLAYED) -> str:
     """A page that opens without Jupyter and needs nothing from elsewhere: replay, settings, curves, costs, data.
 
     Args:
-        figure: the view shown.
+        figure: the view shown, or its PNG.
         replayed: at most so many rounds are trained once more, for a replay with the clients' updates; 0 for none.
     """
     record = run.at(run.round)
@@ -177,7 +179,7 @@ def page(run: Run, runs: Sequence[Run], figure: Figure | None, replayed: Many = 
         f"<h2>The same without a panel</h2><pre>{html.escape(code(run))}</pre>",
     ]
     if figure is not None:
-        picture = base64.b64encode(png(figure)).decode()
+        picture = base64.b64encode(figure if isinstance(figure, bytes) else png(figure)).decode()
         parts.insert(3, f"<h2>Picture</h2><img alt='the view shown' src='data:image/png;base64,{picture}'>")
     made_with = ", ".join(f"{name} {version}" for name, version in versions().items())
     terms = "".join(f"<dt>{term}</dt><dd>{html.escape(GLOSSARY[term])}</dd>" for term in EXPLAINED)

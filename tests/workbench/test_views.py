@@ -1,5 +1,6 @@
 """What the views compute: arrows, lines, and code that rebuilds a run."""
 
+import base64
 import dataclasses
 import itertools
 
@@ -77,6 +78,26 @@ def test_code_rebuilds_the_run_forks_and_all(bench):
         names: dict = {}
         exec(export.code(run), names)
         assert names["federation"].history == run.federation.history
+
+
+@pytest.mark.parametrize("name", ["Curves", "Drift", "Stability", "Basin", "Twins"])
+def test_a_report_holds_the_picture_that_is_shown(bench, name, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bench.run(1, block=True)
+    bench.panel.tabs.value = name
+    assert bench._worker.join(PATIENCE)
+    monkeypatch.setattr(export, "REPLAYED", 0)
+    page = bench.save("html").read_text()
+    picture = base64.b64decode(page.split("data:image/png;base64,")[1].split("'")[0])
+    assert picture == bytes(bench.panel.image.value) and picture.startswith(b"\x89PNG")
+
+
+def test_a_picture_of_another_view_is_not_taken_for_the_one_chosen(bench, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bench.run(1, block=True)
+    monkeypatch.setattr(bench._display, "draw", lambda: None)  # the drawing is not done yet
+    bench.panel.tabs.value = "Drift"
+    assert "data:image/png" not in bench.save("html").read_text()
 
 
 def test_live_pictures_keep_the_places_of_the_last_careful_one(pictures):
