@@ -2,11 +2,14 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from fedlab_core.data import load_dataset
+from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.partition import iid
@@ -94,6 +97,18 @@ def test_a_folder_of_images_is_typed_in(tmp_path):
     bench.controls.path.value = "nowhere"
     bench._worker.join()
     assert "nowhere" in said(bench) and "✗" in said(bench)
+    for i in range(12):
+        image = Image.fromarray(np.random.default_rng(i).integers(100 * (i % 2), 156 + 100 * (i % 2), (8, 8), "uint8"))
+        (tmp_path / "photos" / ("dark", "light")[i % 2]).mkdir(parents=True, exist_ok=True)
+        image.save(tmp_path / "photos" / ("dark", "light")[i % 2] / f"{i}.png")
+    bench.set(dataset_options={}, clients=2, partition="iid", norm="none")
+    bench.controls.path.value = "photos"
+    bench._worker.join()
+    assert "Ready" in said(bench) and bench.experiment.dataset == "folder:photos"
+    bench.run(2, block=True)
+    assert bench.result.dataset.classes == ("dark", "light") and bench.result.round == 2
+    outside = Experiment("folder:photos", partition="iid", clients=2, settings=bench.experiment.settings)
+    assert bench.result.history == outside.build(root=tmp_path).run(2).history
 
 
 def test_a_text_file_is_typed_in_and_takes_one_click(tmp_path):
