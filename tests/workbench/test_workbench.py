@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ipywidgets import Button, DOMWidget, ValueWidget, Widget
+from PIL import Image
 
 from fedlab_core import plots
 from fedlab_core.engines import loop
@@ -19,6 +20,7 @@ from fedlab_core.state import BATCH_NORM_POLICIES
 from fedlab_core.workbench import Busy, View, Workbench
 from fedlab_core.workbench.controls import POLICY_LABELS, Controls
 from fedlab_core.workbench.runs import changes, unique
+from fedlab_core.workbench.tabs import SIZE
 
 SMALL = Experiment(
     dataset_options={"examples": 120},
@@ -418,6 +420,8 @@ def test_files(bench, tmp_path, monkeypatch):
     bench.panel.save.click()
     pictures = sorted(tmp_path.glob("*.png"))
     assert len(pictures) == 2 and pictures[0].name.split(".")[0] in say(bench) and "Download</a>" in say(bench)
+    with Image.open(pictures[0]) as picture:
+        assert picture.info["dpi"] == pytest.approx((300, 300), abs=0.02) and picture.width == round(300 * SIZE[0])
     content = json.loads(pictures[0].with_suffix(".json").read_text())
     assert content["versions"].keys() >= {"python", "torch"} and content["shown"]["seed"] == 0
     assert Experiment.from_json(content["runs"][1]["segments"][-1]["experiment"]) == bench.runs[1].experiment
