@@ -45,6 +45,31 @@ def test_what_looks_at_a_run_heeds_stop_and_the_run_itself_does_not():
     assert federation.run(1).round == 4 and federation.inside(4).updates
 
 
+def test_stop_is_heard_while_ray_starts(monkeypatch):
+    pytest.importorskip("ray", reason="Ray is not installed: pip install 'fedlab_core[ray]'")
+    begun, go, asked = threading.Event(), threading.Event(), []
+
+    def connect(address=None):
+        asked.append(address)
+        begun.set()
+        assert go.wait(PATIENCE)
+
+    monkeypatch.setattr("fedlab_core.engines.ray.connect", connect)
+    bench = Workbench(SMALL.replace(engine="ray:10.0.0.1:6379"), keep=False)
+    bench.panel.run.click()
+    try:
+        assert begun.wait(PATIENCE) and "starting Ray" in bench.panel.timing.value
+        bench.panel.stop.click()
+        assert bench._worker.join(PATIENCE)  # though Ray is still starting
+        assert not go.is_set() and asked == ["10.0.0.1:6379"]
+    finally:
+        go.set()
+    assert "Stopped before the first round" in said(bench) and bench.result.round == 0
+    bench.set(engine="loop")
+    bench.run(1, block=True)
+    assert "✓" in said(bench) and bench.result.round == 1
+
+
 @pytest.mark.parametrize("name", ["Drift", "Stability", "Basin", "Twins", "Plane", "Triangle"])
 def test_every_slow_view_heeds_stop(name, pictures):
     bench = Workbench(SMALL, views=VIEWS, keep=False)
