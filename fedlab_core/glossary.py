@@ -42,6 +42,8 @@ GLOSSARY: dict[str, str] = {
     "(Frankle et al. 2020).",
     "barrier": "Highest rise of the loss on the line between two models above the straight line between their losses "
     "(Frankle et al. 2020).",
+    "twin round": "A round played again from the same model with one cause of loss switched off: label skew, local "
+    "steps, partial participation or batch-norm statistics.",
     "centralised": "The same model trained on all clients' data in one place, with as many gradient steps: what "
     "federated learning is measured against.",
     "communication": "Bytes that travel between server and clients, both ways, counted from the tensors that are sent.",

@@ -18,6 +18,16 @@ OUT = {
     "HTML report": "html",
     "code": "code",
 }
+TERMS = {
+    "Curves": ("accuracy", "loss"),
+    "Clients": ("client spread", "drift"),
+    "Drift": ("drift", "relative drift", "cosine"),
+    "Stability": ("stability", "mixture"),
+    "Basin": ("basin", "barrier"),
+    "Twins": ("twin round",),
+    "Costs": ("communication", "gradient steps"),
+}
+"""What the views show, defined in the tooltips of their tabs."""
 
 
 class Panel:
@@ -59,7 +69,7 @@ class Panel:
         self.status = widgets.HTML()
         self.way_out = _button("", "magic", "change the controls so that they go together", "info")
         self.shown = widgets.HTML()
-        self.tabs = widgets.ToggleButtons(options=list(views), tooltips=[f"show {name}" for name in views])
+        self.tabs = widgets.ToggleButtons(options=list(views), tooltips=[_about(name) for name in views])
         self.tabs.add_class("fedlab-tabs")
         self.chosen = widgets.Dropdown(description="Shown", disabled=True)
         self.chosen.tooltip, self.chosen.layout.width = "the run that Run continues and the rounds belong to", "212px"
@@ -111,7 +121,7 @@ class Panel:
             text: plain words.
             link: HTML that follows them, such as a download.
         """
-        self.status.value = status(kind, SIGNS[kind], f"{html.escape(text)} {link}".rstrip())
+        self.status.value = status(kind, SIGNS[kind], f"{html.escape(text)} {link}".rstrip(), text)
 
     def offer(self, words: str) -> None:
         """Offers a way out beside the status line, or none."""
@@ -161,6 +171,11 @@ class Panel:
 def _inside(widget: widgets.Widget) -> list[widgets.Widget]:
     """A widget and all that it holds."""
     return [widget, *(inner for child in getattr(widget, "children", ()) for inner in _inside(child))]
+
+
+def _about(view: str) -> str:
+    """The tooltip of a view's tab: the definitions of what it shows."""
+    return "\n".join([f"show {view}", *(f"{term}: {define(term)}" for term in TERMS.get(view, ()))])
 
 
 def _button(label: str, icon: str, tooltip: str, style: str = "") -> widgets.Button:

@@ -1,5 +1,8 @@
 """Look of the panels: JupyterLab's own colours, so that they follow the light and the dark theme."""
 
+import html
+
+ROOM = 90  # characters that fit into the two lines of a status box with a way out beside it
 CSS = """<style>
 .fedlab { overflow: visible; padding: 2px; }
 .fedlab .widget-html, .fedlab .widget-html-content { line-height: 1.35; margin: 0; }
@@ -44,6 +47,9 @@ CSS = """<style>
 .fedlab-status, .fedlab-shown { min-height: 17px; max-height: 34px; padding: 0 8px;
   border-left: 3px solid var(--jp-border-color1); }
 .fedlab-shown { height: 34px; }
+.fedlab-status { scrollbar-color: auto; }
+.fedlab-status::-webkit-scrollbar { width: 10px; background: var(--jp-layout-color3); }
+.fedlab-status::-webkit-scrollbar-thumb { background: var(--jp-ui-font-color2); border-radius: 5px; }
 .fedlab-says { align-items: center; gap: 6px; height: 34px; overflow: hidden; flex-shrink: 0; }
 .fedlab-says > .widget-html { flex: 1 1 0; min-width: 0; }
 .fedlab-says > .jupyter-button { width: auto; max-width: 60%; flex: 0 1 auto; padding: 0 8px; height: 26px;
@@ -118,9 +124,15 @@ body[data-jp-theme-light=false] .fedlab-lab img { filter: invert(.9) hue-rotate(
 </style>"""
 
 
-def status(kind: str, sign: str, text: str) -> str:
-    """HTML of a status line: a sign and words, and a colour besides."""
-    return f"<div class='fedlab-status {kind}' role='status' aria-live='polite'>{sign} {text}</div>"
+def status(kind: str, sign: str, text: str, whole: str = "") -> str:
+    """HTML of a status line: a sign and words, and a colour besides.
+
+    Args:
+        whole: the words alone; where they may be more than the box shows, it can be scrolled by keys as well, and all
+            of them are one hover away.
+    """
+    more = f" tabindex='0' title='{html.escape(whole, quote=True)}'" if len(whole) > ROOM else ""
+    return f"<div class='fedlab-status {kind}' role='status' aria-live='polite'{more}>{sign} {text}</div>"
 
 
 def line(text: str, lines: int = 1) -> str:

@@ -1,6 +1,7 @@
 """What readers stumbled over, and must not again; each test is named after what they saw."""
 
 import dataclasses
+import html
 import json
 import math
 import os
@@ -16,14 +17,17 @@ from fedlab_core import plots
 from fedlab_core.engines import loop
 from fedlab_core.experiment import Experiment
 from fedlab_core.failures import Failures
+from fedlab_core.glossary import define
 from fedlab_core.local import training
 from fedlab_core.registry import METHODS
 from fedlab_core.settings import Settings
 from fedlab_core.workbench import display
-from fedlab_core.workbench.bench import Workbench
+from fedlab_core.workbench.bench import BUILT_IN, Workbench
 from fedlab_core.workbench.export import code, page
 from fedlab_core.workbench.options import options_of
+from fedlab_core.workbench.panel import TERMS
 from fedlab_core.workbench.plan import experiment_code
+from fedlab_core.workbench.style import CSS
 from fedlab_core.workbench.tabs import View
 from fedlab_core.workbench.views.probes import VIEWS
 from tests.workbench.panels import PATIENCE, SMALL, said
@@ -277,6 +281,23 @@ def test_every_measure_is_defined_one_hover_away(bench):
         ("cosine", "two clients"),
     ):
         assert f">{words}</abbr>" in line and name.lower() in line.lower()
+
+
+def test_a_message_that_is_longer_than_its_box_is_one_hover_away_and_scrolls(bench):
+    bench.set(model="mlp", norm="batch", batch_norm=None)
+    words = html.unescape(said(bench)).split(">", 1)[1].split("<")[0].removeprefix("✗ ").strip()
+    assert len(words) > 400 and f"title='{html.escape(words, quote=True)}'" in said(bench)
+    assert "tabindex='0'" in said(bench) and ".fedlab-status::-webkit-scrollbar {" in CSS
+    bench.set(model="2nn", norm="none")
+    assert "Ready" in said(bench) and "title=" not in said(bench) and "tabindex" not in said(bench)
+
+
+def test_every_built_in_view_is_defined_one_hover_away_on_its_tab(bench):
+    tabs = dict(zip(bench.panel.tabs.options, bench.panel.tabs.tooltips, strict=True))
+    assert list(tabs) == list(TERMS) == [view.name for view in BUILT_IN]
+    for name, terms in TERMS.items():
+        assert terms and all(define(term) and f"{term}: {define(term)}" in tabs[name] for term in terms)
+    assert {"drift", "relative drift"} <= set(TERMS["Drift"])
 
 
 @pytest.mark.parametrize("kind", ["png", "svg", "pdf", "csv", "html", "code"])
