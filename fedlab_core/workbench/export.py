@@ -15,8 +15,12 @@ from matplotlib.figure import Figure
 from fedlab_core import files
 from fedlab_core.about import versions
 from fedlab_core.check import Many, checked
+from fedlab_core.data import dataset_names
 from fedlab_core.experiment import Experiment
 from fedlab_core.glossary import GLOSSARY
+from fedlab_core.models.build import MODELS
+from fedlab_core.registry import METHODS
+from fedlab_core.workbench.catalog import GIVEN, TYPED
 from fedlab_core.workbench.pictures import png
 from fedlab_core.workbench.plan import experiment_code
 from fedlab_core.workbench.replay import page_part, run_replay
@@ -135,24 +139,64 @@ def download(path: Path) -> str:
 
 @checked
 def code(run: Run) -> str:
-    """Python that rebuilds the run without a panel, forks and all."""
+    """Python that rebuilds the run without a panel, forks and all; a comment says what of one's own to put in."""
     first, rest = run.plan[0][1], run.plan[1:]
     ends = [after for after, _ in rest] + [run.round]
+    own = {name: words for _, experiment in run.plan for name, words in _own(experiment).items()}
     lines = ["from fedlab_core.experiment import Experiment"]
-    if rest:
+    if _own(first):
+        lines.append("from fedlab_core.federation import Federation")
+    if rest or _own(first):
         lines.append("from fedlab_core.methods import build_method")
-    lines += ["", f"experiment = {experiment_code(first)}", f"federation = experiment.build().run({ends[0]})"]
+    if "own_method" in own:
+        lines.insert(0, "from dataclasses import replace\n")
+    lines += ["", *(f"# {name} = ...  # put in here {words}" for name, words in own.items())]
+    lines.append(f"experiment = {experiment_code(first)}")
+    lines += [*_by_hand(first), f"federation = federation.run({ends[0]})"] if _own(first) else []
+    lines += [] if _own(first) else [f"federation = experiment.build().run({ends[0]})"]
     before = first
     for (after, experiment), end in zip(rest, ends[1:], strict=True):
         old, new = before.settings.to_json(), experiment.settings.to_json()
         changed = {name: value for name, value in new.items() if old[name] != value}
-        given = {"method": experiment.method, **experiment.method_options}
-        method = ", ".join([repr(given.pop("method")), *(f"{name}={value!r}" for name, value in given.items())])
-        words = [repr(run.name), f"at={after}", f"method=build_method({method})"]
+        words = [repr(run.name), f"at={after}", f"method={_method(experiment)}"]
         words += [f"{name}={value!r}" for name, value in changed.items()]
         lines.append(f"federation = federation.fork({', '.join(words)}).run({end - after})")
         before = experiment
     return "\n".join([*lines, "federation.history[-1].metrics"])
+
+
+def _own(experiment: Experiment) -> dict[str, str]:
+    """What of an experiment has no name outside of the panel: how code calls it, and what it is in words."""
+    named = experiment.dataset in dataset_names() or experiment.dataset.startswith(tuple(TYPED))
+    parts = {
+        "own_data": "" if named else f"your data set {experiment.dataset!r}",
+        "own_partition": "its partition" if experiment.partition == GIVEN else "",
+        "own_model": "" if experiment.model in MODELS else f"your model {experiment.model!r} before the first round",
+        "own_method": "" if experiment.method in METHODS else f"your method {experiment.method!r}",
+    }
+    return {name: words for name, words in parts.items() if words}
+
+
+def _by_hand(experiment: Experiment) -> list[str]:
+    """Lines that put the experiment's federation together from what is one's own and what has a name."""
+    own = _own(experiment)
+    plain = "experiment.replace(method='fedavg', method_options={}, partition='pooled', partition_options={})"
+    model = f"{plain}.begin(experiment.make_start(data=data), data=data).model"
+    return [
+        f"data = {'own_data' if 'own_data' in own else 'experiment.load_data()'}",
+        f"partition = {'own_partition' if 'own_partition' in own else 'experiment.make_partition(data)'}",
+        f"model = {'own_model' if 'own_model' in own else model}",
+        f"method = {_method(experiment)}",
+        "federation = Federation(data, partition, method.fitted(model), experiment.settings, method)",
+    ]
+
+
+def _method(experiment: Experiment) -> str:
+    """Code of an experiment's method."""
+    options = [f"{name}={value!r}" for name, value in experiment.method_options.items()]
+    if "own_method" in _own(experiment):
+        return f"replace({', '.join(['own_method', *options])})"
+    return f"build_method({', '.join([repr(experiment.method), *options])})"
 
 
 @checked

@@ -1,6 +1,7 @@
 """What the reader brings along: federations, models, methods, data, and panels that replace each other."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -68,6 +69,30 @@ def test_a_federation_of_ones_own_can_be_begun_anew_and_forked_with_other_settin
     bench.set(method="given", seed=3, lr=0.1)
     bench.run(1, block=True)
     assert bench.result.method == Halved(0.7) and len(bench.runs) == 3
+
+
+def test_the_code_of_runs_of_ones_own_says_what_to_put_in_and_then_rebuilds_them():
+    bench = Workbench(of_ones_own(), keep=False)
+    bench.run(2, block=True)
+    bench.set(partition="iid", clients=3)
+    bench.controls.option("method", "part").value = 0.25
+    bench.run(1, block=True)
+    bench.fork(at=1, method="scaffold", lr=0.05)
+    bench.run(1, block=True)
+    bench.set(model="2nn", model_options={}, partition="given", clients=4, method="fedprox", method_options={"mu": 0.2})
+    bench.run(1, block=True)
+    assert len(bench.runs) == 4
+    parts = of_ones_own()
+    own = {"data": parts.dataset, "partition": parts.partition, "model": parts.model, "method": parts.method}
+    for run, needed in zip(
+        bench.runs, (own, own.keys() - {"partition"}, own.keys() - {"partition"}, {"data", "partition"}), strict=True
+    ):
+        text = export.code(run)
+        asked = set(re.findall(r"^# own_(\w+) = \.\.\.", text, re.M))
+        assert asked == set(needed) and "'given'" in text
+        names = {f"own_{name}": own[name] for name in asked}
+        exec(text, names)
+        assert names["federation"].history == run.federation.history
 
 
 def test_own_models_methods_and_data_are_in_the_menus_with_their_options():
