@@ -14,7 +14,9 @@ import pytest
 from fedlab_core.federation import Federation
 from fedlab_core.workbench import runs, store
 from fedlab_core.workbench.bench import Workbench
+from tests.small import equal
 from tests.workbench.panels import PATIENCE, SMALL, said
+from tests.workbench.test_open import Halved, network
 
 LONG = """
 from fedlab_core.workbench.bench import Workbench
@@ -23,6 +25,19 @@ bench = Workbench(SMALL)
 print(bench.folder, flush=True)
 bench.run(200, block=True)
 """
+OWN = """
+from fedlab_core.workbench.bench import Workbench
+from tests.workbench.panels import SMALL
+from tests.workbench.test_open import Halved, network
+own = {"models": {"two layers": network}, "methods": {"halved": Halved, "own": Halved(0.3)}}
+bench = Workbench(SMALL.replace(model="mlp"), **own)
+bench.set(model="two layers", model_options={"width": 16}, method="halved", method_options={"part": 0.25})
+bench.run(2, block=True)
+bench.fork(at=1, method="own", method_options={})
+bench.run(1, block=True)
+print(bench.folder)
+"""
+ROOT = str(Path(__file__).parents[2])
 
 
 def test_runs_and_forks_come_back_and_go_on_bit_for_bit(bench):
@@ -55,6 +70,26 @@ def test_a_killed_kernel_loses_nothing_but_the_rounds_since_the_last_saving(tmp_
     assert done >= 1
     bench.run(2, block=True)
     assert bench.result.history == bench.runs[0].plan[0][1].build().run(done + 2).history
+
+
+def test_runs_of_own_methods_and_models_come_back_in_another_process():
+    code = [sys.executable, "-c", OWN]
+    done = subprocess.run(code, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": ROOT})
+    folder = Path(done.stdout.split("\n")[0])
+    with pytest.raises(ValueError, match="method='halved' is unknown"):
+        Workbench.open(folder)
+    bench = Workbench.open(folder, models={"two layers": network}, methods={"halved": Halved, "own": Halved(0.3)})
+    assert [(run.experiment.method, run.experiment.model, run.round) for run in bench.runs] == [
+        ("halved", "two layers", 2),
+        ("own", "two layers", 2),
+    ]
+    assert "2 runs are back" in said(bench) and "Stale" not in bench.panel.shown.value
+    bench.run(1, block=True)
+    first = bench.runs[0].federation.run(1)
+    straight = bench.runs[0].experiment.build().run(3)
+    assert first.method == Halved(0.25) and first.history == straight.history and equal(first.state, straight.state)
+    straight = straight.fork("own", at=1, method=Halved(0.3)).run(2)
+    assert bench.result.method == Halved(0.3) and equal(bench.result.state, straight.state)
 
 
 def test_earlier_runs_are_a_menu_of_the_next_panel(bench):
