@@ -258,27 +258,28 @@ def test_a_cell_that_runs_again_has_one_panel(lab, page):
 
 
 def test_a_kernel_killed_in_a_long_run_loses_no_round_that_was_kept(lab, page):
-    goes_on = """
-from fedlab_core.workbench import Workbench
-back = Workbench.open()
-back.run(3, block=True)
-run = back.runs[0]
-straight = run.plan[0][1].build().run(run.round)
-same = all((run.federation.state[n] == t).all() for n, t in straight.state.items())
-same = same and run.federation.history == straight.history
-print("equal bit for bit:", same, "and more than 4 rounds:", run.round > 4)
-"""
-    cell = PANEL.replace("reference=True", "keep='runs/killed'") + "\nimport os; print('kernel', os.getpid())"
-    notebook = lab.open(page, lab.write("killed.ipynb", cell.replace("\nbench\n", "\nbench.run(200)\n")))
+    panel, number = PANEL.replace(", reference=True", ""), "import os; print('kernel', os.getpid())"
+    notebook = lab.open(page, lab.write("killed.ipynb", panel, number))
     notebook.run_all()
     kernel = int(re.search(r"\d+", notebook.wait_text(re.compile(r"kernel \d+")).inner_text())[0])
-    saved = lab.folder / "runs" / "killed" / "panel.json"
+    notebook.type("Rounds", 200)
+    notebook.press("Run")
     for _ in range(600):
-        if saved.exists() and json.loads(saved.read_text())["runs"][0]["round"] > 1:
+        saved = next((lab.folder / "runs").glob(f"*-{kernel}/panel.json"), None)
+        if saved and json.loads(saved.read_text())["runs"][0]["round"] > 1:
             break
         page.wait_for_timeout(100)
     os.kill(kernel, signal.SIGKILL)
-    again = lab.open(page, lab.write("again.ipynb", goes_on))
+    kept = json.loads(saved.read_text())["runs"][0]["round"]
+    again = lab.open(page, notebook.path)  # the same notebook once more
     again.run_all()
-    again.wait_text("equal bit for bit: True and more than 4 rounds: True")
-    notebook.screenshot("workbench-killed")
+    again.press("Open earlier runs")
+    again.wait_text("1 runs are back: FedAvg")
+    assert kept <= shown_round(again) < 200
+    again.type("Rounds", 3)
+    again.press("Run")
+    again.wait_text(re.compile(r"FedAvg stands at round \d+"))
+    straight = "(straight := bench.experiment.build().run(bench.result.round))"
+    same = "all((bench.result.state[n] == t).all() for n, t in straight.state.items())"
+    assert again.ask(f"{straight}.history == bench.result.history and {same}") == "True"
+    again.screenshot("workbench-killed")
