@@ -3,18 +3,27 @@
 import dataclasses
 import itertools
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedlab_core.data import load_dataset
 from fedlab_core.experiment import Experiment
+from fedlab_core.finetuning.tuning import TUNINGS
 from fedlab_core.models.build import MODELS as architectures
+from fedlab_core.pretraining import named
+from fedlab_core.pretraining.named import STARTS, recipe
 from fedlab_core.registry import register
 from fedlab_core.settings import Settings
+from fedlab_core.workbench.bench import Workbench
 from fedlab_core.workbench.catalog import Catalog
 from fedlab_core.workbench.controls import Controls
+from fedlab_core.workbench.display import Display
 from fedlab_core.workbench.fits import Trials
 from fedlab_core.workbench.labels import PARTITION_LABELS
+from tests.small import equal
+from tests.workbench.panels import said
 
 WHOLE = {
     "digits": load_dataset("digits"),
@@ -31,6 +40,8 @@ BASE = Experiment(
 MODELS = [name for _, name in Catalog().model_labels]
 METHODS = [name for _, name in Catalog().method_labels]
 LARGE = ("resnet20", "efficientnet_lite0")
+PLAIN = {name: getattr(BASE, name) for name in ("norm", "tuning", "tuning_options", "model_options", "partition")}
+PLAIN |= {"model": "mlp", "method_options": {}, "fraction": BASE.settings.fraction, "batch_norm": None}
 SOME = ("fedavg", "scaffold", "layer_wise")  # of the methods, beside digits
 
 
@@ -60,6 +71,18 @@ def look(controls: Controls, trials: Trials, wanted: Experiment, chosen: str) ->
         return
     mine, plain = controls.catalog.build(experiment), wanted.build()
     assert mine.run(1).history == plain.run(1).history, experiment
+
+
+def pressed(bench: Workbench, elsewhere: Path | None = None, **choices: Any) -> None:
+    """Chooses, takes the way out where one is offered, presses Run, and compares with the experiment."""
+    bench.set(**choices)
+    if bench.panel.way_out.layout.display != "none":
+        bench.panel.way_out.click()
+    bench.run(1, block=True)
+    outside = bench.experiment.build(root=elsewhere).run(1)
+    assert "✓" in said(bench) and bench.result.round == 1, choices
+    assert bench.result.history == outside.history and equal(bench.result.state, outside.state), choices
+    bench.reset()
 
 
 @pytest.mark.parametrize(("model", "norm"), [(model, norm) for model in MODELS for norm in Catalog().norms(model)])
@@ -96,6 +119,47 @@ def test_every_method_on_every_data_with_models_drawn_by_seed(data):
         look(controls, trials, base.replace(model=model, norm=norm, method=method), "method")
         seen.append((method, model, norm))
     assert {method for method, _, _ in seen} == set(METHODS) and {(m, n) for _, m, n in seen} == set(choices)
+
+
+@pytest.fixture
+def undrawn(monkeypatch) -> None:
+    """Pictures take longer than the training here."""
+    for name in ("draw", "draft"):
+        monkeypatch.setattr(Display, name, lambda *_, **__: None)
+
+
+def test_every_method_in_a_panel(undrawn):
+    bench = Workbench(BASE.replace(model="mlp", evaluate_clients=True), keep=False)
+    for method in METHODS:
+        pressed(bench, **(PLAIN | {"method": method}))
+
+
+def small_steps(name: str, shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """The steps of a start, with a few images, rendered ones if any, and one pass each."""
+    few = {"images": 24, "epochs": 1, "rounds": 1, "dataset": "letters"}
+    few["options"] = {"size": shape[1], "per_class": 2, "test_per_class": 1}
+    return tuple(
+        dataclasses.replace(step, **{n: v for n, v in few.items() if hasattr(step, n)}) for step in recipe(name, shape)
+    )
+
+
+@pytest.mark.parametrize("start", [name for name in STARTS if name != "imagenet"])
+def test_every_start_in_a_panel(start, undrawn, monkeypatch, tmp_path):
+    """Learnt once by the panel and once more by the experiment. ImageNet's is read by one large network only."""
+    monkeypatch.setattr(named, "recipe", small_steps)
+    scenes = start in named.SHIPPED
+    model, data = ("vit", "tiny scenes") if scenes else ("mlp", "tiny digits")
+    bench = Workbench(BASE.replace(dataset=data, model=model), keep=False, root=tmp_path / "one")
+    pressed(bench, tmp_path / "two", start=start)
+    assert bench.experiment.start == start or scenes
+
+
+@pytest.mark.parametrize("tuning", [name for name, way in TUNINGS.items() if not way.of_clip])
+def test_every_tuning(tuning):
+    base = BASE.replace(model="vit")
+    controls = Controls(base, lambda: None)
+    controls.tuning.value = tuning
+    look(controls, Trials(controls.catalog), base.replace(tuning=tuning), "tuning")
 
 
 @pytest.mark.parametrize("policy", ["average", "local_statistics", "local", "frozen", "total_variance"])
