@@ -15,7 +15,7 @@ from fedlab_core.federation import Federation
 from fedlab_core.workbench.bench import Workbench
 from fedlab_core.workbench.panel import SIGNS
 from fedlab_core.workbench.pictures import png
-from fedlab_core.workbench.plan import Plan, Result, experiment_code, say
+from fedlab_core.workbench.plan import Plan, Result, experiment_code, plan_code, say
 from fedlab_core.workbench.style import CSS, LAB_CSS, status
 from fedlab_core.workbench.worker import Busy, Worker
 
@@ -162,11 +162,14 @@ class Lab:
     def code(self) -> str:
         """Python that repeats the settings shown."""
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
-        lines = [f"lab.set({arguments}).run(block=True)"]
+        imports, name = plan_code(self.plan)
+        imports = ["from fedlab_core.workbench.lab import Lab", *imports]
+        made = [f"lab = Lab({name}).set({arguments}).run(block=True)"]
+        lines = [*imports, "", *made] if name else [f"lab.set({arguments}).run(block=True)  # lab: of your own plan"]
         if self.plan.experiment is not None:
-            made = experiment_code(self.plan.experiment(**self.settings))
+            experiment = experiment_code(self.plan.experiment(**self.settings))
             rounds = self.plan.length(self.settings)
-            lines += ["", "from fedlab_core.experiment import Experiment", "", f"experiment = {made}"]
+            lines += ["", "from fedlab_core.experiment import Experiment", "", f"experiment = {experiment}"]
             lines += [f"federation = experiment.build().run({rounds})"]
         return "\n".join(lines)
 

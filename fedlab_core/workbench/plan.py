@@ -1,5 +1,6 @@
 """What a lab runs, as plain data: knobs, what they make, a picture, and a sentence that reads it."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
@@ -102,6 +103,16 @@ def experiment_code(experiment: Experiment) -> str:
     return f"Experiment({own})" + (f".replace({settings})" if settings else "")
 
 
+@checked
+def plan_code(plan: "Plan") -> tuple[list[str], str]:
+    """The lines that import the plan, and its name; no line for one of the notebook, no name for one without."""
+    home = getattr(plan.make, "__module__", "")
+    names = [name for name, value in vars(sys.modules.get(home, object)).items() if value is plan]
+    if not names:
+        return [], ""
+    return ([] if home == "__main__" else [f"from {home} import {names[0]}"]), names[0]
+
+
 def _changed(value: Any, default: Any, skip: str = "") -> str:
     pairs = ((f.name, getattr(value, f.name)) for f in fields(value) if f.name != skip)
     changed = {name: found for name, found in pairs if found != getattr(default, name)}
@@ -172,6 +183,7 @@ class Plan:
         experiment: the experiment to open in the workbench, from the knobs' values; None offers none.
         behind: recorded results to draw faintly, from the knobs' values.
         size: of the picture in inches.
+        views: knobs that only choose what is shown of the frames; moving one redraws and trains nothing.
     """
 
     title: str
@@ -184,6 +196,11 @@ class Plan:
     experiment: Callable[..., Experiment] | None = None
     behind: Callable[..., Sequence[Band]] = nothing_recorded
     size: tuple[float, float] = (8.0, 3.4)
+    views: Sequence[str] = ()
+
+    def trained(self, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings that what is trained depends on."""
+        return {name: value for name, value in settings.items() if name not in self.views}
 
     def length(self, settings: Mapping[str, Any]) -> int:
         """Frames per run, at most."""

@@ -179,12 +179,16 @@ def test_an_error_reaches_the_caller_and_the_panel():
 
 def test_copied_code_repeats_the_run():
     lab = Lab(PLAN).set(alpha=0.1, mu=1.0).run(block=True)
-    first, _, rest = lab.code().partition("\n")
-    assert first == "lab.set(alpha=0.1, mu=1.0).run(block=True)"
+    assert "Lab(PLAN).set(alpha=0.1, mu=1.0).run(block=True)\n" in lab.code()
     made = {}
-    exec(rest, made)
-    again = made["federation"].history
-    assert [r.metrics for r in again] == [r.metrics for r in lab.result.frames["FedProx"]]
+    exec(lab.code(), made)
+    expected = [r.metrics for r in lab.result.frames["FedProx"]]
+    for again in (made["lab"].result.frames["FedProx"], made["federation"].history):
+        assert [r.metrics for r in again] == expected
+
+
+def test_copied_code_of_a_plan_without_a_name_speaks_of_the_readers_own_lab():
+    assert Lab(numbers_plan()).code() == "lab.set(knob=1).run(block=True)  # lab: of your own plan"
 
 
 def test_the_workbench_opens_with_the_same_experiment():

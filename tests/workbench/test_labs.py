@@ -74,6 +74,13 @@ def test_a_lab_draws_and_speaks_in_numbers_from_its_first_frames_on(plan):
 
 
 @pytest.mark.parametrize("plan", named(PLANS))
+def test_copied_code_makes_the_lab_in_an_empty_namespace(plan):
+    made = {}
+    exec(Lab(plan).code().partition(".run(block=True)")[0], made)
+    assert made["lab"].plan is plan and made["lab"].settings == Lab(plan).settings
+
+
+@pytest.mark.parametrize("plan", named(PLANS))
 def test_every_value_of_every_knob_makes_something_that_can_run(plan):
     first = Lab(plan).settings
     for name, values in plan.knobs.items():
