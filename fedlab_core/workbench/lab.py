@@ -2,8 +2,10 @@
 
 import base64
 import html
+import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ipywidgets as widgets
@@ -49,6 +51,7 @@ class Lab:
         self._shown_as: str | None = None
         self._bench: Workbench | None = None
         self._quiet, self._drawn, self._cost = False, 0.0, 0.05
+        self._drawing = threading.RLock()  # a move of a view draws while the worker may
         self._asked: dict[str, Any] | None = None  # settings that the worker is to run to the end; None: a look at most
         self._pressed = -OVERTAKEN  # when Run was
         self.knobs = {name: _knob(name, values, plan.start.get(name)) for name, values in plan.knobs.items()}
@@ -101,15 +104,21 @@ class Lab:
     @property
     def sentence(self) -> str:
         """The picture in numbers."""
-        return self.plan.sentence(self.result)
+        return self.plan.sentence(self._now())
 
     @property
     def figure(self) -> plots.Picture:
         """The picture of the result."""
         plots.style()
         figure = plots.Picture(figsize=self.plan.size, layout="constrained")
-        self.plan.draw(figure, self.result)
+        self.plan.draw(figure, self._now())
         return figure
+
+    def _now(self) -> Result:
+        """The result as the views show it; its frames stay as they are while more arrive."""
+        result = self.result
+        result.settings = {**result.settings, **{name: self.settings[name] for name in self.plan.views}}
+        return replace(result, frames={name: list(frames) for name, frames in result.frames.items()})
 
     def set(self, **values: Any) -> "Lab":
         """Moves knobs, and returns the lab.
@@ -126,6 +135,8 @@ class Lab:
         for name, value in values.items():
             self.knobs[name].value = value
         self._quiet = False
+        if set(values) & set(self.plan.views):
+            self._redraw()
         return self
 
     def run(self, block: bool = False) -> "Lab":
@@ -141,7 +152,7 @@ class Lab:
         if self._worker.busy and self._asked is not None:
             if block:
                 self._worker.wait()
-            elif self._asked == self.settings:
+            elif self.plan.trained(self._asked) == self.plan.trained(self.settings):
                 raise Busy("Already running: wait for the end or press Stop first.")
         self._end_trial()
         self._asked, self._pressed = self.settings, time.perf_counter()
@@ -203,8 +214,11 @@ class Lab:
         """How wide the picture is where no widget can be shown."""
         return {"image/png": {"width": round(100 * self.plan.size[0])}}
 
-    def _on_knob(self, _: object) -> None:
+    def _on_knob(self, change: Any) -> None:
         if self._quiet:
+            return
+        if change["owner"].description in self.plan.views:
+            self._redraw()
             return
         overtaken = time.perf_counter() - self._pressed < OVERTAKEN  # even if that run has ended
         if self._worker.busy and self._asked is not None and not overtaken:
@@ -222,7 +236,8 @@ class Lab:
     def _advance(self, budget: float | None) -> tuple[str, str]:
         """Goes on with the result shown, or begins one; to the end, or for about `budget` seconds."""
         began, self._worker.training = time.perf_counter(), budget is None
-        if self._result is None or self._result.settings != self.settings:
+        trained = self.plan.trained
+        if self._result is None or trained(self._result.settings) != trained(self.settings):
             if self._result is not None and self._result.done:
                 self.kept = [*self.kept, self._result][-KEPT:]
             self.say("busy", "Preparing …")
@@ -278,14 +293,19 @@ class Lab:
         counts = [(len(f), isinstance(result.sources[n], Federation)) for n, f in result.frames.items()]
         return sum(count - (federated and count > 0) for count, federated in counts)
 
+    def _redraw(self) -> None:
+        if self._result is not None:
+            self._draw()
+
     def _draw(self) -> None:
-        since = time.perf_counter()
-        self._image.value = png(self.figure)
-        self._said.value = f"<p class='fedlab-sentence'>{html.escape(self.sentence)}</p>"
-        rows = [f"<li>{html.escape(old.label)}: {html.escape(self.plan.sentence(old))}</li>" for old in self.kept]
-        self._list.value = f"<p>Before:</p><ul>{''.join(rows)}</ul>" if rows else ""
-        self._drawn = time.perf_counter()
-        self._cost = self._drawn - since
+        with self._drawing:
+            since = time.perf_counter()
+            self._image.value = png(self.figure)
+            self._said.value = f"<p class='fedlab-sentence'>{html.escape(self.sentence)}</p>"
+            rows = [f"<li>{html.escape(old.label)}: {html.escape(self.plan.sentence(old))}</li>" for old in self.kept]
+            self._list.value = f"<p>Before:</p><ul>{''.join(rows)}</ul>" if rows else ""
+            self._drawn = time.perf_counter()
+            self._cost = self._drawn - since
 
 
 def _knob(name: str, values: Sequence[Any], start: Any) -> widgets.Widget:

@@ -88,6 +88,46 @@ def test_a_move_that_a_press_on_run_has_overtaken_counts_as_made_before(monkeypa
     assert lab.result.settings == {"knob": 3}
 
 
+def viewed(make=counting):
+    """A lab with a knob that only chooses what is shown."""
+    knobs = {"knob": (1, 2), "shown": ("first", "second")}
+    words = {"sentence": lambda r: f"{r.settings['shown']} of {len(r.frames['numbers'])}"}
+    return Lab(Plan("numbers", make, knobs, rounds=5, draw=one_frame, views=("shown",), **words))
+
+
+def test_a_view_redraws_what_is_there_and_trains_nothing():
+    lab = viewed().run(block=True)
+    before, picture = lab.result, lab._image.value
+    lab.knobs["shown"].value = "second"
+    assert "second of 5" in lab._said.value and lab.result is before and not lab._worker.busy and lab.kept == []
+    assert lab._image.value == picture  # drawn again, of the same frames
+    assert lab.set(shown="first").sentence == "first of 5" and "first of 5" in lab._said.value
+    assert lab.set(shown="second").run(block=True).result is before and lab.result.settings["shown"] == "second"
+    assert lab.set(knob=2).run(block=True).result is not before and len(lab.kept) == 1
+
+
+def test_a_view_redraws_while_the_run_goes_on():
+    reached, gate = threading.Event(), threading.Event()
+
+    def frames():
+        yield from (0, 1)
+        reached.set()
+        gate.wait(30)
+        yield from (2, 3, 4)
+
+    made = []
+    lab = viewed(lambda **_: made.append(1) or {"numbers": frames()})
+    lab.run()
+    assert reached.wait(30)
+    lab.knobs["shown"].value = "second"
+    assert "second of 2" in lab._said.value and lab._worker.busy and not lab._worker.stop.is_set()
+    with pytest.raises(Busy, match="Already running"):
+        lab.run()
+    gate.set()
+    lab.wait()
+    assert lab.result.done and made == [1] and lab.sentence == "second of 5"
+
+
 def test_run_begins_anew_where_the_knobs_were_moved_since(monkeypatch):
     lab, gates = gated_lab()
     lab.run()

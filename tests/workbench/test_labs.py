@@ -73,6 +73,27 @@ def test_a_lab_draws_and_speaks_in_numbers_from_its_first_frames_on(plan):
         assert re.fullmatch(r"<p>about \d+ s to the end</p>", lab._about.value)
 
 
+@pytest.mark.parametrize("plan", named({name: plan for name, plan in PLANS.items() if plan.views}))
+def test_moving_a_view_trains_nothing(plan):
+    lab = Lab(plan)
+    lab._worker.start(lambda: lab._advance(0.0), block=True)
+    before, frames = lab.result, {name: len(found) for name, found in lab.result.frames.items()}
+    for name in plan.views:
+        pictures = set()
+        for value in plan.knobs[name]:
+            lab.knobs[name].value = value
+            pictures.add(lab._image.value)
+        assert len(pictures) == len(plan.knobs[name])
+    assert lab.result is before and {name: len(found) for name, found in before.frames.items()} == frames
+
+
+def test_the_views_are_those_of_the_step_and_of_theta():
+    assert {name: tuple(plan.views) for name, plan in PLANS.items() if plan.views} == {
+        "STEP_BY_STEP": ("step",),
+        "TWO_MODELS": ("theta",),
+    }
+
+
 @pytest.mark.parametrize("plan", named(PLANS))
 def test_copied_code_makes_the_lab_in_an_empty_namespace(plan):
     made = {}

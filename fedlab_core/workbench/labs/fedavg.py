@@ -162,6 +162,7 @@ TWO_MODELS = Plan(
     draw=draw_two_models,
     sentence=read_two_models,
     size=(9.0, 3.5),
+    views=("theta",),
 )  # fmt: skip
 
 

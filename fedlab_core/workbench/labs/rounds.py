@@ -169,6 +169,7 @@ STEP_BY_STEP = Plan(
     sentence=read_steps,
     experiment=experiment,
     size=(10.0, 3.6),
+    views=("step",),
 )
 TUG_OF_WAR = Plan(
     "Tug of war: where do the clients pull?",
