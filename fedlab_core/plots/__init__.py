@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +50,21 @@ STYLE: dict[str, Any] = {
 LINE_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", (0, (5, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1.5, 1.2)))
 _MARKERS = "os^Dv*PX"
+PLACES = {
+    "FedAvg": 0, "FedSGD": 1, "FedProx": 2, "SCAFFOLD": 3,
+    "FedAvg+BN": 0, "FedTAN": 1, "centralised BN": 2, "GroupNorm": 3, "LayerNorm": 4, "no normalisation": 5, "FixBN": 6,
+    "FedAvg+BN, total variance": 7, "FedTAN, frozen later": 8, "SiloBN": 10, "FedBN": 11, "HBN": 12,
+    "weight standardised": 13, "FBN": 16, "HBN, faster statistics": 19,
+    "no exchange: FedAvg+BN": 0, "all exchanges: FedTAN": 1, "without exchange 1 (means)": 3,
+    "without exchange 2 (variances)": 4, "without exchange 3 (gradients)": 5,
+    "random": 0, "letters": 1, "fractal pairs": 2, "fractal labels": 3, "fractal twins": 4, "noise": 5,
+    "decentralised": 6, "own start": 8, "pairs, decentralised": 9,
+    "shared start": 0, "independent start": 1,
+    "CLIP, text head": 0, "ViT, linear head": 1, "CLIP, text head, trained": 2, "CLIP, random head": 3,
+    "CLIP, learnt prompt": 4, "ViT, prototype head": 5,
+}  # fmt: skip
+"""By name, the place whose colour, dashes and marker a line has in every picture: methods, batch norm's variants,
+starts. Fine-tuning has its own, `plots.finetuning.styles`."""
 AXES = {
     "round": "round",
     "megabytes": "megabytes sent, both ways",
@@ -119,6 +135,25 @@ class Line:
             return {"color": "0.35", "linestyle": (0, (1, 1.5)), "marker": "", "linewidth": 1.5}
         i = self.index
         return {"color": LINE_COLORS[i % 7], "linestyle": _DASHES[i % 4], "marker": _MARKERS[i % 8], "markersize": 5}
+
+
+@checked
+def places(names: Iterable[str]) -> dict[str, int]:
+    """The `index` of a `Line` by name: of `PLACES`, whatever stands beside it; else a free one from its number on.
+
+    "from letters", and "letters, FedAdam" beside "letters, FedAvg", have the colour of "letters".
+    """
+    names, found = list(names), dict[str, int]()
+    wholes = {name: name.removeprefix("from ") for name in names}
+    known = {name: PLACES.get(whole, PLACES.get(whole.partition(",")[0])) for name, whole in wholes.items()}
+    for name, place in known.items():
+        while place is not None and place in found.values():
+            place += len(LINE_COLORS)
+        found |= {} if place is None else {name: place}
+    for number, name in enumerate(names):
+        if known[name] is None:
+            found[name] = next(place for place in count(number) if place not in found.values())
+    return {name: found[name] for name in names}
 
 
 @checked

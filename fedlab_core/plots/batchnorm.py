@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from fedlab_core.check import checked
-from fedlab_core.plots import COLORMAP, LINE_COLORS, OKABE_ITO, Line
+from fedlab_core.plots import COLORMAP, LINE_COLORS, OKABE_ITO, Line, places
 
 SOURCES = {
     "local": "local BN (both sources)",
@@ -131,14 +131,14 @@ def without_noise(axes: Sequence[Axes], runs: Sequence[Mapping[str, Any]]) -> Se
         axes: two.
         runs: as `studies.batchnorm_exact.full_batch` returns them.
     """
-    names = list(dict.fromkeys(run["variant"] for run in runs))
+    index = places(dict.fromkeys(run["variant"] for run in runs))
     rates = list(dict.fromkeys((run["lr"], run["lr_decay"]) for run in runs))
     for ax, key in zip(axes, ("objective", "gradient"), strict=True):
         for run in runs:
-            i, j = names.index(run["variant"]), rates.index((run["lr"], run["lr_decay"]))
+            i, j = index[run["variant"]], rates.index((run["lr"], run["lr_decay"]))
             rate = f"lr {run['lr']:g}" + (", decaying" if run["lr_decay"] < 1 else "")
             width = 4 if run["variant"].startswith("centralised") else 1.8  # drawn below FedTAN, which lies on it
-            style = {"color": LINE_COLORS[i], "linestyle": _DASHES[j], "linewidth": width}
+            style = {"color": LINE_COLORS[i % 7], "linestyle": _DASHES[j], "linewidth": width}
             style |= {"alpha": 0.4, "zorder": 1} if width == 4 else {}
             ax.plot(run["round"], run[key], label=f"{run['variant']}, {rate}", **style)
         ax.set_xlabel("round = one step on all data")
@@ -198,7 +198,9 @@ def accuracy_against(ax: Axes, runs: Mapping[str, Sequence[Mapping[str, Any]]], 
         runs: by variant, one per seed, see `studies.arms.outcome`.
         x: see above.
     """
-    for i, (name, found) in enumerate(runs.items()):
+    index = places(runs)
+    for name, found in runs.items():
+        i = index[name]
         style = {"color": LINE_COLORS[i % 7], "linestyle": _DASHES[i % 4], "marker": _MARKERS[i % 8], "markersize": 4}
         ys = np.mean([run["test_accuracy"] for run in found], axis=0)
         xs = np.asarray(found[0][x], float)
@@ -217,7 +219,8 @@ def accuracy_against(ax: Axes, runs: Mapping[str, Sequence[Mapping[str, Any]]], 
 @checked
 def lines(histories: Mapping[str, Sequence[Any]]) -> list[Line]:
     """Histories by name as lines for `plots.curves`."""
-    return [Line(name, history, index=i) for i, (name, history) in enumerate(histories.items())]
+    index = places(histories)
+    return [Line(name, history, index=index[name]) for name, history in histories.items()]
 
 
 @checked

@@ -10,7 +10,7 @@ from matplotlib.colors import LogNorm
 from numpy.typing import ArrayLike
 
 from fedlab_core.check import Depth, checked
-from fedlab_core.plots import COLORMAP, LINE_COLORS
+from fedlab_core.plots import COLORMAP, LINE_COLORS, places
 from fedlab_core.probes.groups import Connectivity
 from fedlab_core.probes.lines import LossLine
 from fedlab_core.probes.planes import Landscape
@@ -211,7 +211,9 @@ def spread_over_rounds(accuracy: Axes, per_drift: Axes, found: Mapping[str, Sequ
     Args:
         found: by run, rows of `probes.spread`; a run without any keeps its colour for later.
     """
-    for i, (name, rows) in enumerate(found.items()):
+    index = places(found)
+    for name, rows in found.items():
+        i = index[name]
         look = {"color": LINE_COLORS[i % 7], "marker": _MARKERS[i % 8], "markersize": 4, "linestyle": _DASHES[i % 4]}
         mixtures_over_rounds(accuracy, per_drift, name, rows, look)
     per_drift.set_ylim(0, None)

@@ -12,6 +12,7 @@ from fedlab_core import plots
 from fedlab_core.check import checked
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
+from fedlab_core.plots import finetuning
 from fedlab_core.workbench.options import differing
 
 Source = Experiment | Federation | Iterator[Any]
@@ -46,9 +47,9 @@ class Band:
         half = stdtrit(n - 1, 0.975) * values.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros_like(mean)
         return cls(label, list(x), mean.tolist(), (mean - half).tolist(), (mean + half).tolist(), n)
 
-    def draw(self, ax: Axes, index: int | None = None) -> None:
-        """Draws the band in the pale colour of line `index`, grey without one."""
-        color = "0.45" if index is None else plots.LINE_COLORS[index % len(plots.LINE_COLORS)]
+    def draw(self, ax: Axes, index: int | str | None = None) -> None:
+        """Draws the band in the pale colour of line `index`, or in that colour, grey without one."""
+        color = plots.LINE_COLORS[index % len(plots.LINE_COLORS)] if isinstance(index, int) else index or "0.45"
         label = f"{self.label} (recorded, n = {self.seeds}, 95 %)"
         ax.fill_between(self.x, self.low, self.high, color=color, alpha=0.13, linewidth=0, zorder=0)
         ax.plot(self.x, self.mean, color=color, alpha=0.45, linewidth=1.2, linestyle=":", zorder=0, label=label)
@@ -121,17 +122,31 @@ def _changed(value: Any, default: Any, skip: str = "") -> str:
 
 
 @checked
+def lines_of(result: Result) -> list[plots.Line]:
+    """A line per run, in the colour that its name has in every picture."""
+    index = plots.places(result.frames)
+    return [plots.Line(name, frames, index=index[name]) for name, frames in result.frames.items()]
+
+
+@checked
+def looks_of(result: Result) -> dict[str, dict[str, Any]]:
+    """By run, colour, dashes and marker as `Axes.plot` takes them; methods of fine-tuning have those of their table."""
+    if result.frames.keys() <= finetuning.TITLES.keys():
+        return finetuning.styles(result.frames)
+    return {name: plots.Line(name, [], index=index).style for name, index in plots.places(result.frames).items()}
+
+
+@checked
 def accuracy_curves(figure: Any, result: Result) -> None:
     """Test accuracy over rounds: this result in colour, earlier ones thin, recorded ones as pale bands."""
     ax = figure.subplots()
     for index, band in enumerate(result.behind):
         band.draw(ax, index)
     for old in result.earlier:
-        for index, frames in enumerate(old.frames.values()):
-            values = [plots.measured(record, "test_accuracy") for record in frames]
-            ax.plot(values, color=plots.LINE_COLORS[index % 7], alpha=0.3, linewidth=1)
-    lines = [plots.Line(name, frames, index=index) for index, (name, frames) in enumerate(result.frames.items())]
-    plots.curves(ax, lines, "test_accuracy")
+        for line in lines_of(old):
+            values = [plots.measured(record, "test_accuracy") for record in line.history]
+            ax.plot(values, color=line.style["color"], alpha=0.3, linewidth=1)
+    plots.curves(ax, lines_of(result), "test_accuracy")
     ax.legend(frameon=True, framealpha=0.8)
 
 
@@ -151,7 +166,7 @@ def draw_pair(figure: Any, result: Result, second: str = "drift") -> None:
         for old in result.earlier:
             for frames in old.frames.values():
                 ax.plot([plots.measured(r, key) for r in frames], color="0.8", linewidth=1, zorder=0)
-        plots.curves(ax, [plots.Line(n, f, index=i) for i, (n, f) in enumerate(result.frames.items())], key)
+        plots.curves(ax, lines_of(result), key)
     axes[0].legend(loc="lower right")
 
 

@@ -102,6 +102,7 @@ def _panel(root: Path) -> list[Scene]:
         lambda: [plan.Band("label", [0.0], [0.1], [0.0], [0.2], 2), band.draw(ax)],
         lambda: plan.Result({"alpha": 0.1}, {"run": run.federation}, frames={"run": []}),
         lambda: [plan.experiment_code(SMALL), plan.plan_code(shown)],
+        lambda: [plan.lines_of(result), plan.looks_of(result), plots.places(["FedAvg", "other"])],
         lambda: plan.accuracy_curves(plots.figure()[0], result),
         lambda: [plan.final_accuracies(result), plan.best_of(run.federation.history)],
         lambda: plan.draw_pair(plots.figure()[0], result, "test_loss"),

@@ -227,8 +227,8 @@ def connected_experiment(E: int, alpha: float, start: str) -> Experiment:
 def draw_connected(figure: Any, result: Result) -> None:
     """Above 0 the mean of all clients' models is worse than they are: on the test data, and on their own."""
     left, right = figure.subplots(1, 2)
-    for i, (name, frames) in enumerate(result.frames.items()):
-        plots_probes.groups(left, right, name, frames, i)
+    for name, index in plots.places(result.frames).items():
+        plots_probes.groups(left, right, name, result.frames[name], index)
     left.legend(loc="upper right", fontsize=7)
 
 

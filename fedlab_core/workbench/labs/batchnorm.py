@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from fedlab_core import plots
 from fedlab_core.batchnorm.fedtan import FedTAN
 from fedlab_core.batchnorm.lockstep import EVERYTHING, NOTHING, Sharing
 from fedlab_core.batchnorm.measures import (
@@ -25,7 +24,7 @@ from fedlab_core.state import batch_norms
 from fedlab_core.studies.arms import by_arm
 from fedlab_core.studies.batchnorm_runs import DIGITS, MNIST, VARIANTS
 from fedlab_core.studies.record import recorded
-from fedlab_core.workbench.plan import Band, Plan, Result
+from fedlab_core.workbench.plan import Band, Plan, Result, looks_of
 
 FIELDS = {
     "batch norm, repaired": ("FedAvg+BN", "FedTAN", "centralised BN"),
@@ -50,6 +49,11 @@ def race(data: str, skew: float, steps: int) -> Experiment:
     """Digits, or MNIST averaged to 14 x 14 where it is in the data root."""
     if data == "mnist" and (missing := missing_data("mnist")):
         raise FileNotFoundError(missing)
+    return race_experiment(data, skew, steps)
+
+
+def race_experiment(data: str, skew: float, steps: int, **_: Any) -> Experiment:
+    """FedAvg with averaged batch norm; its data may be missing here."""
     base = DIGITS if data == "digits" else MNIST
     return base.replace(partition_options={"skew": skew}, steps=steps, evaluate_every=EVERY)
 
@@ -74,13 +78,14 @@ def looks(experiment: Experiment, name: str) -> Iterator[Look]:
 def draw_race(figure: Any, result: Result) -> None:
     """Test accuracy, mismatch and gradient deviation over rounds."""
     axes = figure.subplots(1, 3)
+    looks = looks_of(result)
     for band in result.behind:
-        band.draw(axes[0], list(result.frames).index(band.label.removesuffix(" on MNIST")))
+        band.draw(axes[0], looks[band.label.removesuffix(" on MNIST")]["color"])
     for old in result.earlier:
         for frames in old.frames.values():
             axes[0].plot([f.record.round for f in frames], [f.record.metrics["test_accuracy"] for f in frames], "0.8")
-    for i, (name, frames) in enumerate(result.frames.items()):
-        look, rounds = plots.Line(name, [], index=i).style, [f.record.round for f in frames]
+    for name, frames in result.frames.items():
+        look, rounds = looks[name], [f.record.round for f in frames]
         axes[0].plot(rounds, [f.record.metrics["test_accuracy"] for f in frames], label=name, **look)
         for ax, key in ((axes[1], "between"), (axes[2], "deviation")):
             values = [getattr(f, key) for f in frames]
@@ -126,6 +131,7 @@ NORMALISERS = Plan(
     rounds=10,
     draw=draw_race,
     sentence=read_race,
+    experiment=race_experiment,
     behind=race_behind,
     size=(10.5, 3.9),
 )
@@ -174,10 +180,10 @@ def errors(off: str, unequal: bool) -> Mapping[str, Iterator[Error]]:
 def draw_errors(figure: Any, result: Result) -> None:
     """The error of every tensor at the last model looked at, first layer on the left; and over all, by round."""
     left, right = figure.subplots(1, 2, width_ratios=(1.5, 1))
+    looks = looks_of(result)
     for name, frames in result.frames.items():
         if frames:
-            look = plots.Line(name, [], index={FULL: 2, NONE: 1}.get(name, 0)).style
-            last = frames[-1]
+            look, last = looks[name], frames[-1]
             left.plot(range(len(last.names)), [max(v, 1e-16) for v in last.by_tensor], label=name, **look)
             right.plot([f.round for f in frames], [max(f.total, 1e-16) for f in frames], **look)
             left.set_xticks(range(len(last.names)), last.names, rotation=40, ha="right", fontsize=7)

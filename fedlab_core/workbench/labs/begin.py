@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
-from fedlab_core import plots, probes
+from fedlab_core import probes
 from fedlab_core.experiment import Experiment
 from fedlab_core.history import Record
 from fedlab_core.pretraining.two_layer import STARTS as FILTERS
 from fedlab_core.pretraining.two_layer import two_layer
 from fedlab_core.studies.pretraining_runs import DIGITS, METHODS
-from fedlab_core.workbench.plan import Plan, Result
+from fedlab_core.workbench.plan import Plan, Result, looks_of
 
 ALPHAS = (0.05, 0.1, 0.3, 100.0)
 SERVERS = {"FedAvg": "fedavg", "FedAvgM": "fedavgm", "FedAdam": "fedadam", "FedYogi": "fedyogi"}
@@ -50,8 +50,9 @@ def begin(server: str, start: str, alpha: float) -> Mapping[str, Iterator[Begun]
 def draw_begin(figure: Any, result: Result) -> None:
     """Accuracy, gradient diversity and curvature over the rounds."""
     axes = figure.subplots(1, 3)
-    for i, (name, frames) in enumerate(result.frames.items()):
-        look, rounds = plots.Line(name, [], index=i).style, [f.record.round for f in frames]
+    looks = looks_of(result)
+    for name, frames in result.frames.items():
+        look, rounds = looks[name], [f.record.round for f in frames]
         for ax, key in zip(axes, ("test_accuracy", "diversity"), strict=False):
             ax.plot(rounds, [f.record.metrics[key] for f in frames], label=name, **look)
         axes[2].plot(rounds, [max(f.top, 1e-3) for f in frames], **look)
@@ -118,8 +119,9 @@ def filters(start: str, steps: int, seed: int) -> Mapping[str, Iterator[Turned]]
 def draw_filters(figure: Any, result: Result) -> None:
     """Misaligned filters, and test error, over the rounds."""
     axes = figure.subplots(1, 2)
-    for i, (name, frames) in enumerate(result.frames.items()):
-        look, rounds = plots.Line(name, [], index=i).style, [f.round for f in frames]
+    looks = looks_of(result)
+    for name, frames in result.frames.items():
+        look, rounds = looks[name], [f.round for f in frames]
         axes[0].plot(rounds, [f.misaligned for f in frames], label=name, **look)
         axes[1].plot(rounds, [100 * f.error for f in frames], **look)
     axes[0].set(title="misaligned filters of 20", ylim=(-0.5, 20.5), xlabel="round")

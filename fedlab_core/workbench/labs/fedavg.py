@@ -20,7 +20,7 @@ from fedlab_core.probes.lines import LossLine, line
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 from fedlab_core.studies.fedavg_rounds import DIGITS, TARGET, WORK
-from fedlab_core.workbench.plan import Plan, Result, best_of, draw_pair
+from fedlab_core.workbench.plan import Plan, Result, best_of, draw_pair, lines_of, looks_of
 
 FAST = DIGITS.replace(engine="stacked", lr=0.215)
 SPLITS = ("iid", "shards", "quantity")
@@ -51,12 +51,11 @@ def draw_race(figure: Any, result: Result) -> None:
             for frames in old.frames.values():
                 ys = [plots.measured(r, "test_accuracy") for r in frames]
                 ax.plot([plots.measured(r, x) for r in frames], ys, color="0.8", linewidth=1, zorder=0)
-        lines = [plots.Line(name, f, index=i) for i, (name, f) in enumerate(result.frames.items())]
-        plots.curves(ax, lines, "test_accuracy", x)
+        plots.curves(ax, lines_of(result), "test_accuracy", x)
         ax.axhline(TARGET, color="0.5", linewidth=1, linestyle=":")
-    for i, frames in enumerate(result.frames.values()):
-        if math.isfinite(rounds := rounds_to_target(frames, TARGET)):
-            axes[0].axvline(rounds, color=plots.LINE_COLORS[i], linewidth=1, linestyle=":")
+    for name, look in looks_of(result).items():
+        if math.isfinite(rounds := rounds_to_target(result.frames[name], TARGET)):
+            axes[0].axvline(rounds, color=look["color"], linewidth=1, linestyle=":")
     axes[1].set_xscale("symlog", linthresh=10)
     axes[1].set(ylabel="", xlabel="gradient steps", xlim=(0, None))
     axes[2].set(ylabel="", xlabel="megabytes sent")
@@ -128,8 +127,9 @@ def two_models(start: str, epochs: int, examples: int, theta: float) -> Mapping[
 def draw_two_models(figure: Any, result: Result) -> None:
     """The line of either start: earlier moments pale, the last in colour; a ring at theta."""
     theta, axes = result.settings["theta"], figure.subplots(1, 2, sharey=True)
+    index_of = plots.places(result.frames)
     for i, (ax, (name, lines)) in enumerate(zip(axes, result.frames.items(), strict=True)):
-        index = 0 if name.startswith("shared") else 1
+        index = index_of[name]
         for old in lines[:-1]:
             ax.plot(old.theta, old.loss, color=plots.LINE_COLORS[index], alpha=0.3, linewidth=1)
         if lines:

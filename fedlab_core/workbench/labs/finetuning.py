@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedlab_core import plots
 from fedlab_core.costs import count_flops
 from fedlab_core.experiment import Experiment
 from fedlab_core.finetuning.accounts import classification_loss, payload
@@ -21,7 +20,7 @@ from fedlab_core.studies.finetuning_runs import (
     federation,
 )
 from fedlab_core.studies.record import recorded
-from fedlab_core.workbench.plan import Band, Plan, Result
+from fedlab_core.workbench.plan import Band, Plan, Result, looks_of
 
 METHODS = ("bias", "layer_norm", "vpt_deep", "adapter", "lora", "head", "full")
 
@@ -58,15 +57,15 @@ def tune(way: Way, lr: float) -> Iterator[Spent]:
 def draw_travel(figure: Any, result: Result) -> None:
     """Curves over rounds, over megabytes and over GFLOP."""
     axes = figure.subplots(1, 3, sharey=True)
-    for i, band in enumerate(result.behind):
-        band.draw(axes[0], i)
+    looks = looks_of(result)
+    for band in result.behind:
+        band.draw(axes[0], looks[band.label]["color"])
     for ax, key in zip(axes, ("round", "megabytes", "gflop"), strict=True):
         for old in result.earlier:
             for frames in old.frames.values():
                 ax.plot([getattr(f, key) for f in frames], [f.test for f in frames], color="0.8", linewidth=1)
-        for i, (name, frames) in enumerate(result.frames.items()):
-            look = plots.Line(name, [], index=i).style
-            ax.plot([getattr(f, key) for f in frames], [f.test for f in frames], label=name, **look)
+        for name, frames in result.frames.items():
+            ax.plot([getattr(f, key) for f in frames], [f.test for f in frames], label=name, **looks[name])
     axes[0].set(xlabel="round", ylabel="test accuracy", ylim=(0, 1))
     axes[1].set_xscale("symlog", linthresh=0.02)
     axes[1].set(xlabel="megabytes sent (log)", xlim=(0, None))
@@ -119,6 +118,13 @@ def families(network: str, shots: int) -> dict[str, Iterator[Spent]]:
     return {n: tune(replace(FAMILIES[n], shots=shots), lrs.get(f"{shots}: {n}", 0.01)) for n in names}
 
 
+def clip_behind(network: str, shots: int) -> Sequence[Band]:
+    """The recorded runs of the same networks and shots."""
+    found = grouped(recorded("finetuning_clip")).get(str(shots), {})
+    names = [name for name in dict.fromkeys((network, "ViT, linear head")) if name in found]
+    return [Band.of_curves(n, found[n][0]["round"], [run["test"] for run in found[n]]) for n in names]
+
+
 CLIP = Plan(
     "CLIP against a ViT",
     families,
@@ -127,6 +133,7 @@ CLIP = Plan(
     rounds=5,
     draw=draw_travel,
     sentence=read_travel,
+    behind=clip_behind,
     size=(10.5, 3.8),
 )
 
@@ -157,11 +164,11 @@ def clients(shots: int, alpha: float, alone: bool) -> Iterator[Ends]:
 def draw_together(figure: Any, result: Result) -> None:
     """Training and test accuracy, together and alone; the gap between the two is over-fitting."""
     axes = figure.subplots(1, 3, sharey=True)
+    looks = looks_of(result)
     titles = {"test": "all classes", "own": "the client's own classes", "train": "its training pictures"}
     for ax, (key, title) in zip(axes, titles.items(), strict=True):
-        for i, (name, frames) in enumerate(result.frames.items()):
-            look = plots.Line(name, [], index=i).style
-            ax.plot([f.round for f in frames], [getattr(f, key) for f in frames], label=name, **look)
+        for name, frames in result.frames.items():
+            ax.plot([f.round for f in frames], [getattr(f, key) for f in frames], label=name, **looks[name])
             for old in result.earlier:
                 if name in old.frames:
                     ax.plot([f.round for f in old.frames[name]], [getattr(f, key) for f in old.frames[name]], "0.8")
@@ -247,8 +254,9 @@ def aggregated(way: str, steps: int, lr: float) -> Iterator[Aggregated]:
 def draw_aggregated(figure: Any, result: Result) -> None:
     """Error of the global update by round, and accuracy over what was sent."""
     left, right = figure.subplots(1, 2)
-    for i, (name, frames) in enumerate(result.frames.items()):
-        look = plots.Line(name, [], index=i).style
+    looks = looks_of(result)
+    for name, frames in result.frames.items():
+        look = looks[name]
         known = [(f.round, max(f.error, 1e-17)) for f in frames if f.error is not None]
         left.plot([r for r, _ in known], [e for _, e in known], label=name, **look)
         right.plot([f.megabytes for f in frames], [f.accuracy for f in frames], **look)

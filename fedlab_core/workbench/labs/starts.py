@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedlab_core import plots, probes
+from fedlab_core import probes
 from fedlab_core.experiment import Experiment
 from fedlab_core.history import Record
 from fedlab_core.pretraining.pairs import fractal_pairs, make_renders
@@ -17,7 +17,7 @@ from fedlab_core.references import centralised
 from fedlab_core.studies.arms import by_arm, rates
 from fedlab_core.studies.pretraining_runs import DIGITS
 from fedlab_core.studies.record import recorded
-from fedlab_core.workbench.plan import Band, Plan, Result, best_of
+from fedlab_core.workbench.plan import Band, Plan, Result, best_of, looks_of
 
 ALPHAS = (0.05, 0.1, 0.3, 100.0)
 THETAS = [i / 8 for i in range(9)]
@@ -71,10 +71,11 @@ def race(start: str, alpha: float, method: str, lr: float) -> Mapping[str, Itera
 def draw_race(figure: Any, result: Result) -> None:
     """Accuracy; the gap to centralised training; drift; the barrier to IID clients' model; mixtures."""
     axes = figure.subplots(2, 2).ravel()
-    for i, band in enumerate(result.behind):
-        band.draw(axes[0], i)
-    for i, (name, frames) in enumerate(result.frames.items()):
-        look, rounds = plots.Line(name, [], index=i).style, [f.record.round for f in frames]
+    looks = looks_of(result)
+    for band in result.behind:
+        band.draw(axes[0], looks[band.label.rpartition(", lr")[0]]["color"])
+    for name, frames in result.frames.items():
+        look, rounds = looks[name], [f.record.round for f in frames]
         axes[0].plot(rounds, [f.record.metrics["test_accuracy"] for f in frames], label=name, **look)
         axes[1].plot(rounds, [f.record.metrics["drift"] for f in frames], **look)
         axes[2].plot(rounds, [f.barrier for f in frames], **look)
@@ -179,7 +180,8 @@ def draw_own(figure: Any, result: Result) -> None:
     """Above, what the start was learnt from; below, accuracy at equal bytes."""
     above, below = figure.subfigures(2, 1, height_ratios=(1, 3.2))
     ax = below.subplots()
-    for i, (name, frames) in enumerate(result.frames.items()):
+    looks = looks_of(result)
+    for name, frames in result.frames.items():
         if not frames:
             continue
         if frames[-1].pictures is not None:
@@ -187,7 +189,7 @@ def draw_own(figure: Any, result: Result) -> None:
                 cell.imshow(picture)
                 cell.axis("off")
         xs, ys = [f.megabytes for f in frames], [f.record.metrics["test_accuracy"] for f in frames]
-        ax.plot(xs, ys, label=name, **plots.Line(name, [], index=i).style)
+        ax.plot(xs, ys, label=name, **looks[name])
         for old in result.earlier:
             ax.plot(
                 [f.megabytes for f in old.frames[name]],

@@ -6,7 +6,7 @@ from typing import Any
 from fedlab_core import plots
 from fedlab_core.experiment import Experiment
 from fedlab_core.studies.fedavg_text import TEXT
-from fedlab_core.workbench.plan import Plan, Result
+from fedlab_core.workbench.plan import Plan, Result, looks_of
 
 
 def text_experiment(text: str, hidden: int, E: int) -> Experiment:
@@ -22,10 +22,11 @@ def draw_bits(figure: Any, result: Result) -> None:
     for old in result.earlier:
         for frames in old.frames.values():
             ax.plot([plots.measured(r, "test_loss") / math.log(2) for r in frames], color="0.8", linewidth=1)
-    for i, (name, frames) in enumerate(result.frames.items()):
+    looks = looks_of(result)
+    for name, frames in result.frames.items():
         known = [(r.round, r.metrics["test_loss"] / math.log(2)) for r in frames if "test_loss" in r.metrics]
         if known:
-            ax.plot(*zip(*known, strict=True), label=name, **plots.Line(name, [], index=i).style)
+            ax.plot(*zip(*known, strict=True), label=name, **looks[name])
     ax.set(xlabel="round", ylabel="bits per character (test)")
     ax.legend()
 

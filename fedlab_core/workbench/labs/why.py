@@ -30,10 +30,14 @@ def growing(experiment: Experiment) -> Iterator[Attribution]:
         yield gathered(CAUSES, (experiment.settings.seed,), [found], [experiment.settings.lr] * len(on))
 
 
-def causes(m: int, E: int, lr: float, labels: int, seed: int) -> Mapping[str, Iterator[Attribution]]:
-    """The causes of the gap of m of ten clients with E local steps."""
-    changed = DIGITS.replace(fraction=m / 10, steps=E, lr=lr, partition_options={"per_client": labels}, seed=seed)
-    return {"causes": growing(changed)}
+def federated(m: int, E: int, lr: float, labels: int, seed: int) -> Experiment:
+    """The cell with all causes on: m of ten clients, E local steps."""
+    return DIGITS.replace(fraction=m / 10, steps=E, lr=lr, partition_options={"per_client": labels}, seed=seed)
+
+
+def causes(**settings: Any) -> Mapping[str, Iterator[Attribution]]:
+    """The causes of the gap of that run."""
+    return {"causes": growing(federated(**settings))}
 
 
 def draw_causes(figure: Any, result: Result) -> None:
@@ -63,5 +67,6 @@ WHY = Plan(
     rounds=6,
     draw=draw_causes,
     sentence=read_causes,
+    experiment=federated,
     size=(12.0, 3.8),
 )
