@@ -116,6 +116,74 @@ def test_every_exercise_has_a_hint_that_unfolds(path):
         assert "**Exercise" in above.source and "<details><summary>Hint</summary>" in above.source, i
 
 
+def lab_problems(cells: list[nbformat.NotebookNode]) -> list[str]:
+    """Labs whose run has no question before it, or no explanation after it."""
+    found, asked = [], 0
+    labs = [i for i, cell in enumerate(cells) if cell.cell_type == "code" and re.search(r"\bLab\(", cell.source)]
+    for lab, after in zip(labs, [*labs[1:], len(cells)], strict=True):
+        run = next((i for i in range(lab, after) if cells[i].cell_type == "code" and ".run(" in cells[i].source), after)
+
+        def said(word: str, first: int, last: int) -> list[int]:
+            return [
+                i for i in range(first, last) if cells[i].cell_type == "markdown" and f"**{word}" in cells[i].source
+            ]
+
+        explained = said("Explain", run, after)
+        if not said("Predict", asked, run):
+            found.append(f"cell {lab}: no prediction before it runs")
+        if not explained:
+            found.append(f"cell {lab}: nothing explains it")
+        asked = explained[0] if explained else run
+    return found
+
+
+@pytest.mark.parametrize("path", named(READERS))
+def test_every_lab_is_predicted_before_and_explained_after(path):
+    assert lab_problems(tool.read(path).cells) == []
+
+
+def test_a_lab_without_a_question_or_an_answer_is_found():
+    lab = [code("Lab(RACE)"), code("lab.run(block=True)")]
+    assert lab_problems([text("**Predict.** A?"), *lab, text("**Explain.** B.")]) == []
+    assert lab_problems([*lab, text("**Predict.** A?"), text("**Explain.** B.")]) == [
+        "cell 0: no prediction before it runs"
+    ]
+    assert lab_problems([text("**Predict.** A?"), *lab]) == ["cell 1: nothing explains it"]
+
+
+@pytest.mark.parametrize("path", named([path for path in NOTEBOOKS if path not in READERS]))
+def test_every_solution_has_its_reason(path):
+    cells = tool.read(path).cells
+    solved = [cell.cell_type for cell in cells if tool.has_tag(cell, "solution")]
+    assert solved == ["code", "markdown"] * (len(solved) // 2)
+    reasons = [cell.source for cell in cells if cell.cell_type == "markdown" and tool.has_tag(cell, "solution")]
+    assert all(source.startswith("**Why") for source in reasons)
+
+
+@pytest.mark.parametrize("path", named(NOTEBOOKS))
+def test_long_tables_unfold(path):
+    for number, cell in enumerate(tool.read(path).cells):
+        for output in cell.get("outputs", []):
+            page = output.get("data", {}).get("text/html", "")
+            shown = re.sub(r"<details.*?</details>", "", page, flags=re.DOTALL)
+            rows = [row for row in re.findall(r"<tr.*?</tr>", shown, flags=re.DOTALL) if "<td" in row]
+            assert len(rows) <= 12, number
+
+
+@pytest.mark.parametrize("path", named(READERS))
+def test_every_notebook_ends_with_what_it_cannot_show_and_the_next_question(path):
+    last = "\n".join(cell.source for cell in tool.read(path).cells[-2:])
+    assert "**What this cannot show.**" in last
+    assert "**The next question" in last or "## Where next?" in last
+
+
+def test_no_notebook_leaves_a_report_behind():
+    cells = [cell for path in NOTEBOOKS for cell in tool.read(path).cells if "bench.save(" in cell.source]
+    assert len(cells) == 2 and all("shutil.move(report, place.name)" in cell.source for cell in cells)
+    assert all(re.fullmatch(r"workbench-[\w-]+-round-5\.html\n", cell.outputs[0].text) for cell in cells)
+    assert not list((tool.ROOT / "notebooks").rglob("workbench-*"))
+
+
 def copy_problems(student: nbformat.NotebookNode, solutions: nbformat.NotebookNode) -> list[str]:
     """Where a reader's copy differs from what its solutions generate, and solutions that are none."""
 
