@@ -66,7 +66,7 @@ def check_cells(clients: check.Natural, num_classes: check.Natural) -> None:
 
 
 @check.checked
-def part_of(name: str, size: float, n: check.Natural) -> int:
+def part_of(name: str, size: Any, n: check.Natural) -> int:
     """How many of `n` training examples a share or a number of them is: at least one, and not all.
 
     Raises:

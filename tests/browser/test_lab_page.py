@@ -24,7 +24,7 @@ def test_a_lab_looks_first_then_runs_and_compares(lab, page):
     notebook.outputs.locator(".fedlab-knobs .noUi-handle").first.press("ArrowRight")  # alpha: 0.1 -> 0.3
     notebook.wait_text("Before:")
     notebook.press("Copy as code")
-    notebook.wait_text(re.compile(r"lab\.set\(alpha=0\.3, E=5, clients=10\)\.run\(block=True\)"))
+    notebook.wait_text(re.compile(r"lab = Lab\(TUG_OF_WAR\)\.set\(alpha=0\.3, E=5, clients=10\)\.run\(block=True\)"))
     notebook.press("Open in the workbench")
     notebook.wait_text("Rewind")
     assert notebook.screenshot("lab").stat().st_size > 40_000
