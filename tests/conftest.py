@@ -23,6 +23,7 @@ LONGEST = (
     "tests/browser/test_panel.py",
     "tests/browser/test_path.py",
     "tests/engines/test_ray.py",
+    "tests/runs/test_campaign.py",
     "tests/runs/test_checkpoint.py",
     "tests/runs/test_ray_faults.py",
     "notebooks/08_why_the_gap.ipynb",

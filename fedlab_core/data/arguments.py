@@ -72,9 +72,9 @@ def part_of(name: str, size: Any, n: check.Natural) -> int:
     Raises:
         ValueError: neither of these.
     """
-    share = isinstance(size, Real) and 0 < size < 1
-    count = round(size * n) if share else size
-    if isinstance(size, bool) or not (isinstance(count, Integral) and 1 <= count < n):
+    share = isinstance(size, Real) and 0 < float(size) < 1
+    count: Any = round(float(size) * n) if share else size
+    if isinstance(size, bool) or not (isinstance(count, Integral) and 1 <= int(count) < n):
         raise ValueError(f"{name}={size!r}, accepted: a share of 0 to 1, or 1 to {n - 1} of {n} training examples")
     return int(count)
 

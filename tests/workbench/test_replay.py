@@ -100,7 +100,7 @@ def test_every_lab_has_a_replay_of_its_first_settings() -> None:
 
 
 def test_what_a_replay_does_not_show_is_said_with_its_reason() -> None:
-    """Five replays lack the updates, four of them who holds what too, and the page names each."""
+    """Some replays lack the updates, or who holds what too, and the page names each."""
     without: dict[str, set[str]] = {"updates": set(), "holdings": set()}
     for path in KEPT:
         data = json.loads(path.read_text(encoding="utf-8"))
