@@ -1,6 +1,7 @@
 """Committed notebooks are as `make notebooks` leaves them, keep to the rules of the house, and twins are in step."""
 
 import copy
+import os
 import re
 import subprocess
 import sys
@@ -401,3 +402,19 @@ def test_the_slowest_cell_is_found(tmp_path):
     )
     _, timing = tool.execute(notebook, tmp_path)
     assert timing.slowest == 1 and 0.5 <= timing.slowest_seconds <= timing.total
+
+
+STUDY = ("07-01", "07-04", "07-08", "07-09", "07-10", "07-11", "07-17", "07-30")
+"""Of notebook 07: the study, and the cells that define what it needs."""
+
+
+def test_the_study_of_a_notebook_runs_as_a_file_of_its_own(tmp_path):
+    cells = {cell.id: cell.source for cell in tool.read(tool.ROOT / "notebooks/solutions/07_your_own.ipynb").cells}
+    source = re.sub(r"\.run\(\d+\)", ".run(1)", "\n".join(cells[name] for name in STUDY))
+    (tmp_path / "my_study.py").write_text(source, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(tool.ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "my_study.py"]
+    run = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"^(shown|refuted|undecided) - median minus mean, 3 of 10 lie: [-+]\d", run.stdout, re.MULTILINE)
+    assert [path.name for path in tmp_path.iterdir()] == ["my_study.py"]
