@@ -143,17 +143,18 @@ def code(run: Run) -> str:
     first, rest = run.plan[0][1], run.plan[1:]
     ends = [after for after, _ in rest] + [run.round]
     own = {name: words for _, experiment in run.plan for name, words in _own(experiment).items()}
+    by_hand = _by_hand(first) if _own(first) else []
     lines = ["from fedlab_core.experiment import Experiment"]
-    if _own(first):
+    if by_hand:
         lines.append("from fedlab_core.federation import Federation")
-    if rest or _own(first):
+    if rest or by_hand:
         lines.append("from fedlab_core.methods import build_method")
     if "own_method" in own:
         lines.insert(0, "from dataclasses import replace\n")
     lines += ["", *(f"# {name} = ...  # put in here {words}" for name, words in own.items())]
     lines.append(f"experiment = {experiment_code(first)}")
-    lines += [*_by_hand(first), f"federation = federation.run({ends[0]})"] if _own(first) else []
-    lines += [] if _own(first) else [f"federation = experiment.build().run({ends[0]})"]
+    built = "federation" if by_hand else "experiment.build()"
+    lines += [*by_hand, f"federation = {built}.run({ends[0]})"]
     before = first
     for (after, experiment), end in zip(rest, ends[1:], strict=True):
         old, new = before.settings.to_json(), experiment.settings.to_json()

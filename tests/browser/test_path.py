@@ -16,7 +16,7 @@ def move(notebook, name, options, value):
     named = notebook.page.locator(".widget-label", has_text=exactly(name))
     knob = notebook.root.locator(".fedlab-knobs > *").filter(has=named)
     if knob.locator("select").count():
-        knob.locator("select").select_option(label=value)
+        notebook.select(knob.locator("select"), value, f"w.description == {name!r} and w.label")
         return
     shown, handle = knob.locator(".widget-readout"), knob.locator(".noUi-handle")
     places = [say(option) for option in options]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from small import OWN_LAYERS, small_data, small_federation, split
 
 from fedlab_core.batchnorm.hybrid import with_global_norms
 from fedlab_core.engines.ray import disconnect
@@ -18,7 +19,6 @@ from fedlab_core.randomness import generator
 from fedlab_core.registry import METHODS
 from fedlab_core.round import NonFiniteError
 from fedlab_core.settings import Settings
-from tests.small import OWN_LAYERS, small_data, small_federation, split
 
 SIZES = split(9, 6, 14, 8, 11)
 NEEDS_RAY = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="needs Ray")

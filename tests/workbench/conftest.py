@@ -40,6 +40,7 @@ def gate(monkeypatch) -> Iterator[Gate]:
             return original(*arguments)
         gate.entered.release()
         assert gate.go.acquire(timeout=PATIENCE)
+        gate.trained += 1
         return original(*arguments)
 
     monkeypatch.setattr(loop, "train_client", train_client)

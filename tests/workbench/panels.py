@@ -20,6 +20,7 @@ class Gate:
 
     def __init__(self) -> None:
         self.entered, self.go = threading.Semaphore(0), threading.Semaphore(0)
+        self.trained = 0  # clients that were let go on
 
     def wait(self) -> None:
         """Until a client has begun."""

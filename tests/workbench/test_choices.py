@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small import equal
 
 from fedlab_core.data import load_dataset
 from fedlab_core.experiment import Experiment
@@ -22,7 +23,6 @@ from fedlab_core.workbench.controls import Controls
 from fedlab_core.workbench.display import Display
 from fedlab_core.workbench.fits import Trials
 from fedlab_core.workbench.labels import PARTITION_LABELS
-from tests.small import equal
 from tests.workbench.panels import said
 
 WHOLE = {

@@ -10,11 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from small import equal
 
 from fedlab_core.federation import Federation
 from fedlab_core.workbench import runs, store
 from fedlab_core.workbench.bench import Workbench
-from tests.small import equal
 from tests.workbench.panels import PATIENCE, SMALL, said
 from tests.workbench.test_open import Halved, network
 

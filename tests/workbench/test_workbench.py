@@ -15,63 +15,12 @@ from fedlab_core import plots
 from fedlab_core.engines import loop
 from fedlab_core.experiment import Experiment
 from fedlab_core.references import centralised
-from fedlab_core.settings import Settings
 from fedlab_core.state import BATCH_NORM_POLICIES
 from fedlab_core.workbench import Busy, View, Workbench
 from fedlab_core.workbench.controls import POLICY_LABELS, Controls
 from fedlab_core.workbench.runs import changes, unique
 from fedlab_core.workbench.tabs import SIZE
-
-SMALL = Experiment(
-    dataset_options={"examples": 120},
-    partition="dirichlet",
-    clients=6,
-    settings=Settings(fraction=0.5, epochs=1, lr=0.1, engine="loop"),
-)
-PATIENCE = 60  # seconds until a thread that hangs fails its test
-
-
-@pytest.fixture(autouse=True)
-def quick(request, monkeypatch, tmp_path):
-    """Pictures are drawn but not rendered, which takes longest, except where a test asks for `pictures`."""
-    monkeypatch.setenv("FEDLAB_RUNS", str(tmp_path / "runs"))
-    if "pictures" not in request.fixturenames:
-        for module in ("pictures", "display", "export"):
-            monkeypatch.setattr(f"fedlab_core.workbench.{module}.png", lambda *_: b"\x89PNG")
-
-
-@pytest.fixture
-def pictures():
-    """Renders the pictures of a test."""
-
-
-@pytest.fixture
-def bench():
-    bench = Workbench(SMALL, rounds=3)
-    yield bench
-    bench.stop()
-
-
-@pytest.fixture
-def gate(monkeypatch):
-    """Lets clients train one by one: `gate.entered` tells that one has begun, `gate.go.release()` lets one finish."""
-
-    class Gate:
-        entered = threading.Semaphore(0)
-        go = threading.Semaphore(0)
-        trained = 0
-
-    def train_client(*arguments):
-        if threading.current_thread() is threading.main_thread():  # a trial of the settings
-            return original(*arguments)
-        Gate.entered.release()
-        assert Gate.go.acquire(timeout=PATIENCE)
-        Gate.trained += 1
-        return original(*arguments)
-
-    original = loop.train_client
-    monkeypatch.setattr(loop, "train_client", train_client)
-    return Gate
+from tests.workbench.panels import PATIENCE, SMALL
 
 
 def say(bench):

@@ -54,13 +54,17 @@ def obstacle(model: nn.Module) -> str | None:
     return None
 
 
+def _maybe_batch(dim: Any) -> bool:
+    """Whether a dimension may be the batch: not if it is counted from the front and later, nor if it is the last."""
+    return not isinstance(dim, int) or (dim < 1 and dim != -1)
+
+
 _BATCH: dict[type[nn.Module], Callable[[Any], bool]] = {
-    nn.Softmax: lambda m: m.dim is None or (m.dim < 1 and m.dim != -1),
-    nn.LogSoftmax: lambda m: m.dim is None or (m.dim < 1 and m.dim != -1),
+    nn.Softmax: lambda m: _maybe_batch(m.dim),
+    nn.LogSoftmax: lambda m: _maybe_batch(m.dim),
+    nn.Unflatten: lambda m: _maybe_batch(m.dim),
     nn.Flatten: lambda m: m.start_dim < 1,
-    nn.Unflatten: lambda m: not isinstance(m.dim, int) or (m.dim < 1 and m.dim != -1),
 }
-"""Which dimension is the batch is known for those only that are counted from the front, and for the last one."""
 _UNUSUAL: dict[type[nn.Module], Callable[[Any], bool]] = {
     nn.modules.batchnorm._BatchNorm: lambda m: m.momentum is None or not m.affine,
     nn.GroupNorm: lambda m: not m.affine,
