@@ -284,7 +284,7 @@ def _known(data: Any, kind: type, where: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise ValueError(f"{where.rstrip(': .')}: {data!r}, accepted: an object with some of {names}")
     if unknown := [name for name in data if name not in names]:
-        raise ValueError(f"{where}{unknown[0]}={data[unknown[0]]!r} is unknown, accepted: {names}")
+        raise ValueError(f"{where}{unknown[0]}={data[unknown[0]]!r}, accepted: {names}")
     return dict(data)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fedlab_core.check import checked, checked_methods
+from fedlab_core.check import checked, checked_methods, choice
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.prepared import load_prepared
 from fedlab_core.federation import Federation
@@ -25,7 +25,7 @@ from fedlab_core.partition import Partition, with_feature_skew
 from fedlab_core.pretraining.named import named_start
 from fedlab_core.pretraining.starts import Beginning, Start, Step, make_start, transfer
 from fedlab_core.randomness import generator
-from fedlab_core.registry import PARTITIONS
+from fedlab_core.registry import PARTITIONS, TUNINGS
 from fedlab_core.settings import Settings, plain_value
 
 
@@ -91,7 +91,7 @@ class Experiment:
         if (skew is None) != (strength is None):
             raise ValueError(f"feature_skew={skew!r}, strength={strength!r}: the two go together")
         if self.partition not in PARTITIONS:
-            raise ValueError(f"partition={self.partition!r} is unknown, accepted: {list(PARTITIONS)}")
+            raise ValueError(f"partition={self.partition!r}, accepted: {list(PARTITIONS)}")
         maker = PARTITIONS[self.partition]
         known = [*list(inspect.signature(maker).parameters)[3:], "feature_skew", "strength"]
         if unknown := [option for option in options if option not in known]:
@@ -179,6 +179,7 @@ class Experiment:
     def _tuned(self, model: nn.Module) -> nn.Module:
         """The model with what is trained of it chosen, and with layers of the method where it has some."""
         draws = generator(self.settings.seed, "tuning")
+        choice("tuning", self.tuning, TUNINGS)
         plain = self.tuning == "full" and not self.tuning_options
         tuned = model if plain else tune(model, self.tuning, draws, **self.tuning_options)
         return build_method(self.method, **self.method_options).fitted(tuned)

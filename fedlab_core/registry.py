@@ -120,7 +120,7 @@ def register(kind: str, name: str, entry: Any = None) -> Any:
         ValueError: an unknown kind, the name of something built in, or an entry that is not of its kind.
     """
     if kind not in TABLES:
-        raise ValueError(f"kind={kind!r} is unknown, accepted: {list(TABLES)}")
+        raise ValueError(f"kind={kind!r}, accepted: {list(TABLES)}")
     if not isinstance(name, str) or not name:
         raise ValueError(f"name={name!r}, accepted: a text")
     if name in _BUILT_IN[kind]:

@@ -101,7 +101,7 @@ def local_names(model: nn.Module, batch_norm: str | None) -> frozenset[str]:
             )
         return frozenset()
     if batch_norm not in BATCH_NORM_POLICIES:
-        raise ValueError(f"batch_norm={batch_norm!r} is unknown, accepted: {sorted(BATCH_NORM_POLICIES)}")
+        raise ValueError(f"batch_norm={batch_norm!r}, accepted: {sorted(BATCH_NORM_POLICIES)}")
     if batch_norm == "local":
         return _names_in(model, batch_norms(model).values(), buffers_only=False)
     return statistics_names(model) if batch_norm == "local_statistics" else frozenset()

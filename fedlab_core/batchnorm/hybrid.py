@@ -9,7 +9,7 @@ ones, and clients' statistics are merged around their common mean before the ser
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedlab_core.check import Many, checked
 from fedlab_core.data import Dataset
+from fedlab_core.hints import Within
 from fedlab_core.local.training import client_data, forward_draws, worker_copy
 from fedlab_core.local.work import Context, Engine, Task, Update, Work
 from fedlab_core.methods.fedavg import FedAvg
@@ -121,7 +122,7 @@ class FBN(FedAvg):
         step: of the server's moving average, 1 takes the newest statistics alone.
     """
 
-    step: float = 0.1
+    step: Annotated[float, Within(0, 1)] = 0.1
     name = "FBN"
 
     def fitted(self, model: nn.Module) -> nn.Module:
@@ -178,7 +179,7 @@ class HBN(FBN):
         examples: images of the look.
     """
 
-    step: float = 0.002
+    step: Annotated[float, Within(0, 1)] = 0.002
     examples: Many = 64
     name = "HBN"
 

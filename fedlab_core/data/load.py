@@ -109,7 +109,5 @@ def _loader(name: str) -> Any:
     if name.startswith("folder:"):
         return partial(image_folder, path=name.removeprefix("folder:"))
     if name not in LOADERS:
-        raise ValueError(
-            f"dataset={name!r} is unknown, accepted: {', '.join(dataset_names())}, folder:PATH or text:PATH"
-        )
+        raise ValueError(f"dataset={name!r}, accepted: {', '.join(dataset_names())}, folder:PATH or text:PATH")
     return LOADERS[name]

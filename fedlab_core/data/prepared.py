@@ -64,7 +64,7 @@ def _prepared(name: str, root: Path, options: str) -> Dataset:
     if not chosen.pop("standardise", True):
         scaling = scaling or "unit"
     if scaling not in (None, *SCALINGS):
-        raise ValueError(f"scaling={scaling!r} is unknown, accepted: {list(SCALINGS)}")
+        raise ValueError(f"scaling={scaling!r}, accepted: {list(SCALINGS)}")
     dataset = load_dataset(name, root, **chosen)
     if first is not None:
         dataset = first_of_each_class(dataset, first)

@@ -38,6 +38,6 @@ def get_engine(name: str, cache_frozen: bool = False) -> Engine:
     """
     kind, colon, address = name.partition(":")
     if kind not in ENGINES or (colon and (kind != "ray" or not address)):
-        raise ValueError(f"engine={name!r} is unknown, accepted: {sorted(ENGINES)}")
+        raise ValueError(f"engine={name!r}, accepted: {sorted(ENGINES)}")
     engine = _MAKERS[kind](*[address] if address else [])
     return FrozenEngine(engine) if cache_frozen else engine

@@ -87,7 +87,7 @@ def cosine_classifier(
         ValueError: another head.
     """
     if head not in HEADS:
-        raise ValueError(f"head={head!r} is unknown, accepted: {sorted(HEADS)}")
+        raise ValueError(f"head={head!r}, accepted: {sorted(HEADS)}")
     layer = uniform(linear_like(weights.shape[1], len(weights), weights), generator)
     if head != "random_init":
         layer.weight = nn.Parameter(weights.detach().clone())

@@ -82,7 +82,7 @@ def tune(model: nn.Module, method: str, generator: torch.Generator, **options: A
             not fit.
     """
     if method not in TUNINGS:
-        raise ValueError(f"tuning method={method!r} is unknown, accepted: {sorted(TUNINGS)}")
+        raise ValueError(f"method={method!r}, accepted: {sorted(TUNINGS)}")
     needed = {"tokenizer", "classes"} if method == "coop" else set()
     known = TUNINGS[method].options.keys() | needed
     if unknown := options.keys() - known:

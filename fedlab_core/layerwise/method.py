@@ -88,7 +88,7 @@ class LayerWise(FedAvg):
         }
         for option, accepted in choices.items():
             if getattr(self, option) not in accepted:
-                raise ValueError(f"{option}={getattr(self, option)!r} is unknown, accepted: {list(accepted)}")
+                raise ValueError(f"{option}={getattr(self, option)!r}, accepted: {list(accepted)}")
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature!r}, accepted: a number > 0")
         if not 0 <= self.momentum <= 1:

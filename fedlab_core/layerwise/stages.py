@@ -64,7 +64,7 @@ class Schedule:
     def __post_init__(self) -> None:
         for name, accepted in (("scheme", SCHEMES), ("mask", MASKS)):
             if getattr(self, name) not in accepted:
-                raise ValueError(f"{name}={getattr(self, name)!r} is unknown, accepted: {list(accepted)}")
+                raise ValueError(f"{name}={getattr(self, name)!r}, accepted: {list(accepted)}")
         for name in ("rounds_per_stage", "units_per_stage"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r}, accepted: a whole number >= 1")

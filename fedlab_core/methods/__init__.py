@@ -62,7 +62,7 @@ def build_method(name: str, **options: Any) -> FedAvg:
         ValueError: an unknown name, or options that the method does not take.
     """
     if name not in METHODS:
-        raise ValueError(f"method={name!r} is unknown, accepted: {sorted(METHODS)}")
+        raise ValueError(f"method={name!r}, accepted: {sorted(METHODS)}")
     known = list(inspect.signature(METHODS[name]).parameters)
     if unknown := [option for option in options if option not in known]:
         raise ValueError(f"method {name!r} does not take {unknown}, accepted: {known or 'no options'}")

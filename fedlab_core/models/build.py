@@ -136,7 +136,7 @@ def build_model(
         ValueError: unknown name, norm or option; a shape or an option that does not fit the model.
     """
     if name not in MODELS:
-        raise ValueError(f"model={name!r} is unknown, accepted: {', '.join(MODELS)}")
+        raise ValueError(f"model={name!r}, accepted: {', '.join(MODELS)}")
     info = MODELS[name]
     if norm not in info.norms:
         raise ValueError(f"norm={norm!r}: {name} accepts {', '.join(map(repr, info.norms))}")

@@ -62,7 +62,7 @@ def recipe(name: str, input_shape: tuple[int, ...]) -> tuple[Step, ...]:
         ValueError: an unknown name, or a source whose images do not have that shape.
     """
     if name not in STARTS:
-        raise ValueError(f"start={name!r} is unknown, accepted: {list(STARTS)}")
+        raise ValueError(f"start={name!r}, accepted: {list(STARTS)}")
     if name == "random" or name in OWN:
         return ()
     if len(input_shape) != 3:

@@ -3,12 +3,15 @@
 import ast
 import dataclasses
 import inspect
+import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fedlab_core.check import checked
+from fedlab_core.hints import LARGEST
 
 SIMPLE = (bool, int, float, str, type(None), tuple, list)
 
@@ -22,7 +25,7 @@ class Option:
         name: of the argument.
         default: its own, of the class it belongs to.
         accepted: all accepted values where they can be listed.
-        words: what it means, from the docstring.
+        words: what it means, from the docstring, and of a number what is accepted.
     """
 
     name: str
@@ -46,7 +49,8 @@ def options_of(given: Any) -> tuple[Option, ...]:
         default = getattr(given, f.name) if given is not kind else _default(f)
         if f.init and isinstance(default, SIMPLE):
             listed = accepted_by(kind, f.name) if isinstance(default, str) else ()
-            found.append(Option(f.name, default, listed, described(kind, f.name)))
+            words = " ".join(filter(None, (described(kind, f.name), _range(kind, f.name, default))))
+            found.append(Option(f.name, default, listed, words))
     return tuple(found)
 
 
@@ -92,7 +96,23 @@ def described(kind: type, name: str) -> str:
             rf"^( +)(?:\w+, )*{name}(?:, \w+)*: (.*(?:\n\1 +.*)*)", inspect.getdoc(one) or "", re.MULTILINE
         )
         if part:
-            return " ".join(part[2].split())
+            words = " ".join(part[2].split())
+            elsewhere = re.fullmatch(r"see `(?:\w+\.)*(\w+)`\.", words)
+            other = vars(sys.modules[one.__module__]).get(elsewhere[1]) if elsewhere else None
+            return described(other, name) if isinstance(other, type) else words
+    return ""
+
+
+def _range(kind: type, name: str, default: Any) -> str:
+    """What a dataclass accepts for a number, in the words of the error that an impossible one gets, or ""."""
+    if isinstance(default, bool) or not isinstance(default, (int, float)):
+        return ""
+    for impossible in (-LARGEST, LARGEST, math.nan):
+        try:
+            kind(**{name: impossible})
+        except Exception as error:
+            if found := re.search(r"accepted: (.*)$", str(error)):
+                return f"Accepted: {found[1]}."
     return ""
 
 

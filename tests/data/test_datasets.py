@@ -159,7 +159,7 @@ def test_data_root(tmp_path, monkeypatch):
 
 
 def test_unknown_name_and_option_say_what_is_known():
-    with pytest.raises(ValueError, match="dataset='minst' is unknown, accepted: digits, letters"):
+    with pytest.raises(ValueError, match="dataset='minst', accepted: digits, letters"):
         load_dataset("minst")
     with pytest.raises(ValueError, match="letters has no option 'sise'; it takes size, per_class"):
         load_dataset("letters", sise=8)

@@ -86,7 +86,7 @@ def test_the_data_set_is_balanced_seeded_and_draws_from_no_global_generator() ->
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"split": "both"}, "split='both' is unknown, accepted: .*task.*pretraining"),
+        ({"split": "both"}, "split='both', accepted: .*task.*pretraining"),
         ({"per_class": 0}, "per_class=0"),
         ({"test_per_class": -1}, "test_per_class=-1"),
     ],

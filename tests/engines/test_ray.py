@@ -218,5 +218,5 @@ def test_an_engine_that_was_not_asked_to_start_a_cluster_does_not_end_it(cluster
     connect(cluster.address)
     disconnect()
     assert ray.is_initialized()
-    with pytest.raises(ValueError, match="engine='loop:x' is unknown"):
+    with pytest.raises(ValueError, match="engine='loop:x', accepted"):
         get_engine("loop:x")

@@ -660,7 +660,7 @@ def test_the_meta_device_counts_what_a_real_one_does() -> None:
 @pytest.mark.parametrize(
     ("method", "options", "match"),
     [
-        ("prefix", {}, "method='prefix' is unknown.*adapter"),
+        ("prefix", {}, "method='prefix', accepted.*adapter"),
         ("bias", {"tokens": 3}, "tokens=3: 'bias' takes"),
         ("vpt_deep", {"tokens": 0}, "tokens=0, accepted"),
         ("lora", {"rank": 1.5}, "rank=1.5, accepted"),

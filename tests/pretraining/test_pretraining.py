@@ -332,7 +332,7 @@ def test_every_name_is_a_recipe_that_fits_the_model(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("elsewhere", (1, 8, 8), "start='elsewhere' is unknown"),
+        ("elsewhere", (1, 8, 8), "start='elsewhere', accepted"),
         ("letters", (3, 32, 32), "square grey images"),
         ("caltech101", (1, 8, 9), "square images"),
         ("fractal pairs", (80,), "learnt from images"),

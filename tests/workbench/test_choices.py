@@ -203,6 +203,20 @@ def test_methods_with_layers_of_their_own_bring_them_along():
     assert way.changes == {"model": "mlp", "model_options": {}, "norm": "batch", "batch_norm": "average"}
 
 
+@pytest.mark.parametrize(
+    ("method", "option", "words"),
+    [
+        ("fedavgm", "beta", "momentum; 0 with server_lr 1 is FedAvg. Accepted: a number in [0, 1)."),
+        ("hbn", "step", "Accepted: a number >= 0 and <= 1."),
+        ("layer_wise", "drop", "probability of leaving out each unit below the stage's new ones"),
+        ("fedtan", "gradients", "exchange 3, the gradients with respect to mean and variance"),
+    ],
+)
+def test_a_hover_says_what_an_option_means_and_which_numbers_it_takes(method: str, option: str, words: str) -> None:
+    controls = Controls(BASE.replace(method=method), lambda: None)
+    assert words in controls.option("method", option).tooltip
+
+
 def test_options_of_tuning_are_fields_of_a_vit():
     controls = Controls(BASE.replace(model="vit", tuning="lora", tuning_options={"rank": 2}), lambda: None)
     assert controls.option("tuning", "rank").value == 2 and "FFA-LoRA" in controls.option("tuning", "freeze_a").tooltip

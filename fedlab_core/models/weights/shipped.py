@@ -122,7 +122,7 @@ def load_backbone(name: str, folder: Path = FOLDER) -> Backbone:
 @functools.lru_cache(maxsize=8)
 def _load(name: str, folder: Path) -> Backbone:
     if name not in RECIPES:
-        raise ValueError(f"name={name!r} is unknown, accepted: {list(RECIPES)}")
+        raise ValueError(f"name={name!r}, accepted: {list(RECIPES)}")
     path = folder / f"{name}.safetensors"
     command = f"python -m fedlab_core.models.weights.shipped {name}"
     if not (path.is_file() and path.with_suffix(".json").is_file()):
