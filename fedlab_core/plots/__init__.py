@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fedlab_core import files
 from fedlab_core.about import versions
-from fedlab_core.check import checked
+from fedlab_core.check import Amount, Natural, checked
 from fedlab_core.hints import Within
 from fedlab_core.history import Record
 
@@ -58,7 +58,7 @@ PLACES = {
     "no exchange: FedAvg+BN": 0, "all exchanges: FedTAN": 1, "without exchange 1 (means)": 3,
     "without exchange 2 (variances)": 4, "without exchange 3 (gradients)": 5,
     "random": 0, "letters": 1, "fractal pairs": 2, "fractal labels": 3, "fractal twins": 4, "noise": 5,
-    "decentralised": 6, "own start": 8, "pairs, decentralised": 9,
+    "decentralised": 6, "own start": 8, "pairs, decentralised": 9, "ImageNet": 10, "Caltech-101": 11,
     "shared start": 0, "independent start": 1,
     "CLIP, text head": 0, "ViT, linear head": 1, "CLIP, text head, trained": 2, "CLIP, random head": 3,
     "CLIP, learnt prompt": 4, "ViT, prototype head": 5,
@@ -112,6 +112,18 @@ def figure(rows: Places = 1, columns: Places = 1, size: tuple[float, float] | No
 
 
 @checked
+def look(index: Natural, size: Amount = 5.0) -> dict[str, Any]:
+    """Colour, dashes and marker of the line at a place, as `Axes.plot` takes them; `places` gives a name its place.
+
+    Args:
+        index: the place.
+        size: of the markers, in points.
+    """
+    dashes = {"linestyle": _DASHES[index % 4], "marker": _MARKERS[index % 8], "markersize": size}
+    return {"color": LINE_COLORS[index % 7], **dashes}
+
+
+@checked
 @dataclass(frozen=True)
 class Line:
     """One run in a figure of curves.
@@ -133,8 +145,7 @@ class Line:
         """Colour, dashes and marker as `Axes.plot` takes them."""
         if self.index is None:
             return {"color": "0.35", "linestyle": (0, (1, 1.5)), "marker": "", "linewidth": 1.5}
-        i = self.index
-        return {"color": LINE_COLORS[i % 7], "linestyle": _DASHES[i % 4], "marker": _MARKERS[i % 8], "markersize": 5}
+        return look(self.index)
 
 
 @checked

@@ -8,15 +8,13 @@ from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
 from fedlab_core.check import checked
-from fedlab_core.plots import COLORMAP, LINE_COLORS, OKABE_ITO, Line, places
+from fedlab_core.plots import COLORMAP, LINE_COLORS, OKABE_ITO, Line, look, places
 
 SOURCES = {
     "local": "local BN (both sources)",
     "forward": "only mean and variance are local",
     "backward": "only their gradients are local",
 }
-_DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (5, 2, 1, 2)))
-_MARKERS = "osD^vPX*"
 
 
 @checked
@@ -40,15 +38,15 @@ def number_lines(axes: Sequence[Axes], a: ArrayLike, b: ArrayLike) -> Sequence[A
     titles = ("what the layer receives", "each client alone", "both together")
     for ax, title, pair in zip(axes, titles, ((a, b), alone, together), strict=True):
         for row, values in enumerate(pair):
-            color, marker = LINE_COLORS[row], _MARKERS[row]
-            ax.vlines(values.mean(), 0.72 - row, 1.28 - row, color=color, linewidth=1.5)
-            ax.plot(values, np.full(len(values), 1.0 - row), marker, color=color, markersize=8, alpha=0.85)
+            mark = look(row, 8.0) | {"linestyle": "none"}
+            ax.vlines(values.mean(), 0.72 - row, 1.28 - row, color=mark["color"], linewidth=1.5)
+            ax.plot(values, np.full(len(values), 1.0 - row), alpha=0.85, **mark)
             ax.annotate(
                 f"mean {values.mean():.1f}".replace("-0.0", "0.0"),
                 (values.mean(), 1.34 - row),
                 ha="center",
                 fontsize=8,
-                color=color,
+                color=mark["color"],
             )
         ax.set(title=title, yticks=(0, 1), yticklabels=("client B", "client A"), ylim=(-0.6, 1.7))
         ax.set_xlim((-2, 12) if ax is axes[0] else (-2.6, 2.6))
@@ -88,8 +86,8 @@ def deviation_by_depth(ax: Axes, tensors: Sequence[str], sizes: Mapping[str, Arr
         sizes: by source, a key of `SOURCES`, one number per tensor.
     """
     for i, (source, values) in enumerate(sizes.items()):
-        style = {"color": LINE_COLORS[i], "linestyle": _DASHES[i], "marker": _MARKERS[i], "markersize": 5}
-        ax.plot(range(len(tensors)), np.maximum(np.asarray(values), 1e-16), label=SOURCES.get(source, source), **style)
+        label = SOURCES.get(source, source)
+        ax.plot(range(len(tensors)), np.maximum(np.asarray(values), 1e-16), label=label, **look(i))
     step = -(-len(tensors) // 24)
     ax.set_xticks(range(0, len(tensors), step), tensors[::step], rotation=40, ha="right", fontsize=7)
     ax.set_yscale("log")
@@ -109,9 +107,8 @@ def deviation_over_skew(ax: Axes, rows: Sequence[Mapping[str, Any]], source: str
     """
     for i, number in enumerate(sorted({row["round"] for row in rows})):
         part = [row for row in rows if row["round"] == number]
-        style = {"color": LINE_COLORS[i], "linestyle": _DASHES[i], "marker": _MARKERS[i], "markersize": 5}
         sizes = [row["deviation"][source]["size"] for row in part]
-        ax.plot([row["skew"] for row in part], sizes, label=f"after {number} rounds", **style)
+        ax.plot([row["skew"] for row in part], sizes, label=f"after {number} rounds", **look(i))
     ax.set(xlabel="label skew (0: IID, 1: two classes per client)", yscale="log")
     ax.set_ylabel(r"$\Vert D \Vert \,/\, \Vert \nabla F \Vert$")
     ax.axhline(1, color="0.75", linewidth=1, zorder=0)
@@ -138,7 +135,7 @@ def without_noise(axes: Sequence[Axes], runs: Sequence[Mapping[str, Any]]) -> Se
             i, j = index[run["variant"]], rates.index((run["lr"], run["lr_decay"]))
             rate = f"lr {run['lr']:g}" + (", decaying" if run["lr_decay"] < 1 else "")
             width = 4 if run["variant"].startswith("centralised") else 1.8  # drawn below FedTAN, which lies on it
-            style = {"color": LINE_COLORS[i % 7], "linestyle": _DASHES[j], "linewidth": width}
+            style = {"color": look(i)["color"], "linestyle": look(j)["linestyle"], "linewidth": width}
             style |= {"alpha": 0.4, "zorder": 1} if width == 4 else {}
             ax.plot(run["round"], run[key], label=f"{run['variant']}, {rate}", **style)
         ax.set_xlabel("round = one step on all data")
@@ -200,12 +197,10 @@ def accuracy_against(ax: Axes, runs: Mapping[str, Sequence[Mapping[str, Any]]], 
     """
     index = places(runs)
     for name, found in runs.items():
-        i = index[name]
-        style = {"color": LINE_COLORS[i % 7], "linestyle": _DASHES[i % 4], "marker": _MARKERS[i % 8], "markersize": 4}
         ys = np.mean([run["test_accuracy"] for run in found], axis=0)
         xs = np.asarray(found[0][x], float)
         start = 1 if x == "exchanges" else 0
-        ax.plot(xs[start:], ys[start:], label=name, markevery=max(1, len(xs) // 8), **style)
+        ax.plot(xs[start:], ys[start:], label=name, markevery=max(1, len(xs) // 8), **look(index[name], 4.0))
     if x == "exchanges":
         ax.set_xscale("log")
     else:

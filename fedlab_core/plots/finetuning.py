@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from fedlab_core.check import checked
-from fedlab_core.plots import LINE_COLORS, figure, logarithmic
+from fedlab_core.plots import LINE_COLORS, figure, logarithmic, look
 
 TITLES = {
     "full": "full",
@@ -30,7 +30,6 @@ AXES = {"round": ("rounds", 1.0), "bytes": ("MB sent, both ways", 1e6), "flops":
 COLORS = (*LINE_COLORS, "#7F7F7F")  # one for each of eight methods
 Groups = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
 """By start, or by shots, and by method: one run per seed, see `studies.finetuning_runs.run`."""
-_DASHES = ("-", (0, (5, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1.5, 1.2)), (0, (7, 1.5, 1.5, 1.5, 1.5, 1.5)))
 
 
 @checked
@@ -46,9 +45,7 @@ def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     for place, (name, method) in enumerate(zip(names, methods, strict=True)):
         known = method in TITLES
         index = list(TITLES).index(method) if known else place
-        look = index + (methods[:place].count(method) if known else 0)
-        dashes = {"linestyle": _DASHES[look % 5], "marker": "os^Dv*PX"[look % 8]}
-        found[name] = {"color": COLORS[index % 8], **dashes, "markersize": 5}
+        found[name] = look(index + (methods[:place].count(method) if known else 0)) | {"color": COLORS[index % 8]}
     return found
 
 
@@ -138,12 +135,12 @@ def dots(ax: Axes, groups: Mapping[str, Mapping[str, Sequence[float]]]) -> Axes:
     looks = styles(names)
     for i, name in enumerate(names):
         shift = 0.11 * (i - (len(names) - 1) / 2)
-        look = {"color": looks[name]["color"], "marker": looks[name]["marker"], "linestyle": ""}
+        mark = looks[name] | {"linestyle": "none"}
         for x, group in enumerate(groups.values()):
             values = group[name]
-            ax.plot([x + shift] * len(values), values, markersize=3, alpha=0.7, **look)
+            ax.plot([x + shift] * len(values), values, alpha=0.7, **mark | {"markersize": 3})
             label = TITLES.get(name, name) if x == 0 else None
-            ax.plot(x + shift, mean(values), markersize=7, label=label, markeredgecolor="black", **look)
+            ax.plot(x + shift, mean(values), label=label, markeredgecolor="black", **mark | {"markersize": 7})
     ax.set_xticks(range(len(groups)), list(groups))
     ax.set(ylabel="test accuracy", ylim=(0, 1.02), xlim=(-0.5, len(groups) - 0.5))
     ax.grid(axis="y", color="0.92")
@@ -169,10 +166,10 @@ def over_shots(groups: Groups) -> Figure:
     """The recorded runs over shots: accuracy at the end, and before any training."""
     fig, axes = figure(1, 2, (10, 3.8))
     shots = list(groups)
-    for name, look in styles(groups[shots[0]]).items():
+    for name, own in styles(groups[shots[0]]).items():
         kinds = [groups[count][name] for count in shots]
-        _band(axes[0, 0], shots, [_ends(seeds) for seeds in kinds], name, look)
-        _band(axes[0, 1], shots, [[one["test"][0] for one in seeds] for seeds in kinds], name, look)
+        _band(axes[0, 0], shots, [_ends(seeds) for seeds in kinds], name, own)
+        _band(axes[0, 1], shots, [[one["test"][0] for one in seeds] for seeds in kinds], name, own)
     for ax, title in zip(axes.flat, ("after fine-tuning", "before"), strict=True):
         _shots_axis(ax, shots)
         ax.set(title=title, ylim=(0, 1.02), ylabel="test accuracy")
@@ -186,11 +183,11 @@ def federated_or_alone(groups: Groups) -> Figure:
     the gap to the training pictures."""
     fig, axes = figure(1, 3, (12, 3.6))
     shots = list(groups)
-    for name, look in styles(groups[shots[0]]).items():
+    for name, own in styles(groups[shots[0]]).items():
         kinds = [[one["clients"] for one in groups[count][name]] for count in shots]
         for ax, measure in zip(axes.flat, ("test", "own"), strict=False):
-            _band(ax, shots, [[one[measure] for one in seeds] for seeds in kinds], name, look)
-        _band(axes[0, 2], shots, [[one["train"] - one["own"] for one in seeds] for seeds in kinds], name, look)
+            _band(ax, shots, [[one[measure] for one in seeds] for seeds in kinds], name, own)
+        _band(axes[0, 2], shots, [[one["train"] - one["own"] for one in seeds] for seeds in kinds], name, own)
     for ax, title in zip(axes.flat, ("all classes", "the client's own distribution", "train minus own"), strict=True):
         _shots_axis(ax, shots)
         ax.set(title=title)
@@ -226,10 +223,10 @@ def _ends(seeds: Sequence[Mapping[str, Any]]) -> list[float]:
     return [one["clients"]["test"] for one in seeds]
 
 
-def _band(ax: Axes, shots: Sequence[str], values: Sequence[Sequence[float]], name: str, look: dict[str, Any]) -> None:
+def _band(ax: Axes, shots: Sequence[str], values: Sequence[Sequence[float]], name: str, own: dict[str, Any]) -> None:
     x = [int(count) for count in shots]
-    ax.plot(x, [mean(v) for v in values], label=name, **look)
-    band = {"color": look["color"], "alpha": 0.12, "linewidth": 0}
+    ax.plot(x, [mean(v) for v in values], label=name, **own)
+    band = {"color": own["color"], "alpha": 0.12, "linewidth": 0}
     ax.fill_between(x, [min(v) for v in values], [max(v) for v in values], **band)
 
 

@@ -13,7 +13,7 @@ from matplotlib.patches import FancyBboxPatch
 from fedlab_core.check import Depth, checked
 from fedlab_core.costs import MIB, Memory
 from fedlab_core.layerwise.stages import Stage
-from fedlab_core.plots import LINE_COLORS, figure, logarithmic
+from fedlab_core.plots import figure, logarithmic, look, places
 
 KINDS: dict[str, dict[str, Any]] = {
     "trained": {"facecolor": "#E69F00", "edgecolor": "black", "linewidth": 1.4},
@@ -31,7 +31,6 @@ AXIS_LABELS = {
     "bytes_stateless": ("MB sent both ways,\nclients keep nothing", 1e6),
 }
 MEASURES = {"knn": "nearest neighbours", "probe": "linear probe", "few": "linear probe, few labels"}
-_DASHES = ("-", (0, (5, 1.5)), (0, (4, 1.2, 1, 1.2)), (0, (1.5, 1.2)), (0, (7, 1.5, 1.5, 1.5, 1.5, 1.5)))
 
 
 @checked
@@ -104,8 +103,9 @@ def memory_bars(ax: Axes, memories: Mapping[str, Memory], most: float | None = N
 @checked
 def lines(ax: Axes, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Axes:
     """Named lines, each with its own colour, dashes and marker."""
-    for i, (name, (x, y)) in enumerate(curves.items()):
-        ax.plot(x, y, label=name, color=LINE_COLORS[i], linestyle=_DASHES[i % 5], marker="os^Dv*PX"[i], markersize=5)
+    index = places(curves)
+    for name, (x, y) in curves.items():
+        ax.plot(x, y, label=name, **look(index[name]))
     ax.grid(axis="y", color="0.92")
     ax.set_axisbelow(True)
     return ax
@@ -127,13 +127,14 @@ def budgets(
         measure: a key of `MEASURES`.
         floor, ceiling: accuracy of random frozen features, and of supervised training.
     """
+    index = places(runs)
     for ax, (axis, (label, unit)) in zip(axes, AXIS_LABELS.items(), strict=False):
-        for i, (name, seeds) in enumerate(runs.items()):
+        for name, seeds in runs.items():
             values = np.array([one[measure][1:] for one in seeds])
             x = np.mean([one[axis][1:] for one in seeds], 0) / unit
-            style = {"color": LINE_COLORS[i], "linestyle": _DASHES[i % 5], "marker": "os^Dv*PX"[i], "markersize": 4}
-            ax.plot(x, values.mean(0), label=name, **style)
-            ax.fill_between(x, values.min(0), values.max(0), color=LINE_COLORS[i], alpha=0.15, linewidth=0)
+            own = look(index[name], 4.0)
+            ax.plot(x, values.mean(0), label=name, **own)
+            ax.fill_between(x, values.min(0), values.max(0), color=own["color"], alpha=0.15, linewidth=0)
         ax.axhline(floor, color="0.3", linewidth=1.2, linestyle=(0, (1, 1.5)), label="random frozen features")
         if ceiling is not None:
             ax.axhline(ceiling, color="0.3", linewidth=1.2, linestyle=(0, (6, 2)), label="supervised, end-to-end")
@@ -181,17 +182,16 @@ def dropout_rates(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     x = [float(rate) for rate in rates]
     for i, (measure, label) in enumerate(MEASURES.items()):
         values = [[one[measure][-1] for one in runs[rate]] for rate in rates]
-        look = {"color": LINE_COLORS[i], "marker": "os^"[i]}
-        axes[0, 0].plot(x, [np.mean(seeds) for seeds in values], label=label, linestyle=_DASHES[i], **look)
+        axes[0, 0].plot(x, [np.mean(seeds) for seeds in values], label=label, **look(i))
         for at, seeds in zip(x, values, strict=True):
-            axes[0, 0].plot([at] * len(seeds), seeds, linestyle="", markersize=3, alpha=0.6, **look)
+            axes[0, 0].plot([at] * len(seeds), seeds, alpha=0.6, **look(i, 3.0) | {"linestyle": "none"})
     low, high = axes[0, 0].get_ylim()
     axes[0, 0].set(ylabel="accuracy", ylim=(low - 0.3 * (high - low), high))  # room for the legend
     first = runs[rates[0]][0]
     for i, (axis, label) in enumerate({"flops": "FLOPs", "bytes_stateless": "bytes, clients keep nothing",
                                        "bytes": "bytes, clients keep frozen blocks"}.items()):  # fmt: skip
         y = [np.mean([one[axis][-1] for one in runs[rate]]) / first[axis][-1] for rate in rates]
-        axes[0, 1].plot(x, y, label=label, color=LINE_COLORS[i + 3], linestyle=_DASHES[i], marker="Dv*"[i])
+        axes[0, 1].plot(x, y, label=label, **look(i + 3))
     axes[0, 1].set(ylabel="relative to no dropout", ylim=(0, 1.1))
     for ax in axes.flat:
         ax.set(xlabel="probability of dropping a frozen block", xticks=x)

@@ -10,13 +10,10 @@ from matplotlib.colors import LogNorm
 from numpy.typing import ArrayLike
 
 from fedlab_core.check import Depth, checked
-from fedlab_core.plots import COLORMAP, LINE_COLORS, places
+from fedlab_core.plots import COLORMAP, look, places
 from fedlab_core.probes.groups import Connectivity
 from fedlab_core.probes.lines import LossLine
 from fedlab_core.probes.planes import Landscape
-
-_MARKERS = "os^Dv*PX"
-_DASHES = ("-", "--", "-.", ":")
 
 
 @checked
@@ -49,20 +46,11 @@ def paths(ax: Axes, found: Mapping[str, ArrayLike], at: int | None = None) -> Ax
         at: also ring this point of every path.
     """
     for i, (name, points) in enumerate(found.items()):
-        xy, colour = np.asarray(points)[:, :2], LINE_COLORS[(i + 1) % len(LINE_COLORS)]
-        ax.plot(*xy.T, linestyle=_DASHES[i % 4], color="white", linewidth=3.2, zorder=3)
-        ax.plot(*xy.T, linestyle=_DASHES[i % 4], color=colour, linewidth=1.8, zorder=4)
-        ax.plot(*xy[0], marker=".", color=colour, markeredgecolor="white", markersize=9, zorder=5)
-        ax.plot(
-            *xy[-1],
-            marker=_MARKERS[i % 8],
-            color=colour,
-            markeredgecolor="white",
-            markersize=9,
-            linestyle=_DASHES[i % 4],
-            label=name,
-            zorder=5,
-        )
+        xy, own = np.asarray(points)[:, :2], look(i + 1, 9.0)  # not blue, which is the map's
+        ax.plot(*xy.T, linestyle=own["linestyle"], color="white", linewidth=3.2, zorder=3)
+        ax.plot(*xy.T, linestyle=own["linestyle"], color=own["color"], linewidth=1.8, zorder=4)
+        ax.plot(*xy[0], marker=".", color=own["color"], markeredgecolor="white", markersize=9, zorder=5)
+        ax.plot(*xy[-1], markeredgecolor="white", label=name, zorder=5, **own)
         if at is not None:
             ax.plot(
                 *xy[min(at, len(xy) - 1)], marker="o", color="none", markeredgecolor="black", markersize=13, zorder=6
@@ -103,8 +91,8 @@ def spread_bars(ax: Axes, found: Mapping[str, Any]) -> Axes:
     names = {"dirichlet": "Dirichlet mixtures", "halves": "random halves", "leave_one_out": "all but one"}
     for i, key in enumerate(names):
         mean, sd, worst = (found[key][f"accuracy_{part}"] for part in ("mean", "sd", "worst"))
-        ax.errorbar(mean, i, xerr=sd, fmt=_MARKERS[i], color=LINE_COLORS[i], capsize=4)
-        ax.plot(worst, i, "x", color=LINE_COLORS[i])
+        ax.errorbar(mean, i, xerr=sd, capsize=4, **look(i, 6.0) | {"linestyle": "none"})
+        ax.plot(worst, i, "x", color=look(i)["color"])
     ax.axvline(found["average"]["accuracy"], color="0.3", linewidth=1.2, label="their average")
     ax.axvline(found["clients"], color="0.3", linewidth=1.2, linestyle=":", label="clients alone")
     ax.plot([], [], "x", color="0.3", label="the worst")
@@ -123,20 +111,12 @@ def spread_bars(ax: Axes, found: Mapping[str, Any]) -> Axes:
 @checked
 def loss_lines(ax: Axes, lines: Mapping[str, LossLine | Mapping[str, Any]]) -> Axes:
     """Loss along lines between two models each, with their barriers in the legend."""
-    for i, (name, line) in enumerate(lines.items()):
+    index = places(lines)
+    for name, line in lines.items():
         theta, loss, barrier = (
             (line[key] if isinstance(line, Mapping) else getattr(line, key)) for key in ("theta", "loss", "barrier")
         )
-        ax.plot(
-            theta,
-            loss,
-            _DASHES[i % 4],
-            color=LINE_COLORS[i % 7],
-            marker=_MARKERS[i % 8],
-            markevery=4,
-            markersize=4,
-            label=f"{name}: barrier {barrier:.3f}",
-        )
+        ax.plot(theta, loss, markevery=4, label=f"{name}: barrier {barrier:.3f}", **look(index[name], 4.0))
     ax.set(xlabel=r"$\theta$ (1: IID, 0: skewed)", ylabel="training loss (nats)", ylim=(0, 1.4 * ax.get_ylim()[1]))
     ax.legend(loc="upper center")
     return ax
@@ -153,14 +133,16 @@ def by_skew(
         pooled: by start, one value per seed; starts may be missing.
     """
     skews = list(dict.fromkeys(skew for by in accuracy.values() for skew in by))
+    index = places(accuracy)
     for i, (start, by) in enumerate(accuracy.items()):
         place = {skew: x + 0.12 * (i - (len(accuracy) - 1) / 2) for x, skew in enumerate(skews) if skew in by}
-        colour, marker, means = LINE_COLORS[i % 7], _MARKERS[i % 8], [np.mean(by[skew]) for skew in place]
-        ax.plot(place.values(), means, _DASHES[i % 4], color=colour, marker=marker, label=start)
+        own, means = look(index[start], 6.0), [np.mean(by[skew]) for skew in place]
+        ax.plot(place.values(), means, label=start, **own)
         for skew, x in place.items():
-            ax.plot([x] * len(by[skew]), by[skew], ".", color=colour, markersize=5, alpha=0.6)
+            ax.plot([x] * len(by[skew]), by[skew], ".", color=own["color"], markersize=5, alpha=0.6)
         if start in pooled:
-            ax.axhline(np.mean(pooled[start]), color=colour, linewidth=1, linestyle=_DASHES[i % 4], alpha=0.7)
+            across = {"color": own["color"], "linestyle": own["linestyle"], "alpha": 0.7}
+            ax.axhline(np.mean(pooled[start]), linewidth=1, **across)
     ax.set_xticks(range(len(skews)), skews)
     ax.set(ylabel="test accuracy", xlim=(-0.4, len(skews) - 0.6))
     ax.legend(title="line across: centralised", title_fontsize=8)
@@ -171,9 +153,10 @@ def by_skew(
 def spread_against_drift(ax: Axes, runs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> Axes:
     """Spread of the Dirichlet mixtures' loss against the size of the clients' updates, one dot per round and seed, one
     series per start: below at equal size means more stable at equal drift."""
-    for i, (name, seeds) in enumerate(runs.items()):
+    index = places(runs)
+    for name, seeds in runs.items():
         points = np.array([(r["size"], r["dirichlet"]["loss_sd"]) for rounds in seeds for r in rounds])
-        ax.plot(*points.T, linestyle="none", marker=_MARKERS[i % 8], color=LINE_COLORS[i % 7], label=name, markersize=5)
+        ax.plot(*points.T, label=name, **look(index[name]) | {"linestyle": "none"})
     ax.set(xscale="log", yscale="log", xlabel=r"mean size of the updates $\Vert w_k - w_t \Vert$")
     ax.set_ylabel("sd of the loss of 20 mixtures")
     ax.legend()
@@ -182,14 +165,14 @@ def spread_against_drift(ax: Axes, runs: Mapping[str, Sequence[Sequence[Mapping[
 
 @checked
 def mixtures_over_rounds(
-    accuracy: Axes, per_drift: Axes, name: str, rows: Sequence[Mapping[str, Any]], look: Mapping[str, Any]
+    accuracy: Axes, per_drift: Axes, name: str, rows: Sequence[Mapping[str, Any]], style: Mapping[str, Any]
 ) -> None:
     """A run's mixtures of the clients' models over rounds: mean accuracy with a band of one standard deviation and the
     worst as crosses; and the standard deviation of their loss per unit of drift, since close models differ little.
 
     Args:
         rows: of `probes.spread`; without any nothing is drawn.
-        look: colour, dashes and marker, as `Axes.plot` takes them.
+        style: colour, dashes and marker, as `plots.look` gives them.
     """
     accuracy.set(xlabel="round", ylabel="test accuracy of mixtures", ylim=(0, 1.02))
     per_drift.set(xlabel="round", ylabel="sd of their loss, per unit of drift")
@@ -198,10 +181,10 @@ def mixtures_over_rounds(
     keys = ("round", "accuracy_mean", "accuracy_sd", "accuracy_worst")
     t, mean, sd, worst = (np.array([row[key] for row in rows]) for key in keys)
     low, high = (mean - sd).clip(0, 1), (mean + sd).clip(0, 1)
-    accuracy.plot(t, mean, label=name, **look)
-    accuracy.fill_between(t, low, high, color=look["color"], alpha=0.2, linewidth=0)
-    accuracy.plot(t, worst, "x", color=look["color"], markersize=5)
-    per_drift.plot(t, [row["loss_sd"] / max(row["size"], 1e-12) for row in rows], **look)
+    accuracy.plot(t, mean, label=name, **style)
+    accuracy.fill_between(t, low, high, color=style["color"], alpha=0.2, linewidth=0)
+    accuracy.plot(t, worst, "x", color=style["color"], markersize=5)
+    per_drift.plot(t, [row["loss_sd"] / max(row["size"], 1e-12) for row in rows], **style)
 
 
 @checked
@@ -213,19 +196,16 @@ def spread_over_rounds(accuracy: Axes, per_drift: Axes, found: Mapping[str, Sequ
     """
     index = places(found)
     for name, rows in found.items():
-        i = index[name]
-        look = {"color": LINE_COLORS[i % 7], "marker": _MARKERS[i % 8], "markersize": 4, "linestyle": _DASHES[i % 4]}
-        mixtures_over_rounds(accuracy, per_drift, name, rows, look)
+        mixtures_over_rounds(accuracy, per_drift, name, rows, look(index[name], 4.0))
     per_drift.set_ylim(0, None)
 
 
 @checked
 def groups(left: Axes, right: Axes, name: str, frames: Sequence[tuple[int, Connectivity]], index: int) -> None:
     """A run's group barrier on one split and on the clients' own data, round by round, as line `index`."""
-    style = {"color": LINE_COLORS[index % 7], "marker": _MARKERS[index % 8], "linestyle": _DASHES[index % 4]}
     rounds = [number for number, _ in frames]
-    left.plot(rounds, [found.barrier for _, found in frames], markersize=4, label=name, **style)
-    right.plot(rounds, [found.own for _, found in frames], markersize=4, **style)
+    left.plot(rounds, [found.barrier for _, found in frames], label=name, **look(index, 4.0))
+    right.plot(rounds, [found.own for _, found in frames], **look(index, 4.0))
     for ax, data in ((left, "test data"), (right, "own training data")):
         ax.axhline(0, color="0.6", linewidth=0.8)
         ax.set(title=f"{data}: loss of the mean - mean loss (nats)", xlabel="round")

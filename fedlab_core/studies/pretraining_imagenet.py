@@ -148,20 +148,21 @@ def draw(data: Mapping[str, Any]) -> Figure:
     fig.suptitle(f"{data['title']} ({len(pairs)} of {len(data['seeds'])} seeds)")
     if not pairs:
         return fig
+    looks = {start: plots.look(index) for start, index in plots.places(STARTS).items()}
     final = {skew: values(pairs, skew, "test") for skew in SKEWS}
     by = {start: {skew: final[skew][i] for skew in ("IID", SKEW)} for i, start in enumerate(STARTS)}
     plots_probes.by_skew(first, by, dict(zip(STARTS, final["pooled"], strict=True)))
     for (i, start), (skew, dash) in product(enumerate(STARTS), ((SKEW, "-"), ("pooled", ":"))):
         rounds, curves = (values(pairs, skew, key)[i] for key in ("round", "test_accuracy"))
         mean = [statistics.fmean(each) for each in zip(*curves, strict=False)]
-        second.plot(rounds[0][: len(mean)], mean, dash, color=plots.LINE_COLORS[i], label=f"{start}, {skew}")
+        second.plot(rounds[0][: len(mean)], mean, dash, color=looks[start]["color"], label=f"{start}, {skew}")
     second.set(xlabel="round", ylabel="test accuracy (mean of the seeds)")
     second.legend()
     plots_probes.loss_lines(third, dict(zip(STARTS, (one["line"] for one in pairs[0]), strict=True)))
     third.set(title=f"from {SKEW} (0) to IID (1), one seed", ylabel="test loss (nats)")
     size, spread = (values(pairs, "mixtures", key) for key in ("size", "accuracy_sd"))
     for i, start in enumerate(STARTS):
-        fourth.plot(size[i], spread[i], "os"[i], color=plots.LINE_COLORS[i], label=start)
+        fourth.plot(size[i], spread[i], label=start, **looks[start] | {"linestyle": "none"})
     fourth.set(xlabel=r"mean size of the updates $\Vert w_k - w_t \Vert$", ylabel="sd of the mixtures' accuracy")
     fourth.legend()
     return fig

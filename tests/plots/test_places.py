@@ -1,7 +1,8 @@
 """One colour per meaning: a variant, a method or a start looks alike whatever stands beside it."""
 
-from fedlab_core.plots import PLACES, Line, figure, places
+from fedlab_core.plots import PLACES, Line, figure, look, places
 from fedlab_core.plots import batchnorm as plots_batchnorm
+from fedlab_core.plots import probes as plots_probes
 from fedlab_core.studies.batchnorm_runs import VARIANTS
 
 
@@ -38,3 +39,15 @@ def test_recorded_variants_are_drawn_in_the_colours_of_the_lab() -> None:
         plots_batchnorm.accuracy_against(ax, dict.fromkeys(names, one))
         drawn = {line.get_label(): line.get_color() for line in ax.get_lines()}
         assert drawn == colours(names) and drawn["FedTAN"] == colours(["FedTAN"])["FedTAN"]
+
+
+def test_a_start_looks_alike_over_rounds_by_skew_and_along_lines() -> None:
+    ax, by = figure()[1][0, 0], {"IID": [0.5], "Dir(0.1)": [0.4]}
+    plots_probes.by_skew(ax, {"letters": by, "random": by}, {})
+    plots_probes.loss_lines(ax, {"letters": {"theta": [0, 1], "loss": [1, 1], "barrier": 0.0}})
+    drawn = [(line.get_label(), line.get_color(), line.get_marker()) for line in ax.get_lines()]
+    expected = look(places(["letters"])["letters"])
+    assert {"letters", "letters: barrier 0.000"} <= {label for label, *_ in drawn}
+    for label, colour, marker in drawn:
+        if label.startswith("letters"):
+            assert (colour, marker) == (expected["color"], expected["marker"])
