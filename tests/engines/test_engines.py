@@ -328,8 +328,8 @@ def test_channels_last_changes_rounding_only_and_threads_keep_its_bits() -> None
     ("seconds", "trials"),
     [
         ({1: 2.0, 4: 1.0}, [True, True, True, True, True]),  # idle cores: every round goes on with all of them
-        ({1: 1.0, 4: 1.5}, [True, False, True, False, False]),  # no gain: ever fewer trials
-        ({1: 1.0, 4: 9.0}, [True, False, True, False, False]),  # a core is taken away: given up at the first step
+        ({1: 1.0, 2: 1.2, 4: 1.5}, [True, False, True, False, False]),  # no gain: ever fewer trials
+        ({1: 1.0, 2: 9.0, 4: 9.0}, [True, False, True, False, False]),  # cores are taken: given up at the first step
     ],
 )
 def test_all_cores_are_used_where_that_is_faster(monkeypatch: pytest.MonkeyPatch, seconds: dict, trials: list) -> None:
@@ -348,6 +348,25 @@ def test_all_cores_are_used_where_that_is_faster(monkeypatch: pytest.MonkeyPatch
     assert [4 in used for used in rounds] == trials
     assert (rounds[0][-1] == 4) == (seconds[4] < seconds[1])
     assert [sum(n == 4 for n in used) for used in rounds[:2]] == {1.0: [17, 20], 1.5: [3, 0], 9.0: [1, 0]}[seconds[4]]
+
+
+def test_beside_another_process_fewer_cores_are_used_and_all_of_them_again_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, threads, most = [0.0], [1], []
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(pace.torch, "set_num_threads", lambda count: threads.__setitem__(0, count))
+    chooser = pace.Pace(16)
+    for round in range(3 + pace.MOST):
+        chooser.begin(16)
+        used = []
+        for _ in range(20):
+            chooser.step(16)
+            used.append(threads[0])
+            taken = round < 2 and threads[0] == 16  # one of the sixteen is another's
+            now[0] += 5.0 if taken else 1.0 / threads[0] + 0.001
+        most.append((used[0], used[-1]))
+    assert most[:4] == [(1, 8), (8, 8), (8, 8), (8, 8)] and most[-1] == (16, 16)
 
 
 def test_no_more_threads_than_clients_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
