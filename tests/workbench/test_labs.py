@@ -114,7 +114,7 @@ def test_moving_a_view_trains_nothing(plan):
 def test_the_views_are_those_of_the_step_and_of_theta():
     assert {name: tuple(plan.views) for name, plan in PLANS.items() if plan.views} == {
         "STEP_BY_STEP": ("step",),
-        "TWO_MODELS": ("theta",),
+        "TWO_MODELS": ("start", "theta"),
     }
 
 

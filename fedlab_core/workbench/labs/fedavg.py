@@ -119,17 +119,17 @@ def parents(start: str, epochs: int, examples: int) -> Iterator[LossLine]:
 
 
 def two_models(start: str, epochs: int, examples: int, theta: float) -> Mapping[str, Iterator[LossLine]]:
-    """The chosen start, and the other one beside it."""
-    other = {"shared": "independent", "independent": "shared"}[start]
-    return {f"{name} start": parents(name, epochs, examples) for name in (start, other)}
+    """Both starts; which of them is shown first, and theta, are chosen in the picture."""
+    return {f"{name} start": parents(name, epochs, examples) for name in ("shared", "independent")}
 
 
 def draw_two_models(figure: Any, result: Result) -> None:
-    """The line of either start: earlier moments pale, the last in colour; a ring at theta."""
+    """The line of either start, the chosen one first: earlier moments pale, the last in colour; a ring at theta."""
     theta, axes = result.settings["theta"], figure.subplots(1, 2, sharey=True)
     index_of = plots.places(result.frames)
-    for i, (ax, (name, lines)) in enumerate(zip(axes, result.frames.items(), strict=True)):
-        index = index_of[name]
+    order = sorted(result.frames, key=lambda name: not name.startswith(result.settings["start"]))
+    for i, (ax, name) in enumerate(zip(axes, order, strict=True)):
+        lines, index = result.frames[name], index_of[name]
         for old in lines[:-1]:
             ax.plot(old.theta, old.loss, color=plots.LINE_COLORS[index], alpha=0.3, linewidth=1)
         if lines:
@@ -162,7 +162,7 @@ TWO_MODELS = Plan(
     draw=draw_two_models,
     sentence=read_two_models,
     size=(9.0, 3.5),
-    views=("theta",),
+    views=("start", "theta"),
 )  # fmt: skip
 
 
