@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small import equal, gap, plain_sgd, small_data, small_federation, split
 
+from fedlab_core import drift as drift_module
 from fedlab_core.checkpoint.manifest import record_from_json
 from fedlab_core.federation import Federation
 from fedlab_core.local.training import batches
@@ -310,6 +311,23 @@ def test_drift_measures_are_those_of_their_definition() -> None:
     assert metrics["diversity"] == pytest.approx(
         sum(f.norm() ** 2 for f in flat).item() / (sum(flat).norm() ** 2).item()
     )
+
+
+@given(st.integers(1, 7), st.integers(0, 2**31), st.booleans())
+def test_drift_of_many_clients_is_that_of_all_pairs(m: int, seed: int, still: bool) -> None:
+    draws = generator(seed, "updates")
+    start = {"a": torch.randn(3, 5, generator=draws), "b": torch.randn(4, generator=draws)}
+    states = [{n: t + torch.randn(t.shape, generator=draws) for n, t in start.items()} for _ in range(m)]
+    states[0] = start if still else states[0]  # a client that did not move has no direction
+    weights = torch.rand(m, generator=draws).softmax(0).tolist()
+    found = []
+    for pairs in (m, 0):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(drift_module, "PAIRS", pairs)
+            found.append(drift_module.drift(start, states, weights, start))
+    for name in ("sizes", "cosine_to_mean", "size", "relative_size", "cosine", "diversity"):
+        both = [torch.as_tensor(getattr(each, name)) for each in found]
+        torch.testing.assert_close(both[0], both[1], rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -161,7 +161,9 @@ def picture(bench: Mapping[str, Any]) -> Figure:
     ax, peers = axes[0, 0], sorted(bench.get("peers", ()))
     shown = [*ENGINES, "auto, a core taken", *peers]
     for i, engine in enumerate(shown):
-        rows = {row["model"]: row for row in bench["rows"] if row["engine"] == engine}
+        same = str.startswith if engine in peers else str.__eq__  # a peer has a row per number of threads
+        found = sorted((r for r in bench["rows"] if same(r["engine"], engine)), key=lambda r: r["ratio_to_plain"])
+        rows = {row["model"]: row for row in found}
         if not rows:
             continue
         x = np.array([models.index(model) for model in models if model in rows]) + (i - len(shown) / 2 + 0.5) * 0.1
