@@ -14,8 +14,10 @@ from fedlab_core.engines.stacked.stack import is_dense, obstacle, work_obstacle
 from fedlab_core.engines.threads import ThreadsEngine
 from fedlab_core.local.work import Engine, LocalMethod, Task, Update, Work
 from fedlab_core.methods.fedavg import FedAvg
+from fedlab_core.models.build import parameter_count
 from fedlab_core.state import State
 
+CACHED = 2e6  # weights of a dense net up to which calls cost more than reading the weights of all clients in turn
 CROWDED = 2**15  # values that a layer of a convolutional net makes of a batch, above which a client fills a core
 MEDIUM = 5e7  # operations of any other net on one example, below which its products gain from being batched
 
@@ -36,6 +38,9 @@ def choose(work: Work, method: LocalMethod) -> tuple[str, str]:
     if any(isinstance(module, nn.RNNBase) for module in model.modules()):
         return "threads", "recurrent layers"  # their weights, used again and again, stay in a core's cache
     if is_dense(model):
+        weights = parameter_count(model)
+        if weights > CACHED:
+            return "threads", f"dense layers of {weights / 1e6:.3g} million weights"
         return "stacked", "dense layers"
     if any(isinstance(module, nn.modules.conv._ConvNd) for module in model.modules()):
         values = values_per_layer(work)

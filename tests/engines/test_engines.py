@@ -296,6 +296,9 @@ def test_auto_says_what_it_picks_by_model_method_and_device() -> None:
     assert recurrent.history[1].engine == "auto: threads (recurrent layers)"
     foreign = Federation(small_data(40), split(20, 20), Foreign(), Settings(1.0, engine="auto", batch_size=5)).run(1)
     assert foreign.history[1].engine == "auto: threads (model (Foreign) has a forward pass of its own)"
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(16, 1500), nn.ReLU(), nn.Linear(1500, 1500), nn.Linear(1500, 3))
+    many = Federation(small_data(40), split(20, 20), wide, Settings(1.0, engine="auto", batch_size=5)).run(1)
+    assert many.history[1].engine == "auto: threads (dense layers of 2.28 million weights)"
     for name, size, batch, picked in (
         ("small_cnn", 8, 10, "stacked"),
         ("small_cnn", 40, 5, "stacked"),

@@ -1,8 +1,8 @@
 """Local training of several clients as one network of stacked layers."""
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import replace
-from itertools import zip_longest
+from itertools import groupby, zip_longest
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ from fedlab_core.randomness import generator
 from fedlab_core.state import State
 
 IGNORED = -100
+GATHERED = 2**20  # values of inputs that are gathered and normalised together
 
 
 def train_together(
@@ -79,8 +80,7 @@ def train_together(
     velocity = {name: torch.zeros_like(end[name]) for name in trained} if settings.momentum else {}
 
     total, active = torch.zeros(len(tasks), device=x.device, dtype=torch.float64), 0
-    for step, counts in enumerate(zip_longest(*lengths)):
-        size = [count for count in counts if count is not None]
+    for step, (size, inputs, targets) in enumerate(_steps(work, x, y, rows, lengths)):
         if stop():
             return None
         if active != len(size):
@@ -95,10 +95,7 @@ def train_together(
         if layers is not None:
             pace.step(active)
         width = max(size)
-        batch = rows[step, :active, :width]
         filled = min(size) < width
-        inputs = as_input(work, work.dataset.prepare(x.index_select(0, batch.flatten())))
-        targets = y.index_select(0, batch.flatten())
         fold.real = None
         if filled:
             real = (torch.arange(width) < torch.tensor(size)[:, None]).to(x.device)
@@ -197,6 +194,28 @@ def gather(work: Work, clients: Sequence[int]) -> tuple[Tensor, Tensor, list[Ten
     x, y = (torch.cat(parts) for parts in zip(*(stored_data(work, client) for client in clients), strict=True))
     positions = torch.arange(len(y)).split([len(work.partition[client]) for client in clients])
     return x, y, list(positions)
+
+
+def _steps(
+    work: Work, x: Tensor, y: Tensor, rows: Tensor, lengths: Sequence[Sequence[int]]
+) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+    """Of each step: the sizes of the active clients' batches, and their inputs and targets (active * largest, ...).
+
+    Steps of the same shape are gathered and normalised some at a time: for small networks that took as long as the
+    step itself.
+    """
+    sizes = [[count for count in counts if count is not None] for counts in zip_longest(*lengths)]
+    shapes = [(len(size), max(size)) for size in sizes]
+    first = 0
+    for (active, width), alike in groupby(shapes):
+        end, most = first + len(list(alike)), max(1, GATHERED // (active * width * x[0].numel()))
+        for begin in range(first, end, most):
+            chosen = slice(begin, min(end, begin + most))
+            batch = rows[chosen, :active, :width].flatten()
+            inputs = as_input(work, work.dataset.prepare(x.index_select(0, batch)))
+            parts = (tensor.split(active * width) for tensor in (inputs, y.index_select(0, batch)))
+            yield from zip(sizes[chosen], *parts, strict=True)
+        first = end
 
 
 def _rows(drawn: Sequence[Sequence[Tensor]], lengths: Sequence[Sequence[int]], positions: Sequence[Tensor]) -> Tensor:
