@@ -62,7 +62,7 @@ def drift(start: State, states: Sequence[State], weights: Sequence[float], names
 
 
 Geometry = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
-"""Of updates D_k with mean D: ||D_k||, <D_k, D>, ||D||, ||sum D_k||^2, and the cosines of all ordered pairs summed."""
+"""For updates D_k with mean D: ||D_k||, <D_k, D>, ||D||, ||sum D_k||^2, and the cosines of all ordered pairs summed."""
 
 
 def _by_pairs(start: State, states: Sequence[State], p: Tensor, names: Sequence[str]) -> Geometry:

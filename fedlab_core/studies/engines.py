@@ -20,7 +20,7 @@ PEAK = 65
 LOADED = 1.3
 """Times longer than on one core that a round of the 2NN may take where another process keeps a core busy."""
 FEDJAX = 0.45
-"""Of FedJAX's time that a round of the 2NN may take."""
+"""Share of FedJAX's time that a round of the 2NN may take."""
 NAMES = {
     "2nn": "2NN",
     "cnn": "CNN",

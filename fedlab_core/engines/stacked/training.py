@@ -199,7 +199,7 @@ def gather(work: Work, clients: Sequence[int]) -> tuple[Tensor, Tensor, list[Ten
 def _steps(
     work: Work, x: Tensor, y: Tensor, rows: Tensor, lengths: Sequence[Sequence[int]]
 ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Of each step: the sizes of the active clients' batches, and their inputs and targets (active * largest, ...).
+    """Step by step: sizes of the active clients' batches, and their inputs and targets (active * largest, ...).
 
     Steps of the same shape are gathered and normalised some at a time: for small networks that took as long as the
     step itself.
