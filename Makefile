@@ -50,8 +50,8 @@ book: $(INSTALLED)  ## build the book, a static site, into build/book/html (warn
 replays: $(INSTALLED)  ## record the run of each lab that the book plays, docs/replays (ARGS=NAME records one)
 	OMP_NUM_THREADS=1 PYTHONPATH=. $(VENV_PYTHON) -m tools.replays $(ARGS)
 
-bench: $(INSTALLED)  ## time rounds against a plain PyTorch loop and write figures/bench.json (QUICK=1: minutes, no file)
-	$(VENV_PYTHON) -m benchmarks $(if $(QUICK),--quick )$(ARGS)
+bench: $(INSTALLED)  ## time rounds against a plain loop (QUICK=1: minutes, no file; PEERS=1: FedJAX, pfl, Flower too)
+	$(VENV_PYTHON) -m benchmarks $(if $(QUICK),--quick )$(if $(PEERS),--peers )$(ARGS)
 
 claims: $(INSTALLED)  ## print the table of claims and write figures/claims.json
 	$(VENV_PYTHON) -m fedlab_core.claims $(ARGS)

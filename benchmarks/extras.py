@@ -58,14 +58,17 @@ def overhead(model: str, engine: str, rounds: int) -> float:
     return min(shares)
 
 
+def black(n: int) -> Dataset:
+    """Nearly black images of 64 pixels, whose memory is there."""
+    x, y = torch.ones(n, 1, 8, 8, dtype=torch.uint8), torch.arange(n) % 10
+    return Dataset("black", "image", x, y, x[:100], y[:100], tuple("0123456789"), (0.5,), (0.5,))
+
+
 def million(_: int = 0) -> dict[str, float]:
     """Seconds until a federation of a million clients stands, memory that it and two rounds need beyond its data."""
     n = 1_000_000
-    x = torch.zeros(n, 1, 8, 8, dtype=torch.uint8)
-    y = torch.arange(n) % 10
-    data = Dataset("black", "image", x, y, x[:100], y[:100], tuple("0123456789"), (0.5,), (0.5,))
+    data = black(n)
     model = build_model("2nn", data.input_shape, 10, generator(0, "weights"))
-    x.fill_(1)  # its memory is there from now on
     before, began = peak_mib(), time.perf_counter()
     federation = Federation(data, iid(n, n, generator(0, "partition")), model, Settings(10 / n, batch_size=10))
     ready = time.perf_counter() - began

@@ -1,13 +1,21 @@
-"""A process that runs rounds of one task with one engine whenever it is told to, and reports time and memory."""
+"""A process that runs rounds of one task in one way whenever it is told to, and reports time and memory."""
 
+import contextlib
+import functools
+import os
+import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from benchmarks.tasks import LAID_OUT, PLAIN, BenchTask
+from benchmarks import peers
+from benchmarks.tasks import PLAIN, BenchTask, Way
 
 
 def peak_mib() -> float:
@@ -21,21 +29,52 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
-def serve(task: BenchTask, engine: str, channel: Connection) -> None:
+def serve(task: BenchTask, way: Way, channel: Connection) -> None:
     """Answers every message but None with the seconds of one round; before, and at the end, with the peak memory."""
-    if engine in PLAIN or engine == LAID_OUT:
-        torch.set_num_threads(PLAIN.get(engine, 2))
-        one_round = task.plain(torch.channels_last if engine == LAID_OUT else torch.contiguous_format)
-    else:
-        federation = task.federation(engine)
+    if way.cores:
+        os.environ["OMP_NUM_THREADS"] = str(way.cores)  # what engines go by, see `local.cores`
+        torch.set_num_threads(way.cores)
+    with _busy(way.taken) as busy:
 
-        def one_round() -> None:
-            federation.run(1)
+        def answer(one_round: Callable[[], Any]) -> None:
+            one_round()
+            channel.send(peak_mib())
+            while channel.recv() is not None:
+                with busy():
+                    began = time.perf_counter()
+                    one_round()
+                    seconds = time.perf_counter() - began
+                channel.send(seconds)
 
-    one_round()
+        if way.engine in peers.PEERS:
+            peers.run(task, way, answer)
+        elif way.engine == PLAIN:
+            torch.set_num_threads(way.threads)
+            answer(task.plain(way.channels_last))
+        else:
+            answer(functools.partial(task.federation(way.engine).run, 1))
     channel.send(peak_mib())
-    while channel.recv() is not None:
-        began = time.perf_counter()
-        one_round()
-        channel.send(time.perf_counter() - began)
-    channel.send(peak_mib())
+
+
+@contextlib.contextmanager
+def _busy(wanted: bool) -> Iterator[Any]:
+    """A block's maker: inside such a block another process computes, where that is wanted."""
+    if not wanted:
+        yield contextlib.nullcontext
+        return
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    other.send_signal(signal.SIGSTOP)
+
+    @contextlib.contextmanager
+    def busy() -> Iterator[None]:
+        other.send_signal(signal.SIGCONT)
+        try:
+            yield
+        finally:
+            other.send_signal(signal.SIGSTOP)
+
+    try:
+        yield busy
+    finally:
+        other.kill()
+        other.wait()

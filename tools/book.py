@@ -34,6 +34,7 @@ TITLES = {
     "batchnorm_mnist_one_digit": "Normalisers with one digit a client",
     "batchnorm_no_noise": "Batch norm without sampling noise: another optimum",
     "bench": "Time of a round against a plain PyTorch loop",
+    "growth": "How the time of a round grows",
     "fedavg_mnist": "FedAvg on MNIST: rounds to 97 %",
     "fedavg_tables": "Tables 1 and 4 of McMahan et al.",
     "fedavg_text": "An LSTM on Shakespeare's roles",

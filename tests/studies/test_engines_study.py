@@ -2,7 +2,9 @@
 
 import pytest
 
+from benchmarks import page
 from fedlab_core.studies import engines
+from fedlab_core.studies.record import recorded
 
 PLAIN = {"plain, 1 thread": 2.0, "plain, 2 threads": 1.4}
 
@@ -72,12 +74,34 @@ def test_what_was_not_measured_is_not_run(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_picture_has_a_mark_per_way_and_model() -> None:
-    data = bench(peers={"FedJAX": "0.0.17"})
+    data = bench(peers={"FedJAX": "0.0.17", "pfl-research": "0.6"})
+    data["rows"] += [{**data["rows"][0], "engine": f"pfl-research, {n}", "ratio_to_plain": 0.1 * n} for n in (2, 1)]
     fig = engines.picture(data)
     marks = {bars.get_label(): bars.lines[0].get_ydata() for bars in fig.axes[0].containers}
-    assert marks.keys() == {*engines.ENGINES, "auto, a core taken", "FedJAX"}
+    assert marks.keys() == {*engines.ENGINES, "auto, a core taken", "FedJAX", "pfl-research"}
+    assert list(marks["pfl-research"]) == [0.2]
     assert len(marks["loop"]) == len(engines.TARGETS) + 1 and len(marks["FedJAX"]) == 1
     assert max(marks["auto"]) == pytest.approx(7) and min(marks["loop"]) == pytest.approx(1.4 / 1.5)
     fig = engines.picture(data | {"products_seconds": {"2nn": 0.1, "cnn": 0.7}})
     (lines,) = [lines for lines in fig.axes[0].collections if lines.get_label() == "products alone"]
     assert [segment[0][1] for segment in lines.get_segments()] == [pytest.approx(14), pytest.approx(2)]
+
+
+def test_the_page_holds_the_recorded_table() -> None:
+    text = page.FILE.read_text(encoding="utf-8")
+    assert text == page.written(text, recorded("bench"))  # run make bench
+
+
+def test_the_table_takes_the_fastest_of_a_framework_s_ways() -> None:
+    data = bench(
+        peers={"pfl-research": "pfl 0.6"}, machine="a machine", torch="2.14", matmul_gflops=200.0, load_before=0
+    )
+    data["rows"] += [
+        {**data["rows"][0], "model": "cnn", "engine": f"pfl-research, {way}", "seconds_per_round": seconds}
+        for way, seconds in (("1 thread", 3.0), ("2 processes", 1.6))
+    ]
+    (head, _, *lines), cnn = page.table(data), None
+    for line in lines:
+        cnn = line if line.startswith("| CNN |") else cnn
+    cells = dict(zip(head.strip("| ").split(" | "), cnn.strip("| ").split(" | "), strict=True))
+    assert cells["pfl-research"] == "1.6" and cells["plain loop"] == "1.4" and cells["loop"] == "1.5"

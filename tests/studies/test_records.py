@@ -19,7 +19,7 @@ from fedlab_core.studies.record import FIGURES, record_to_frame, recorded
 
 MADE_OF_UNITS = [path.stem for path in sorted(FIGURES.glob("*.json")) if "units" in (recorded(path.stem) or {})]
 
-OTHERS = {"claims", "bench", "panel", "first_run", "workbench", "faults", "labs"}  # by other commands
+OTHERS = {"claims", "bench", "growth", "panel", "first_run", "workbench", "faults", "labs"}  # by other commands
 
 
 def test_every_record_in_figures_can_be_made_again() -> None:

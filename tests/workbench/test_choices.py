@@ -67,8 +67,8 @@ def look(controls: Controls, trials: Trials, wanted: Experiment, chosen: str) ->
         (way,) = trials.ways_out(experiment, chosen)
         assert way.words.startswith("Use ") and len(way.words) < 90
         controls.move(**way.changes)
-        trials.check(controls.experiment)
-        return
+        experiment = wanted = controls.experiment
+        trials.check(experiment)
     mine, plain = controls.catalog.build(experiment), wanted.build()
     assert mine.run(1).history == plain.run(1).history, experiment
 
@@ -151,6 +151,16 @@ def test_every_start_in_a_panel(start, undrawn, monkeypatch, tmp_path):
     bench = Workbench(BASE.replace(dataset="tiny digits", model="mlp"), keep=False, root=tmp_path / "one")
     pressed(bench, tmp_path / "two", start=start)
     assert bench.experiment.start == start
+
+
+@pytest.mark.parametrize(
+    ("start", "model"), [("imagenet", "efficientnet_lite0"), *((name, "vit") for name in named.SHIPPED)]
+)
+def test_weights_that_are_read_in_a_panel(start, model, undrawn):
+    norm = {"norm": "batch", "batch_norm": "average"} if start == "imagenet" else {}
+    bench = Workbench(BASE.replace(dataset="tiny scenes", model=model, **norm), keep=False)
+    pressed(bench, start=start)
+    assert bench.experiment.start == start and bench.experiment.model == model
 
 
 @pytest.mark.parametrize("tuning", [name for name, way in TUNINGS.items() if not way.of_clip])

@@ -1,0 +1,61 @@
+"""The table of docs/speed.md, written from figures/bench.json."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.tasks import PLAIN
+from fedlab_core.studies.engines import NAMES, bound
+
+FILE = Path(__file__).parent.parent / "docs" / "speed.md"
+BEGIN, END = "<!-- written by `make bench` -->", "<!-- end -->"
+MODELS = NAMES | {"2nn_1": "2NN, 1 client", "2nn_100": "2NN, 100 clients"}
+
+
+def table(bench: Mapping[str, Any]) -> list[str]:
+    """Markdown: a line per model with the seconds of a round, and what its operations spend their time on."""
+    seconds = {(row["model"], row["engine"]): row["seconds_per_round"] for row in bench["rows"]}
+    chosen = {row["model"]: row for row in bench["rows"] if row["engine"] == "auto"}
+    peers = sorted(bench.get("peers", ()))
+    columns = ["plain loop", "loop", "`auto`", "`auto`, 1 core", "`auto`, a core taken", *peers]
+    lines = [
+        f"| seconds a round | {' | '.join(columns)} | x plain | products alone, x plain | % of the matmul peak |",
+        "|---|" + "---|" * (len(columns) + 3),
+    ]
+    for model, name in MODELS.items():
+        if model not in chosen:
+            continue
+
+        def fastest(way: str, model: str = model) -> str:
+            """The seconds of the ways that begin so, such as those of different numbers of threads."""
+            found = [value for (m, name), value in seconds.items() if m == model and name.startswith(way)]
+            return f"{min(found):.3g}" if found else ""
+
+        ways = ("loop", "auto", "auto, 1 core", "auto, a core taken")
+        own = (f"{seconds[model, way]:.3g}" if (model, way) in seconds else "" for way in ways)
+        cells = [name, fastest(PLAIN), *own, *map(fastest, peers), f"{chosen[model]['ratio_to_plain']:.2f}"]
+        cells.append(f"{bound(bench, model):.2f}" if model in bench.get("products_seconds", {}) else "")
+        lines.append(f"| {' | '.join(cells)} | {chosen[model]['percent_of_peak']:.0f} |")
+    lines += ["", "| share of the operations' time, one core | the largest kinds |", "|---|---|"]
+    for model, shares in bench.get("shares", {}).items():
+        kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in list(shares.items())[:5])
+        lines.append(f"| {MODELS[model]} | {kinds} |")
+    versions = "".join(f"; {peer}: {packages}" for peer, packages in sorted(bench.get("peers", {}).items()))
+    lines += [
+        "",
+        f"*{bench['machine']}, PyTorch {bench['torch']}, matmul peak {bench['matmul_gflops']:.0f} GFLOP/s, load before "
+        f"{bench['load_before']:.1f}{versions}.*",
+    ]
+    return lines
+
+
+def written(text: str, bench: Mapping[str, Any]) -> str:
+    """The page with the table of a record."""
+    block = "\n".join([BEGIN, *table(bench), END])
+    return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL)
+
+
+def write(bench: Mapping[str, Any]) -> None:
+    """Writes it into the page."""
+    FILE.write_text(written(FILE.read_text(encoding="utf-8"), bench), encoding="utf-8")
