@@ -151,7 +151,8 @@ def machine() -> dict[str, str]:
 def known() -> dict[str, Any]:
     """The record, if it is of this machine and PyTorch."""
     found = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
-    return found if all(found.get(key) == value for key, value in machine().items()) else {}
+    same = all(found.get(key) == value for key, value in machine().items())
+    return {key: value for key, value in found.items() if same and key not in ("versions", "sha256")}  # of the file
 
 
 def write(name: str, rows: list[dict[str, Any]], load: float, peers_too: bool) -> None:
