@@ -14,7 +14,6 @@ import functools
 import gc
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -22,11 +21,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from benchmarks.__main__ import processor
 from benchmarks.panel_browser import curve, presses
 from benchmarks.panel_stop import panel, stop
 from benchmarks.summary import PRESSES, summary
+from fedlab_core.about import versions
 from fedlab_core.experiment import Experiment
 
 FILE = Path(__file__).parent.parent / "figures" / "panel.json"
@@ -144,7 +143,7 @@ def main() -> None:
         prog="python -m benchmarks.panel", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="which of them")
-    machine = {"cores": os.cpu_count(), "torch": torch.__version__, "python": platform.python_version()}
+    machine = {"machine": f"{processor()}, {os.cpu_count()} cores", "versions": versions()}
     for part in parser.parse_args().parts or PARTS:
         found: dict[str, Any] = {"load before": round(os.getloadavg()[0], 1)}
         for name, value in PARTS[part]():
