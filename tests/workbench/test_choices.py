@@ -157,8 +157,8 @@ def test_every_start_in_a_panel(start, undrawn, monkeypatch, tmp_path):
     ("start", "model"), [("imagenet", "efficientnet_lite0"), *((name, "vit") for name in named.SHIPPED)]
 )
 def test_weights_that_are_read_in_a_panel(start, model, undrawn):
-    norm = {"norm": "batch", "batch_norm": "average"} if start == "imagenet" else {}
-    bench = Workbench(BASE.replace(dataset="tiny scenes", model=model, **norm), keep=False)
+    fitting = {"norm": "batch", "batch_norm": "average"} if start == "imagenet" else {"model_options": {"patch": 8}}
+    bench = Workbench(BASE.replace(dataset="tiny scenes", model=model, **fitting), keep=False)
     pressed(bench, start=start)
     assert bench.experiment.start == start and bench.experiment.model == model
 

@@ -92,8 +92,8 @@ def draw_race(figure: Any, result: Result) -> None:
             if values and values[0] is not None:
                 ax.plot(rounds, [max(v, 1e-8) for v in values], **look)
     axes[0].set(xlabel="round", title="test accuracy", ylim=(0, 1.02))
-    axes[1].margins(y=0.1)
-    axes[1].set(xlabel="round", title="mismatch: variance between clients", ylim=(0, None))
+    top = 1.06 * axes[1].get_ylim()[1]  # room for the marks
+    axes[1].set(xlabel="round", title="mismatch: variance between clients", ylim=(0, top))
     axes[2].set(xlabel="round", title="error of the averaged gradient", yscale="log", ylim=(1e-8, 30))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
