@@ -12,7 +12,6 @@ that of a line through the upper half of a curve's points, logarithms of both: 1
 
 import argparse
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -22,11 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-from benchmarks.__main__ import processor
+from benchmarks.__main__ import machine
 from benchmarks.extras import black
 from benchmarks.tasks import BenchTask
 from fedlab_core import plots
@@ -156,11 +153,9 @@ def picture(curves: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
             ax.plot(curve["x"], curve["seconds"], label=f"{name}: slope {curve['slope']:.2f}", **look)
             ends = curve["seconds_min"], curve["seconds_max"]
             ax.fill_between(curve["x"], *ends, color=look["color"], alpha=0.18, linewidth=0)
-        ax.set(xscale="log", yscale="log", xlabel=STUDIES[study][2], ylabel="seconds")
+        ax.set(xscale="log", xlabel=STUDIES[study][2], ylabel="seconds")
+        plots.logarithmic(ax, "y", (1.0, 2.0, 5.0))
         ax.set_ylim(min(ax.get_ylim()[0], ax.get_ylim()[1] / 30))  # a flat curve looks flat
-        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        ax.yaxis.set_minor_locator(NullLocator())
         ax.grid(color="0.92")
         ax.set_axisbelow(True)
         ax.legend(loc="lower right")
@@ -174,13 +169,7 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="three points each, 2 repetitions, no file written")
     quick = parser.parse_args().quick
-    found: dict[str, Any] = {
-        "machine": f"{processor()}, {os.cpu_count()} cores",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "load_before": round(os.getloadavg()[0], 2),
-        "repetitions": REPETITIONS,
-    }
+    found: dict[str, Any] = {**machine(), "load_before": round(os.getloadavg()[0], 2), "repetitions": REPETITIONS}
     places = {study: counts[:3] if quick else counts for study, (_, counts, _) in STUDIES.items()}
     curves = measure(places, 2 if quick else REPETITIONS)
     if quick:

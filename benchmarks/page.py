@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tasks import PLAIN
-from fedlab_core.studies.engines import NAMES, bound
+from fedlab_core.studies.engines import NAMES, PLAIN, bound, fastest
 
 FILE = Path(__file__).parent.parent / "docs" / "speed.md"
 BEGIN, END = "<!-- written by `make bench` -->", "<!-- end -->"
@@ -27,14 +26,10 @@ def table(bench: Mapping[str, Any]) -> list[str]:
         if model not in chosen:
             continue
 
-        def fastest(way: str, model: str = model) -> str:
-            """The seconds of the ways that begin so, such as those of different numbers of threads."""
-            found = [value for (m, name), value in seconds.items() if m == model and name.startswith(way)]
-            return f"{min(found):.3g}" if found else ""
-
-        ways = ("loop", "auto", "auto, 1 core", "auto, a core taken")
-        own = (f"{seconds[model, way]:.3g}" if (model, way) in seconds else "" for way in ways)
-        cells = [name, fastest(PLAIN), *own, *map(fastest, peers), f"{chosen[model]['ratio_to_plain']:.2f}"]
+        own = [seconds.get((model, way)) for way in ("loop", "auto", "auto, 1 core", "auto, a core taken")]
+        found = [fastest(bench, model, PLAIN), *own, *(fastest(bench, model, peer) for peer in peers)]
+        cells = [name, *("" if value is None else f"{value:.3g}" for value in found)]
+        cells.append(f"{chosen[model]['ratio_to_plain']:.2f}")
         cells.append(f"{bound(bench, model):.2f}" if model in bench.get("products_seconds", {}) else "")
         lines.append(f"| {' | '.join(cells)} | {chosen[model]['percent_of_peak']:.0f} |")
     lines += ["", "| share of the operations' time, one core | the largest kinds |", "|---|---|"]

@@ -18,6 +18,7 @@ from fedlab_core.models import build_model
 from fedlab_core.partition import iid
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
+from fedlab_core.studies.engines import ENGINES, PLAIN
 
 
 @dataclass(frozen=True)
@@ -148,8 +149,6 @@ def ways(task: BenchTask) -> dict[str, Way]:
     return found | {"auto, 1 core": Way("auto", cores=1), "auto, a core taken": Way("auto", taken=True)}
 
 
-PLAIN = "plain"
-ENGINES = ("loop", "threads", "stacked", "auto")
 TASKS = {
     "2nn": BenchTask("2nn", (1, 28, 28), 10, 100, 600, 10),
     "2nn_1": BenchTask("2nn", (1, 28, 28), 10, 100, 600, 10, sampled=1),

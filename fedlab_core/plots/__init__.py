@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import matplotlib
 import numpy as np
@@ -232,12 +232,18 @@ def client_band(ax: Axes, line: Line, y: str) -> Axes:
 
 
 @checked
-def logarithmic(ax: Axes) -> Axes:
-    """A logarithmic x axis with few, plain numbers."""
-    ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
-    ax.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    ax.xaxis.set_minor_locator(NullLocator())
+def logarithmic(ax: Axes, which: Literal["x", "y"] = "x", at: Sequence[float] = (1.0, 3.0)) -> Axes:
+    """A logarithmic axis with few, plain numbers.
+
+    Args:
+        which: of the two axes.
+        at: the numbers within a decade.
+    """
+    ax.set(**{f"{which}scale": "log"})
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    axis.set_major_locator(LogLocator(subs=at))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())
     return ax
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from fedlab_core import plots
 from fedlab_core.studies.claim import Claim, Measured, Range, exact
@@ -75,8 +74,15 @@ def rounds_claim() -> Claim:
 
 def bound(bench: Mapping[str, Any], model: str) -> float:
     """How many times faster than the plain loop a round's matrix products and convolutions are by themselves."""
-    rows = [row for row in bench["rows"] if row["model"] == model and row["engine"].startswith(PLAIN)]
-    return min(row["seconds_per_round"] for row in rows) / bench["products_seconds"][model]
+    plain = fastest(bench, model, PLAIN)
+    assert plain is not None, "every model is timed with the plain loop"
+    return plain / bench["products_seconds"][model]
+
+
+def fastest(bench: Mapping[str, Any], model: str, way: str) -> float | None:
+    """Seconds of a round, the fewest of the ways whose names begin so, such as those of several numbers of threads."""
+    rows = [row for row in bench["rows"] if row["model"] == model and row["engine"].startswith(way)]
+    return min((row["seconds_per_round"] for row in rows), default=None)
 
 
 def costs_claim() -> Claim:
@@ -179,11 +185,9 @@ def picture(bench: Mapping[str, Any]) -> Figure:
         ax.hlines(list(bounds.values()), *ends, color="0.3", linewidth=1.5, label="products alone")
     ax.axhline(1, color="0.3", linewidth=1, linestyle="--")
     ax.text(len(models) - 0.5, 1, " plain\n loop", va="center", fontsize=8)
-    ax.set(xticks=range(len(models)), xticklabels=[NAMES[m] for m in models], yscale="log")
+    ax.set(xticks=range(len(models)), xticklabels=[NAMES[m] for m in models])
     ax.set(ylabel="rounds in the time of a plain one", xlim=(-0.55, len(models) - 0.45))
-    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    ax.yaxis.set_minor_locator(NullLocator())
+    plots.logarithmic(ax, "y", (1.0, 2.0, 5.0))
     ax.grid(axis="y", color="0.92")
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return fig

@@ -75,17 +75,13 @@ def differing(given: Any) -> dict[str, Any]:
 @checked
 def accepted_by(kind: type, name: str) -> tuple[str, ...]:
     """The texts that a dataclass accepts for a field: it is asked for an impossible one, and its error lists them."""
+    words = _refusal(kind, name, "?")
+    listed = re.search(r"accepted[^\[(]*([\[(].*[\])])", words) or re.search(r"accepted: ('.*)$", words)
     try:
-        kind(**{name: "?"})
-    except Exception as error:
-        words = str(error)
-        listed = re.search(r"accepted[^\[(]*([\[(].*[\])])", words) or re.search(r"accepted: ('.*)$", words)
-        try:
-            found = ast.literal_eval(listed[1]) if listed else ()
-            return (found,) if isinstance(found, str) else tuple(found)
-        except (ValueError, SyntaxError):
-            return ()
-    return ()
+        found = ast.literal_eval(listed[1]) if listed else ()
+        return (found,) if isinstance(found, str) else tuple(found)
+    except (ValueError, SyntaxError):
+        return ()
 
 
 @checked
@@ -108,11 +104,17 @@ def _range(kind: type, name: str, default: Any) -> str:
     if isinstance(default, bool) or not isinstance(default, (int, float)):
         return ""
     for impossible in (-LARGEST, LARGEST, math.nan):
-        try:
-            kind(**{name: impossible})
-        except Exception as error:
-            if found := re.search(r"accepted: (.*)$", str(error)):
-                return f"Accepted: {found[1]}."
+        if found := re.search(r"accepted: (.*)$", _refusal(kind, name, impossible)):
+            return f"Accepted: {found[1]}."
+    return ""
+
+
+def _refusal(kind: type, name: str, value: Any) -> str:
+    """What a dataclass says of a value of a field that it does not take; "" if it takes it."""
+    try:
+        kind(**{name: value})
+    except Exception as error:
+        return str(error)
     return ""
 
 
