@@ -9,6 +9,8 @@ import typing
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, TypeVar
 
+import numpy as np
+
 from fedlab_core.hints import LARGEST, Within, accepting, passes, ranged, said
 
 T = TypeVar("T")
@@ -99,6 +101,15 @@ def instance(name: str, value: Any, kind: type[T], accepted: str | None = None) 
     if not isinstance(value, kind):
         raise refuse(name, value, accepted or f"a {kind.__name__}")
     return value
+
+
+def sized(name: str, value: Any, **axes: int) -> np.ndarray:
+    """An array with so many entries along each axis, by the axis' name."""
+    array = np.asarray(value)
+    if array.shape != tuple(axes.values()):
+        wanted = ", ".join(f"{count} {axis}" for axis, count in axes.items())
+        raise ValueError(f"{name}: shape {array.shape}, accepted: ({wanted})")
+    return array
 
 
 def checked(thing: C) -> C:

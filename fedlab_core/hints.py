@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+import numpy as np
+
 LARGEST = 2**63 - 1
 _MANY = 16  # members of a list or mapping that are looked at
 _MANY_KINDS = (dict, list, tuple, frozenset, abc.Mapping, abc.Sequence, abc.Collection, abc.Iterable)
@@ -37,10 +39,34 @@ class Within:
         return inside or (self.nan and value != value)
 
 
+class Shaped:
+    """The axes of an array of numbers, in its annotation: `Annotated[ArrayLike, Shaped("clients", "classes")]`.
+
+    Args:
+        axes: their names; without any, every shape is accepted.
+    """
+
+    def __init__(self, *axes: str) -> None:
+        self.axes = axes
+
+    def __call__(self, value: Any) -> bool:
+        """Whether NumPy makes of a value an array of whole or real numbers with so many axes."""
+        try:
+            array = np.asarray(value)
+        except (ValueError, TypeError, RuntimeError):  # ragged lists, objects, tensors that keep their gradient
+            return False
+        return array.dtype.kind in "iuf" and (not self.axes or array.ndim == len(self.axes))
+
+    def __str__(self) -> str:
+        return " ".join(["an array of numbers", *([f"({', '.join(self.axes)})"] if self.axes else [])])
+
+
 def accepting(hint: Any) -> Callable[[Any], bool] | None:
     """A test of a value; None where an annotation says nothing that could be tested."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
+        if shapes := [bound for bound in parts[1:] if isinstance(bound, Shaped)]:
+            return shapes[0]
         bounds = [bound for bound in parts[1:] if isinstance(bound, Within)]
         kind = accepting(numbers.Real if any(bound.nan for bound in bounds) else parts[0])
         return functools.reduce(_both, bounds, kind) if kind else None
@@ -107,6 +133,8 @@ def said(hint: Any) -> str:
     """An annotation in words."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
+        if shapes := [bound for bound in parts[1:] if isinstance(bound, Shaped)]:
+            return str(shapes[0])
         least, most, above = next((b.least, b.most, b.above) for b in parts[1:] if isinstance(b, Within))
         return ranged(said(parts[0]), least, None if most == LARGEST else most, above)
     if origin in (typing.Union, types.UnionType):
@@ -134,6 +162,8 @@ def passes(hint: Any, name: str, kind: str, known: dict[str, Any]) -> str:
         known: takes up what the expression needs.
     """
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if any(isinstance(part, Shaped) for part in parts):
+        return "False"
     if origin is Annotated:
         known[kind] = parts[0]
         bounds = [f"({_bounds(name, bound)})" for bound in parts[1:] if isinstance(bound, Within)]

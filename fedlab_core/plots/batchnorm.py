@@ -1,13 +1,14 @@
 """Pictures of batch normalisation in a federation; like those of `plots`, drawn into the Axes they are given."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import ArrayLike
 
-from fedlab_core.check import checked
+from fedlab_core.check import checked, sized
+from fedlab_core.hints import Shaped
 from fedlab_core.plots import COLORMAP, LINE_COLORS, OKABE_ITO, Line, look, places
 
 SOURCES = {
@@ -18,13 +19,15 @@ SOURCES = {
 
 
 @checked
-def normalise(values: ArrayLike, mean: float, variance: float) -> np.ndarray:
+def normalise(values: Annotated[ArrayLike, Shaped()], mean: float, variance: float) -> np.ndarray:
     """(x - mean) / sqrt(variance + 1e-5), batch normalisation before gamma and beta."""
     return (np.asarray(values, float) - mean) / np.sqrt(variance + 1e-5)
 
 
 @checked
-def number_lines(axes: Sequence[Axes], a: ArrayLike, b: ArrayLike) -> Sequence[Axes]:
+def number_lines(
+    axes: Sequence[Axes], a: Annotated[ArrayLike, Shaped("values")], b: Annotated[ArrayLike, Shaped("values")]
+) -> Sequence[Axes]:
     """Two clients' numbers in one channel: as they are, normalised by each client alone, and normalised together.
 
     Args:
@@ -56,7 +59,13 @@ def number_lines(axes: Sequence[Axes], a: ArrayLike, b: ArrayLike) -> Sequence[A
 
 
 @checked
-def mismatch_map(ax: Axes, values: ArrayLike, layers: Sequence[str], clients: Sequence[int], most: float = 1.0) -> Axes:
+def mismatch_map(
+    ax: Axes,
+    values: Annotated[ArrayLike, Shaped("layers", "clients")],
+    layers: Sequence[str],
+    clients: Sequence[int],
+    most: float = 1.0,
+) -> Axes:
     """Layers from the input (top) to the output, a column per client, colour = mismatch from 0 to `most`.
 
     Args:
@@ -67,7 +76,7 @@ def mismatch_map(ax: Axes, values: ArrayLike, layers: Sequence[str], clients: Se
     import pandas as pd  # with seaborn a second that other pictures need not wait for
     import seaborn
 
-    table = pd.DataFrame(np.asarray(values), list(layers), list(clients))
+    table = pd.DataFrame(sized("values", values, layers=len(layers), clients=len(clients)), list(layers), list(clients))
     bar = {"extend": "max" if table.to_numpy().max(initial=0) > most else "neither"}
     few = {"annot": table.size <= 60, "fmt": ".2f", "annot_kws": {"fontsize": 8}}
     seaborn.heatmap(table, ax=ax, vmin=0, vmax=most, cmap=COLORMAP, cbar_kws=bar, **few)
@@ -78,7 +87,9 @@ def mismatch_map(ax: Axes, values: ArrayLike, layers: Sequence[str], clients: Se
 
 
 @checked
-def deviation_by_depth(ax: Axes, tensors: Sequence[str], sizes: Mapping[str, ArrayLike]) -> Axes:
+def deviation_by_depth(
+    ax: Axes, tensors: Sequence[str], sizes: Mapping[str, Annotated[ArrayLike, Shaped("tensors")]]
+) -> Axes:
     """Relative gradient deviation of every parameter tensor, first layer on the left, one line per source, log scale.
 
     Args:
@@ -87,7 +98,8 @@ def deviation_by_depth(ax: Axes, tensors: Sequence[str], sizes: Mapping[str, Arr
     """
     for i, (source, values) in enumerate(sizes.items()):
         label = SOURCES.get(source, source)
-        ax.plot(range(len(tensors)), np.maximum(np.asarray(values), 1e-16), label=label, **look(i))
+        found = sized("sizes", values, tensors=len(tensors))
+        ax.plot(range(len(tensors)), np.maximum(found, 1e-16), label=label, **look(i))
     step = -(-len(tensors) // 24)
     ax.set_xticks(range(0, len(tensors), step), tensors[::step], rotation=40, ha="right", fontsize=7)
     ax.set_yscale("log")

@@ -1,5 +1,7 @@
 """Figures with a row per client: who holds what, and where the clients of one round stand."""
 
+from typing import Annotated
+
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -7,7 +9,8 @@ from matplotlib.collections import PolyCollection
 from matplotlib.colors import LogNorm
 from numpy.typing import ArrayLike, NDArray
 
-from fedlab_core.check import checked
+from fedlab_core.check import checked, sized
+from fedlab_core.hints import Shaped
 from fedlab_core.history import Record
 from fedlab_core.plots import AXES, COLORMAP, OKABE_ITO, Line
 
@@ -16,7 +19,9 @@ _HATCHES = ("", "////", "....", "xxxx")
 
 
 @checked
-def holdings_bars(ax: Axes, counts: ArrayLike, classes: tuple[str, ...]) -> Axes:
+def holdings_bars(
+    ax: Axes, counts: Annotated[ArrayLike, Shaped("clients", "classes")], classes: tuple[str, ...]
+) -> Axes:
     """Who holds what, as one stacked horizontal bar per client: length = examples, colour (and hatch) = class.
 
     Args:
@@ -51,7 +56,9 @@ def holdings_bars(ax: Axes, counts: ArrayLike, classes: tuple[str, ...]) -> Axes
 
 
 @checked
-def holdings_heatmap(ax: Axes, counts: ArrayLike, classes: tuple[str, ...]) -> Axes:
+def holdings_heatmap(
+    ax: Axes, counts: Annotated[ArrayLike, Shaped("clients", "classes")], classes: tuple[str, ...]
+) -> Axes:
     """Who holds what, as a table of colours: a row per client, a column per class, colour = examples, on a log scale.
 
     Cells without an example are grey. Small tables (up to 20 clients and 12 classes) also show the numbers.
@@ -81,9 +88,7 @@ def holdings_heatmap(ax: Axes, counts: ArrayLike, classes: tuple[str, ...]) -> A
 
 def _rows(counts: ArrayLike, classes: tuple[str, ...]) -> tuple[NDArray, NDArray, str]:
     """The rows to draw, the clients they belong to, and the axis label."""
-    counts = np.asarray(counts)
-    if counts.ndim != 2 or counts.shape[1] != len(classes) or not counts.size:
-        raise ValueError(f"counts: shape {counts.shape}, expected (clients, {len(classes)}), one column per class")
+    counts = sized("counts", counts, clients=max(1, len(np.asarray(counts))), classes=max(1, len(classes)))
     if len(counts) <= MOST_CLIENTS:
         return counts, np.arange(len(counts)), "client"
     clients = np.linspace(0, len(counts) - 1, MOST_CLIENTS).round().astype(int)

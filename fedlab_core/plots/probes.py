@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from numpy.typing import ArrayLike
 
-from fedlab_core.check import Depth, checked
+from fedlab_core.check import Depth, checked, sized
+from fedlab_core.hints import Shaped
 from fedlab_core.plots import COLORMAP, look, places
 from fedlab_core.probes.groups import Connectivity
 from fedlab_core.probes.lines import LossLine
@@ -38,7 +39,9 @@ def landscape(ax: Axes, seen: Landscape, levels: Depth = 12) -> Axes:
 
 
 @checked
-def paths(ax: Axes, found: Mapping[str, ArrayLike], at: int | None = None) -> Axes:
+def paths(
+    ax: Axes, found: Mapping[str, Annotated[ArrayLike, Shaped("points", "coordinates")]], at: int | None = None
+) -> Axes:
     """Paths of runs on a plane: from a small dot to a large marker.
 
     Args:
@@ -60,7 +63,11 @@ def paths(ax: Axes, found: Mapping[str, ArrayLike], at: int | None = None) -> Ax
 
 @checked
 def triangle(
-    ax: Axes, weights: ArrayLike, values: ArrayLike, corners: Sequence[str], point: ArrayLike | None = None
+    ax: Axes,
+    weights: Annotated[ArrayLike, Shaped("points", "corners")],
+    values: Annotated[ArrayLike, Shaped("points")],
+    corners: Sequence[str],
+    point: Annotated[ArrayLike, Shaped("corners")] | None = None,
 ) -> Axes:
     """Values on the mixtures of three models, one model per corner.
 
@@ -71,15 +78,16 @@ def triangle(
         point: weights of a mixture to mark, such as the global model among three clients.
     """
     place = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])
-    xy = np.asarray(weights) @ place
     values = np.asarray(values)
+    xy = sized("weights", weights, points=len(values), corners=3) @ place
     drawn = ax.tricontourf(*xy.T, values, 12, cmap=f"{COLORMAP}_r")
     ax.tricontour(*xy.T, values, 12, colors="white", linewidths=0.4, alpha=0.7)
     ax.figure.colorbar(drawn, ax=ax, format="%.2g", pad=0.02, shrink=0.6).set_label("loss (nats)", fontsize=8)
     for at, name, offset, side in zip(place, corners, (-0.04, -0.04, 0.03), ("right", "left", "center"), strict=True):
         ax.text(at[0], at[1] + offset, name, ha=side, va="bottom" if offset > 0 else "top", fontsize=8)
     if point is not None:
-        ax.plot(*(np.asarray(point) @ place), marker="*", markersize=15, color="#D55E00", markeredgecolor="white")
+        marked = sized("point", point, corners=3) @ place
+        ax.plot(*marked, marker="*", markersize=15, color="#D55E00", markeredgecolor="white")
     ax.set(aspect="equal", xlim=(-0.15, 1.15), ylim=(-0.15, 1.0))
     ax.set_axis_off()
     return ax

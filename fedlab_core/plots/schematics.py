@@ -4,14 +4,15 @@ Blue and orange are two clients, black is the server and whatever it averages, g
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 from numpy.typing import ArrayLike
 
-from fedlab_core.check import checked
+from fedlab_core.check import checked, choice
+from fedlab_core.hints import Shaped
 from fedlab_core.plots import LINE_COLORS, OKABE_ITO
 
 CLIENTS = (LINE_COLORS[0], LINE_COLORS[1])
@@ -37,7 +38,12 @@ def _canvas(ax: Axes, width: float, height: float) -> None:
 
 
 @checked
-def round_of(ax: Axes, counts: ArrayLike, sampled: Sequence[int], step: str | None = None) -> Axes:
+def round_of(
+    ax: Axes,
+    counts: Annotated[ArrayLike, Shaped("clients", "classes")],
+    sampled: Sequence[int],
+    step: str | None = None,
+) -> Axes:
     """A round: the server above, every client below with its data as a bar of classes, arrows for what travels.
 
     Args:
@@ -49,8 +55,7 @@ def round_of(ax: Axes, counts: ArrayLike, sampled: Sequence[int], step: str | No
     Raises:
         ValueError: an unknown step.
     """
-    if step is not None and step not in STEPS:
-        raise ValueError(f"step={step!r}, accepted: one of {STEPS} or None")
+    choice("step", step, (*STEPS, None))
     counts = np.asarray(counts, dtype=float)
     n, most = len(counts), max(1.0, counts.sum(1).max())
     wide, chosen = max(8.0, 0.75 * n), set(sampled)

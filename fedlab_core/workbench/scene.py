@@ -6,7 +6,7 @@ same in several frames is kept once, and a curve that grows is kept at its full 
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,6 +17,9 @@ from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Affine2D, Transform
 from numpy.typing import ArrayLike, NDArray
+
+from fedlab_core.check import checked
+from fedlab_core.hints import Shaped
 
 UNITS = 1000
 MATH = {
@@ -88,7 +91,8 @@ def look(ax: Axes) -> dict[str, Any]:
     )
 
 
-def units(ax: Axes, transform: Transform, points: ArrayLike) -> NDArray:
+@checked
+def units(ax: Axes, transform: Transform, points: Annotated[ArrayLike, Shaped()]) -> NDArray:
     """Points in whole units of a panel."""
     placed = ax.transAxes.inverted().transform(transform.transform(np.asarray(points, dtype=float).reshape(-1, 2)))
     return np.clip(np.nan_to_num(placed * UNITS, nan=-1e6, posinf=1e5, neginf=-1e5), -1e5, 1e5).round().astype(int)

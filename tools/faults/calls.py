@@ -90,9 +90,9 @@ def _bare(annotation: Any) -> Any:
 
 
 def _open(kind: Any) -> bool:
-    """Whether the annotation says too little to know what can never be right; newer NumPys' `ArrayLike` is an alias."""
-    unknown = (typing.TypeVar, getattr(typing, "TypeAliasType", typing.TypeVar))
-    return "Callable" in str(kind) or isinstance(kind, unknown) or bool(getattr(kind, "_is_protocol", False))
+    """Whether the annotation says too little to know what can never be right."""
+    unknown = isinstance(kind, typing.TypeVar) or bool(getattr(kind, "_is_protocol", False))
+    return unknown or "Callable" in str(kind)
 
 
 def _is(value: Any, kind: Any) -> bool:
