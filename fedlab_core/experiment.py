@@ -90,8 +90,7 @@ class Experiment:
         skew, strength = options.pop("feature_skew", None), options.pop("strength", None)
         if (skew is None) != (strength is None):
             raise ValueError(f"feature_skew={skew!r}, strength={strength!r}: the two go together")
-        if self.partition not in PARTITIONS:
-            raise ValueError(f"partition={self.partition!r}, accepted: {list(PARTITIONS)}")
+        choice("partition", self.partition, PARTITIONS)
         maker = PARTITIONS[self.partition]
         known = [*list(inspect.signature(maker).parameters)[3:], "feature_skew", "strength"]
         if unknown := [option for option in options if option not in known]:

@@ -15,7 +15,7 @@ from fedlab_core import partition as partitions
 from fedlab_core.batchnorm.fedtan import FedTAN, UnionSGD
 from fedlab_core.batchnorm.hybrid import FBN, HBN
 from fedlab_core.batchnorm.split import label_blocks
-from fedlab_core.check import checked
+from fedlab_core.check import checked, choice
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.load import LOADERS
 from fedlab_core.finetuning.lora import FedSALoRA, ResidualLoRA, StackedLoRA
@@ -119,8 +119,7 @@ def register(kind: str, name: str, entry: Any = None) -> Any:
     Raises:
         ValueError: an unknown kind, the name of something built in, or an entry that is not of its kind.
     """
-    if kind not in TABLES:
-        raise ValueError(f"kind={kind!r}, accepted: {list(TABLES)}")
+    choice("kind", kind, TABLES)
     if not isinstance(name, str) or not name:
         raise ValueError(f"name={name!r}, accepted: a text")
     if name in _BUILT_IN[kind]:

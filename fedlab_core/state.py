@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from fedlab_core.check import checked
+from fedlab_core.check import checked, choice
 
 State = dict[str, Tensor]
 """Parameters AND buffers by name. A tensor with several names (tied weights, a layer kept under a second attribute) has
@@ -100,8 +100,7 @@ def local_names(model: nn.Module, batch_norm: str | None) -> frozenset[str]:
                 f"batch_norm=None, but the model has batch normalisation: say what happens to it. {accepted}"
             )
         return frozenset()
-    if batch_norm not in BATCH_NORM_POLICIES:
-        raise ValueError(f"batch_norm={batch_norm!r}, accepted: {sorted(BATCH_NORM_POLICIES)}")
+    choice("batch_norm", batch_norm, sorted(BATCH_NORM_POLICIES))
     if batch_norm == "local":
         return _names_in(model, batch_norms(model).values(), buffers_only=False)
     return statistics_names(model) if batch_norm == "local_statistics" else frozenset()

@@ -32,8 +32,7 @@ class FeatureSkew:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(SkewKind):
-            raise ValueError(f"kind={self.kind!r}, accepted: {', '.join(map(repr, get_args(SkewKind)))}")
+        choice("kind", self.kind, get_args(SkewKind))
 
     @classmethod
     def drawn(cls, kind: SkewKind, strength: float, clients: int, generator: torch.Generator) -> "FeatureSkew":

@@ -141,8 +141,7 @@ def scenes(split: str = "task", per_class: int = 100, test_per_class: int = 60, 
 
 
 def _pairs(split: str) -> tuple[tuple[int, int], ...]:
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r}, accepted: {list(SPLITS)}")
+    check.choice("split", split, SPLITS)
     return SPLITS[split]
 
 

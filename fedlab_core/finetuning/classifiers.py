@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab_core.check import Size, checked
+from fedlab_core.check import Size, checked, choice
 from fedlab_core.finetuning.modules import linear_like, uniform
 from fedlab_core.models.clip import CLIP, HIGHEST_SCALE, Tokenizer
 from fedlab_core.models.vit import ViT
@@ -86,8 +86,7 @@ def cosine_classifier(
     Raises:
         ValueError: another head.
     """
-    if head not in HEADS:
-        raise ValueError(f"head={head!r}, accepted: {sorted(HEADS)}")
+    choice("head", head, sorted(HEADS))
     layer = uniform(linear_like(weights.shape[1], len(weights), weights), generator)
     if head != "random_init":
         layer.weight = nn.Parameter(weights.detach().clone())

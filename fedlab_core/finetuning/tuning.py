@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedlab_core.check import checked
+from fedlab_core.check import checked, choice
 from fedlab_core.finetuning.classifiers import CosineClassifier, TextPrompted
 from fedlab_core.finetuning.modules import Adapted, Bottleneck, Gated, LoRA, Prompted
 from fedlab_core.models.clip import CLIP
@@ -81,8 +81,7 @@ def tune(model: nn.Module, method: str, generator: torch.Generator, **options: A
         ValueError: an unknown method, options that it does not take or that are out of range, or a model that it does
             not fit.
     """
-    if method not in TUNINGS:
-        raise ValueError(f"method={method!r}, accepted: {sorted(TUNINGS)}")
+    choice("method", method, sorted(TUNINGS))
     needed = {"tokenizer", "classes"} if method == "coop" else set()
     known = TUNINGS[method].options.keys() | needed
     if unknown := options.keys() - known:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from fedlab_core.check import checked
+from fedlab_core.check import checked, choice
 from fedlab_core.data import Dataset
 from fedlab_core.layerwise.network import StagedModel
 from fedlab_core.layerwise.stages import Schedule, Stage, payload
@@ -87,8 +87,7 @@ class LayerWise(FedAvg):
             "views": AUGMENTATIONS,
         }
         for option, accepted in choices.items():
-            if getattr(self, option) not in accepted:
-                raise ValueError(f"{option}={getattr(self, option)!r}, accepted: {list(accepted)}")
+            choice(option, getattr(self, option), accepted)
         if not self.temperature > 0:
             raise ValueError(f"temperature={self.temperature!r}, accepted: a number > 0")
         if not 0 <= self.momentum <= 1:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from fedlab_core.check import Natural, checked
+from fedlab_core.check import Natural, checked, choice
 from fedlab_core.layerwise.network import StagedModel
 from fedlab_core.randomness import generator
 from fedlab_core.state import State
@@ -63,8 +63,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         for name, accepted in (("scheme", SCHEMES), ("mask", MASKS)):
-            if getattr(self, name) not in accepted:
-                raise ValueError(f"{name}={getattr(self, name)!r}, accepted: {list(accepted)}")
+            choice(name, getattr(self, name), accepted)
         for name in ("rounds_per_stage", "units_per_stage"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r}, accepted: a whole number >= 1")

@@ -55,20 +55,28 @@ class FactoredLinear(nn.Linear):
 
 @checked
 @contextlib.contextmanager
-def factored(model: nn.Module, plain: bool) -> Iterator[Sequence[FactoredLinear]]:
-    """The trained wide layers of a model; inside the block they keep (g, x) instead of weight gradients.
+def factored(model: nn.Module, optimiser: torch.optim.Optimizer, plain: bool) -> Iterator[Sequence[FactoredLinear]]:
+    """The trained wide layers of a model; inside the block they keep (g, x), and the optimiser's step takes theirs too.
 
     Args:
-        plain: whether nothing but plain SGD reads the gradients; otherwise none is factored.
+        plain: whether nothing but this optimiser, plain SGD, reads the gradients; otherwise none is factored.
     """
     shared = len(list(model.parameters())) < len(list(model.named_parameters(remove_duplicate=False)))
     trained = [m for m in model.modules() if type(m) is nn.Linear and m.weight.requires_grad]
     layers: list[Any] = [m for m in trained if m.weight.numel() >= WIDE] if plain and not shared else []
     for layer in layers:
         layer.__class__, layer.factors = FactoredLinear, []
+
+    def descend(stepped: torch.optim.Optimizer, *_: Any) -> None:
+        rate, decay = (stepped.param_groups[0][name] for name in ("lr", "weight_decay"))
+        for layer in layers:
+            layer.descend(rate, decay)
+
+    hook = optimiser.register_step_post_hook(descend)
     try:
         yield layers
     finally:
+        hook.remove()
         for layer in layers:
             layer.__class__ = nn.Linear
             del layer.factors

@@ -54,7 +54,7 @@ def train_client(
     method.begin(context)
     draws = forward_draws(work, task.client)
     total, seen = torch.zeros((), device=x.device), 0
-    with factored(model, method.plain and plain_sgd(settings)) as wide:
+    with factored(model, optimiser, method.plain and plain_sgd(settings)):
         for batch in torch.cat(plan).to(x.device).split([len(batch) for batch in plan]):  # one transfer for all steps
             if stop():
                 return None
@@ -67,8 +67,6 @@ def train_client(
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(parameters.values(), settings.clip_norm)
             optimiser.step()
-            for layer in wide:
-                layer.descend(context.lr, settings.weight_decay)
             total, seen = total + loss.detach(), seen + len(batch)
             context.step += 1
     frozen = work.roles.frozen

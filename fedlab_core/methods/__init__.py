@@ -3,7 +3,7 @@
 import inspect
 from typing import Any
 
-from fedlab_core.check import checked
+from fedlab_core.check import checked, choice
 from fedlab_core.local.work import Update, task_loss
 from fedlab_core.methods.client import FedDyn, FedProx, Moon, Scaffold
 from fedlab_core.methods.fedavg import FedAvg, FedSGD, LocalOnly
@@ -61,8 +61,7 @@ def build_method(name: str, **options: Any) -> FedAvg:
     Raises:
         ValueError: an unknown name, or options that the method does not take.
     """
-    if name not in METHODS:
-        raise ValueError(f"method={name!r}, accepted: {sorted(METHODS)}")
+    choice("method", name, sorted(METHODS))
     known = list(inspect.signature(METHODS[name]).parameters)
     if unknown := [option for option in options if option not in known]:
         raise ValueError(f"method {name!r} does not take {unknown}, accepted: {known or 'no options'}")

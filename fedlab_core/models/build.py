@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedlab_core.check import Size, checked
+from fedlab_core.check import Size, checked, choice
 from fedlab_core.memory import fits
 from fedlab_core.models.convnets import CNN, MLP, SmallCNN
 from fedlab_core.models.layers import NORMS, initialise
@@ -135,8 +135,7 @@ def build_model(
     Raises:
         ValueError: unknown name, norm or option; a shape or an option that does not fit the model.
     """
-    if name not in MODELS:
-        raise ValueError(f"model={name!r}, accepted: {', '.join(MODELS)}")
+    choice("model", name, MODELS)
     info = MODELS[name]
     if norm not in info.norms:
         raise ValueError(f"norm={norm!r}: {name} accepts {', '.join(map(repr, info.norms))}")

@@ -202,8 +202,7 @@ def method(ax: Axes, name: str) -> Axes:
     Raises:
         ValueError: an unknown name.
     """
-    if name not in METHODS:
-        raise ValueError(f"name={name!r}, accepted: {list(METHODS)}")
+    choice("name", name, METHODS)
     _canvas(ax, 11.2, 4.6)
     METHODS[name](ax)
     ax.set_title(name, fontsize=11, loc="left", fontweight="bold")

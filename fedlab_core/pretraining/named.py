@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fedlab_core.check import checked
+from fedlab_core.check import checked, choice
 from fedlab_core.models.weights.efficientnet_lite import PACKAGE, fit_lite0, lite0_weights
 from fedlab_core.models.weights.torchvision_resnet import fit_imagenet, imagenet_weights
 from fedlab_core.pretraining.starts import (
@@ -61,8 +61,7 @@ def recipe(name: str, input_shape: tuple[int, ...]) -> tuple[Step, ...]:
     Raises:
         ValueError: an unknown name, or a source whose images do not have that shape.
     """
-    if name not in STARTS:
-        raise ValueError(f"start={name!r}, accepted: {list(STARTS)}")
+    choice("start", name, STARTS)
     if name == "random" or name in OWN:
         return ()
     if len(input_shape) != 3:

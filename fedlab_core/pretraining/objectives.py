@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fedlab_core.check import Size, checked
+from fedlab_core.check import Size, checked, choice
 from fedlab_core.data import Dataset
 from fedlab_core.local.training import EVALUATION_BATCH, worker_copy
 from fedlab_core.local.work import Context, Engine, Work
@@ -44,8 +44,7 @@ class Siamese(nn.Module):
         norm: str = "batch",
     ) -> None:
         super().__init__()
-        if objective not in OBJECTIVES:
-            raise ValueError(f"objective={objective!r}, accepted: {OBJECTIVES}")
+        choice("objective", objective, OBJECTIVES)
         self.encoder = encoder
         self.encoder.head = nn.Identity()
         layers = 2 if objective == "simclr" else 3

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedlab_core.check import Many, checked
+from fedlab_core.check import Many, checked, choice
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.data.measures import Measure
 from fedlab_core.data.statistics import channel_statistics
@@ -43,8 +43,7 @@ def fractal_views(task: str, input_shape: tuple[int, ...], codes: Many, images: 
     Raises:
         ValueError: an unknown task.
     """
-    if task not in TASKS:
-        raise ValueError(f"task={task!r}, accepted: {TASKS}")
+    choice("task", task, TASKS)
     draws = generator(seed, "fractal views", TASKS.index(task))
     parts = []
     for part in torch.arange(images).split(1024):

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from fedlab_core.check import Many, checked
+from fedlab_core.check import Many, checked, choice
 from fedlab_core.randomness import generator
 
 STARTS = ("random", "all aligned", "all misaligned", "pre-trained")
@@ -75,8 +75,7 @@ class TwoLayer:
     def begin(self, start: str, filters: Many = 10, scale: float = 0.01, seed: int = 0) -> Tensor:
         """Filters (2, m, d) from N(0, scale^2): as drawn, turned towards or away from their signal, or trained for 200
         steps of rate 0.1 on all examples together; `start` is one of `STARTS`."""
-        if start not in STARTS:
-            raise ValueError(f"start={start!r}, accepted: {list(STARTS)}")
+        choice("start", start, STARTS)
         w = scale * torch.randn(2, filters, len(self.mu), generator=generator(seed, "filters"), dtype=torch.float64)
         if start == "pre-trained":
             for _ in range(200):

@@ -171,17 +171,19 @@ class Controls:
         """
         for choice in {"dataset", "method", "partition", "model", "tuning"} & values.keys():
             values.setdefault(f"{choice}_options", {})
-        self.load(self.experiment.replace(**values))
-        self.last = next(iter(values), "")
+        self.load(self.experiment.replace(**values), next(iter(values), ""))
 
-    def load(self, experiment: Experiment) -> None:
+    def load(self, experiment: Experiment, last: str = "") -> None:
         """Sets every control to an experiment's values, then reports one change.
+
+        Args:
+            last: the field that counts as changed last.
 
         Raises:
             ValueError: a value that a control cannot take; all controls are then as they were.
         """
         with self._lock:
-            before, self.last = self._base, ""
+            before, self.last = self._base, last
             try:
                 self._set(experiment)
             except ValueError:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from fedlab_core import files
 from fedlab_core.about import versions
-from fedlab_core.check import Many, checked
+from fedlab_core.check import Many, checked, choice
 from fedlab_core.data import dataset_names
 from fedlab_core.experiment import Experiment
 from fedlab_core.glossary import GLOSSARY
@@ -110,8 +110,7 @@ def save(
     Raises:
         ValueError: an unknown kind.
     """
-    if kind not in TYPES:
-        raise ValueError(f"kind={kind!r}, accepted: {[*TYPES, 'code']}")
+    choice("kind", kind, [*TYPES, "code"])
     stem = f"workbench-{view.name.lower().replace(' ', '-')}-{run.experiment.key}-round-{round}"
     path = _free(Path.cwd() / f"{stem}.{kind}")
     if kind in FIGURES:

@@ -409,7 +409,7 @@ def test_stacked_clients_equal_clients_one_by_one(name: str, norm: str) -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "options", "says"),
     [
-        ("alexnet", MNIST, {}, "model='alexnet', accepted: 2nn, cnn"),
+        ("alexnet", MNIST, {}, "model='alexnet', accepted: '2nn', 'cnn'"),
         ("2nn", MNIST, {"norm": "batch"}, "norm='batch': 2nn accepts 'none'"),
         ("lstm", (80,), {"norm": "layer"}, "norm='layer': lstm accepts 'none'"),
         (

@@ -272,6 +272,16 @@ def test_text_data_takes_one_click(bench):
     assert "Ready" in said(bench)
 
 
+def test_the_way_out_leaves_alone_what_was_chosen_last_when_the_data_are_loaded_already(bench):
+    before = bench.experiment
+    for _ in range(2):
+        bench.set(dataset="python_docs", dataset_options={})
+        assert "model lstm" in bench.panel.way_out.description
+        bench.set(dataset=before.dataset, dataset_options=before.dataset_options)
+    bench.set(model="lstm")
+    assert "data python_docs" in bench.panel.way_out.description
+
+
 def test_every_measure_is_defined_one_hover_away(bench):
     bench.run(1, block=True)
     line = bench.panel.numbers.value

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab_core.check import Size, checked
+from fedlab_core.check import Size, checked, choice
 from fedlab_core.models.weights.torchvision_resnet import read_state, resized_stem
 from fedlab_core.state import State
 
@@ -47,8 +47,7 @@ class EfficientNetLite0(nn.Module):
         super().__init__()
         if len(input_shape) != 3 or min(input_shape) < 1:
             raise ValueError(f"input_shape={tuple(input_shape)}, accepted: (channels, height, width), all positive")
-        if norm not in NORMS:
-            raise ValueError(f"norm={norm!r}, accepted: {NORMS}")
+        choice("norm", norm, NORMS)
         if norm == "group" and (groups < 1 or 8 % groups):
             raise ValueError(f"groups={groups}, accepted: 1, 2, 4 or 8")
         if enlarge < 1:

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedlab_core import files
-from fedlab_core.check import checked
+from fedlab_core.check import checked, choice
 from fedlab_core.data import Dataset, load_dataset
 from fedlab_core.data.scenes import COLOURS, SHAPES, TEXTURES, class_names, split_scenes
 from fedlab_core.memory import packed
@@ -121,8 +121,7 @@ def load_backbone(name: str, folder: Path = FOLDER) -> Backbone:
 
 @functools.lru_cache(maxsize=8)
 def _load(name: str, folder: Path) -> Backbone:
-    if name not in RECIPES:
-        raise ValueError(f"name={name!r}, accepted: {list(RECIPES)}")
+    choice("name", name, RECIPES)
     path = folder / f"{name}.safetensors"
     command = f"python -m fedlab_core.models.weights.shipped {name}"
     if not (path.is_file() and path.with_suffix(".json").is_file()):

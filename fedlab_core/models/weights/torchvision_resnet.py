@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedlab_core.check import Size, checked
+from fedlab_core.check import Size, checked, choice
 from fedlab_core.data import data_root
 from fedlab_core.models.layers import initialise
 from fedlab_core.state import State
@@ -47,8 +47,7 @@ def torchvision_resnet(name: str, input_shape: tuple[int, ...], num_classes: Siz
     Raises:
         ValueError: another architecture.
     """
-    if name not in ARCHITECTURES:
-        raise ValueError(f"name={name!r}, accepted: {ARCHITECTURES}")
+    choice("name", name, ARCHITECTURES)
     import torchvision  # here and below: it takes a second, and most runs need none of it
 
     with torch.device("meta"):
@@ -72,8 +71,7 @@ def imagenet_weights(name: str = "resnet18", *, file: str | Path | None = None) 
         ValueError: another architecture, or a file that is no such state dict.
         FileNotFoundError: no file, and no network to get one from.
     """
-    if name not in ARCHITECTURES:
-        raise ValueError(f"name={name!r}, accepted: {ARCHITECTURES}")
+    choice("name", name, ARCHITECTURES)
     candidates = [Path(file)] if file else [data_root() / f"{name}{end}" for end in (".safetensors", ".pth")]
     found = next((path for path in candidates if path.is_file()), None)
     if found is not None:
