@@ -46,7 +46,7 @@ class Panel:
             "Run", "play", "train: go on if the settings are those shown, else begin a new run", "success"
         )
         self.rounds = widgets.BoundedIntText(rounds, min=1, max=100_000, description="Rounds")
-        self.rounds.tooltip, self.rounds.layout.width = "how many rounds Run trains", "106px"
+        self.rounds.tooltip, self.rounds.layout.width = "how many rounds Run trains. Accepted: 1 to 100,000.", "106px"
         self.rounds.style.description_width = "46px"
         self.stop = _button("Stop", "stop", "stop before the next step; finished rounds stay")
         self.rewind = _button("Rewind", "step-backward", define("rewind"))
