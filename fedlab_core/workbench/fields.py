@@ -1,12 +1,14 @@
 """One kind of setting each: a widget with its label, its tooltip and the panel's measures."""
 
 import ast
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
 import ipywidgets as widgets
+from traitlets import Bool, HasTraits, Unicode, observe
 
 from fedlab_core.check import checked, refuse
 from fedlab_core.workbench.options import Option, differing
@@ -16,7 +18,31 @@ OPTION_WIDTH = "132px"  # the names of most options are long and their values sh
 SHORT = 12  # characters that the usual width has room for
 
 
-class Literal(widgets.Text):
+class Hinted(HasTraits):
+    """A field whose label shows the tooltip: of lists and lines of text ipywidgets shows it only where no label is."""
+
+    description = Unicode().tag(
+        sync=True,
+        to_json=lambda label, field: (
+            label and f"<span title='{html.escape(field.tooltip or '')}'>{html.escape(label)}</span>"
+        ),
+    )
+    description_allow_html = Bool(True).tag(sync=True)
+
+    @observe("tooltip")
+    def _send_label(self, _: Any) -> None:
+        self.send_state("description")  # type: ignore[attr-defined]
+
+
+class Choice(Hinted, widgets.Dropdown):
+    """A choice among names."""
+
+
+class Entry(Hinted, widgets.Text):
+    """A line of text."""
+
+
+class Literal(Entry):
     """A text field for values that are no plain number: none, a list, a word."""
 
     @property
@@ -49,7 +75,7 @@ def ranged(tooltip: str, low: float, high: float) -> str:
 @checked
 def dropdown(label: str, options: Sequence[Any], tooltip: str, **more: Any) -> widgets.Dropdown:
     """A choice among names."""
-    return finish(widgets.Dropdown(options=options, description=label, **more), tooltip)
+    return finish(Choice(options=options, description=label, **more), tooltip)
 
 
 def _check_order(low: float, high: float) -> None:
@@ -94,7 +120,7 @@ def number(label: str, tooltip: str, value: float) -> widgets.FloatText:
 @checked
 def text(label: str, tooltip: str, value: str = "", placeholder: str = "") -> widgets.Text:
     """A line of text."""
-    field = widgets.Text(value, description=label, continuous_update=False, placeholder=placeholder)
+    field = Entry(value, description=label, continuous_update=False, placeholder=placeholder)
     return finish(field, tooltip)
 
 

@@ -16,6 +16,7 @@ from fedlab_core import plots
 from fedlab_core.check import checked
 from fedlab_core.federation import Federation
 from fedlab_core.workbench.bench import Workbench
+from fedlab_core.workbench.fields import Choice
 from fedlab_core.workbench.panel import SIGNS
 from fedlab_core.workbench.pictures import png
 from fedlab_core.workbench.plan import Plan, Result, experiment_code, plan_code, say
@@ -311,7 +312,7 @@ class Lab:
 
 def _knob(name: str, values: Sequence[Any], start: Any) -> widgets.Widget:
     options = [(say(value), value) for value in values]
-    kind = widgets.Dropdown if isinstance(values[0], str | bool) else widgets.SelectionSlider
-    more: dict[str, Any] = {} if kind is widgets.Dropdown else {"continuous_update": False}
+    kind = Choice if isinstance(values[0], str | bool) else widgets.SelectionSlider
+    more: dict[str, Any] = {} if kind is Choice else {"continuous_update": False}
     more |= {"tooltip": f"{name}: {', '.join(map(say, values))}", "style": {"description_width": "auto"}}
     return kind(options=options, value=values[0] if start is None else start, description=name, **more)
