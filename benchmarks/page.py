@@ -28,13 +28,13 @@ def table(bench: Mapping[str, Any]) -> list[str]:
 
         own = [seconds.get((model, way)) for way in ("loop", "auto", "auto, 1 core", "auto, a core taken")]
         found = [fastest(bench, model, PLAIN), *own, *(fastest(bench, model, peer) for peer in peers)]
-        cells = [name, *("" if value is None else f"{value:.3g}" for value in found)]
+        cells = [name, *("" if value is None else f"{value:#.3g}" for value in found)]
         cells.append(f"{chosen[model]['ratio_to_plain']:.2f}")
         cells.append(f"{bound(bench, model):.2f}" if model in bench.get("products_seconds", {}) else "")
         lines.append(f"| {' | '.join(cells)} | {chosen[model]['percent_of_peak']:.0f} |")
     lines += ["", "| share of the operations' time, one core | the largest kinds |", "|---|---|"]
     for model, shares in bench.get("shares", {}).items():
-        kinds = ", ".join(f"{kind} {share:.0%}" for kind, share in list(shares.items())[:5])
+        kinds = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in list(shares.items())[:5])
         lines.append(f"| {MODELS[model]} | {kinds} |")
     versions = "".join(f"; {peer}: {packages}" for peer, packages in sorted(bench.get("peers", {}).items()))
     lines += [

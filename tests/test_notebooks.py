@@ -18,6 +18,7 @@ from tools.execute_notebooks import as_saved
 
 NOTEBOOKS = tool.notebook_paths()
 MAX_LINES = 25
+MAX_PRINTED = 120  # characters of a printed line: JupyterLab breaks a longer one within a word
 TAGS = {"exercise", "solution", "trained", "nbval-ignore-output", "nbval-skip", "raises-exception"}
 # Output that nbval and a reader of the saved file see differently (nbval keeps what clear_output clears).
 LIVE_OUTPUT = re.compile(r"\b(interact|interact_manual|interactive|interactive_output|clear_output|Output)\(|\btqdm\b")
@@ -75,6 +76,9 @@ def problems(notebook: nbformat.NotebookNode, folder: Path) -> list[str]:
             wrong(f"longer than {MAX_LINES} lines")
         if LIVE_OUTPUT.search(source):
             wrong(f"uses {LIVE_OUTPUT.search(source).group()}")
+        printed = [line for output in cell.outputs for line in output.get("text", "").splitlines()]
+        if printed and max(map(len, printed)) > MAX_PRINTED:
+            wrong(f"prints a line of more than {MAX_PRINTED} characters")
         if any("image/svg+xml" in output.get("data", {}) for output in cell.outputs):
             wrong("an SVG figure: nbval compares its random ids, use PNG")
     return found
@@ -215,6 +219,7 @@ def text(source: str) -> nbformat.NotebookNode:
 
 ERROR = nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=["in a file"])
 SVG = nbformat.v4.new_output("display_data", data={"image/svg+xml": "<svg/>", "text/plain": "<Figure>"})
+LONG = nbformat.v4.new_output("stream", name="stdout", text="short\n" + "word " * 30)
 PRINTED_PATH = nbformat.v4.new_output("stream", name="stdout", text="saved in /home/me/figures")
 
 
@@ -235,6 +240,7 @@ PRINTED_PATH = nbformat.v4.new_output("stream", name="stdout", text="saved in /h
         (code("out = widgets.Output()"), "uses Output("),
         (code("interact(f, x=3)"), "uses interact("),
         (code("plot()", outputs=(SVG,)), "SVG"),
+        (code("print(found)", outputs=(LONG,)), "a line of more than 120 characters"),
         (code("load('/home/me/data')"), "absolute path"),
         (code("save()", outputs=(PRINTED_PATH,)), "absolute path"),
         (text("see [this](missing.png)"), "missing.png"),

@@ -35,10 +35,10 @@ def whole(page: Page, folder: Path, name: str, columns: int) -> None:
     place = page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-WindowedPanel-outer")
     frame = place.bounding_box()
     assert frame is not None, "no notebook is open"
-    height, step = place.evaluate("e => e.scrollHeight"), int(frame["height"])
-    screens = []
-    for top in range(0, height, step):
-        place.evaluate("(e, top) => e.scrollTo(0, top)", top)
+    step = int(frame["height"])
+    screens: list[Image.Image] = []
+    while len(screens) * step < place.evaluate("e => e.scrollHeight"):  # which is an estimate before cells are seen
+        place.evaluate("(e, top) => e.scrollTo(0, top)", len(screens) * step)
         page.wait_for_timeout(150)
         screens.append(Image.open(io.BytesIO(page.screenshot(clip=frame))))  # type: ignore[arg-type]
     for first in range(0, len(screens), columns):

@@ -58,7 +58,7 @@ PLACES = {
     "no exchange: FedAvg+BN": 0, "all exchanges: FedTAN": 1, "without exchange 1 (means)": 3,
     "without exchange 2 (variances)": 4, "without exchange 3 (gradients)": 5,
     "random": 0, "letters": 1, "fractal pairs": 2, "fractal labels": 3, "fractal twins": 4, "noise": 5,
-    "decentralised": 6, "own start": 8, "pairs, decentralised": 9, "ImageNet": 10, "Caltech-101": 11,
+    "decentralised": 6, "own start": 15, "pairs, decentralised": 9, "ImageNet": 10, "Caltech-101": 11,
     "shared start": 0, "independent start": 1,
     "CLIP, text head": 0, "ViT, linear head": 1, "CLIP, text head, trained": 2, "CLIP, random head": 3,
     "CLIP, learnt prompt": 4, "ViT, prototype head": 5,
@@ -158,8 +158,9 @@ def places(names: Iterable[str]) -> dict[str, int]:
     wholes = {name: name.removeprefix("from ") for name in names}
     known = {name: PLACES.get(whole, PLACES.get(whole.partition(",")[0])) for name, whole in wholes.items()}
     for name, place in known.items():
-        while place is not None and place in found.values():
-            place += len(LINE_COLORS)
+        if place is not None and place in found.values():  # the next one of this colour, with a marker of its own
+            taken, markers = set(found.values()), {other % 8 for other in found.values()}
+            place = next(p for p in count(place, 7) if p not in taken and (p % 8 not in markers or len(markers) == 8))
         found |= {} if place is None else {name: place}
     for number, name in enumerate(names):
         if known[name] is None:
@@ -194,8 +195,6 @@ def curves(
     """
     if at is not None and x == "round":
         ax.axvline(at, color="0.75", linewidth=1, zorder=0)
-    if spread is not None:
-        client_band(ax, spread, y)
     highest = []
     for line in lines:
         part = [r for r in line.history[line.start :] if np.isfinite(measured(r, y))]
@@ -209,10 +208,14 @@ def curves(
         ring = {"color": line.style["color"], "markersize": 9, "markerfacecolor": "white", "markeredgewidth": 2}
         for r in (r for r in part if r.round == at and line.index is not None):
             ax.plot(measured(r, x), measured(r, y), marker="o", zorder=5, clip_on=False, **ring)
+    if spread is not None:
+        client_band(ax, spread, y)
     ax.set_xlabel(AXES.get(x, x))
     ax.set_ylabel(AXES.get(y, y))
     if y.endswith("accuracy"):
         ax.set_ylim(0, 1.02)
+    elif y.endswith("drift"):  # a length
+        ax.set_ylim(0, auto=True)
     elif y.endswith("loss") and highest:  # a run that diverges must not flatten the others
         ax.set_ylim(0, 1.05 * min(max(h for _, h in highest), 3 * max(first for first, _ in highest)))
     ax.grid(axis="y", color="0.92")

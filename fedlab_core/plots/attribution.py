@@ -105,5 +105,5 @@ def over_rounds(ax: Axes, found: Attribution, measure: str = "test_accuracy") ->
             ax.fill_between(found.rounds, low, high, color=color, **_BAND)
     ax.axhline(0, color="0.75", linewidth=0.8, zorder=0)
     ax.set(xlabel="round", ylabel=f"{LABELS.get(measure, measure)}, part of the gap")
-    ax.legend(fontsize=7, frameon=True, framealpha=0.8)
+    ax.legend(fontsize=7, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)
     return ax

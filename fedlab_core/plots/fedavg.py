@@ -33,7 +33,9 @@ def loss_lines(ax: Axes, lines: Sequence[LossLine], title: str, index: int = 0) 
         ax.plot(line.theta, line.loss, color=color, alpha=0.35, linewidth=1)
     mean = np.mean([line.loss for line in lines], 0)
     middle = lines[0].theta.index(0.5)
-    ax.plot(lines[0].theta, mean, color=color, linewidth=2.5, label=f"mean of {len(lines)} pairs")
+    ax.plot(
+        lines[0].theta, mean, color=color, linewidth=2.5, label=f"mean of {len(lines)} pairs" if lines[1:] else None
+    )
     ax.plot(0.5, mean[middle], "D", color=color, markersize=7, label="their average")
     better = float(np.mean([min(line.parents) for line in lines]))
     ax.axhline(better, color="0.35", linestyle="--", linewidth=1, label="better of the two models")

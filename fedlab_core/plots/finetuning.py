@@ -151,13 +151,15 @@ def dots(ax: Axes, groups: Mapping[str, Mapping[str, Sequence[float]]]) -> Axes:
 @checked
 def strength(starts: Groups) -> Figure:
     """The recorded runs by start: the last accuracy of every method, and the curves of the strongest start."""
-    fig, axes = figure(1, 4, (14, 3.6))
-    dots(axes[0, 0], {n: {m: _ends(seeds) for m, seeds in one.items()} for n, one in starts.items()})
-    axes[0, 0].set_title("by start")
+    fig, grid = figure(2, 2, (9.6, 6.4))
+    first, *others = grid.flat
+    dots(first, {n: {m: _ends(seeds) for m, seeds in one.items()} for n, one in starts.items()})
+    first.set_title("by start")
     last = list(starts)[-1]
-    budgets(axes[0, 1:], starts[last])
-    axes[0, 2].set_title(f"start: {last}")
-    fig.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    budgets(others, starts[last])
+    for ax in others:
+        ax.set_title(f"start: {last}")
+    fig.legend(*others[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig
 
 

@@ -1,12 +1,14 @@
 """One kind of setting each: a widget with its label, its tooltip and the panel's measures."""
 
 import ast
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import is_dataclass
 from typing import Any
 
 import ipywidgets as widgets
+from traitlets import Bool, HasTraits, Unicode, observe
 
 from fedlab_core.check import checked, refuse
 from fedlab_core.workbench.options import Option, differing
@@ -16,7 +18,31 @@ OPTION_WIDTH = "132px"  # the names of most options are long and their values sh
 SHORT = 12  # characters that the usual width has room for
 
 
-class Literal(widgets.Text):
+class Hinted(HasTraits):
+    """A field whose label shows the tooltip: of lists and lines of text ipywidgets shows it only where no label is."""
+
+    description = Unicode().tag(
+        sync=True,
+        to_json=lambda label, field: (
+            label and f"<span title='{html.escape(field.tooltip or '')}'>{html.escape(label)}</span>"
+        ),
+    )
+    description_allow_html = Bool(True).tag(sync=True)
+
+    @observe("tooltip")
+    def _send_label(self, _: Any) -> None:
+        self.send_state("description")  # type: ignore[attr-defined]
+
+
+class Choice(Hinted, widgets.Dropdown):
+    """A choice among names."""
+
+
+class Entry(Hinted, widgets.Text):
+    """A line of text."""
+
+
+class Literal(Entry):
     """A text field for values that are no plain number: none, a list, a word."""
 
     @property
@@ -41,9 +67,15 @@ def finish(control: widgets.Widget, tooltip: str) -> Any:
 
 
 @checked
+def ranged(tooltip: str, low: float, high: float) -> str:
+    """A tooltip that ends with what the field accepts."""
+    return f"{tooltip.rstrip('.')}. Accepted: {low:,.10g} to {high:,.10g}."
+
+
+@checked
 def dropdown(label: str, options: Sequence[Any], tooltip: str, **more: Any) -> widgets.Dropdown:
     """A choice among names."""
-    return finish(widgets.Dropdown(options=options, description=label, **more), tooltip)
+    return finish(Choice(options=options, description=label, **more), tooltip)
 
 
 def _check_order(low: float, high: float) -> None:
@@ -56,7 +88,7 @@ def whole(label: str, low: int, high: int, tooltip: str, value: int = 1) -> widg
     """A whole number to type in."""
     _check_order(low, high)
     field = widgets.BoundedIntText(value, min=low, max=high, description=label, continuous_update=False)
-    return finish(field, tooltip)
+    return finish(field, ranged(tooltip, low, high))
 
 
 @checked
@@ -66,7 +98,7 @@ def float_slider(label: str, low: float, high: float, step: float, tooltip: str,
     control = widgets.FloatSlider(
         value, min=low, max=high, step=step, description=label, continuous_update=False, readout_format=".4"
     )
-    return finish(control, tooltip)
+    return finish(control, ranged(tooltip, low, high))
 
 
 @checked
@@ -76,7 +108,7 @@ def log_slider(label: str, low: float, high: float, tooltip: str, value: float) 
     control = widgets.FloatLogSlider(
         value, min=low, max=high, step=0.1, description=label, continuous_update=False, readout_format=".3"
     )
-    return finish(control, tooltip)
+    return finish(control, ranged(tooltip, 10**low, 10**high))
 
 
 @checked
@@ -88,7 +120,7 @@ def number(label: str, tooltip: str, value: float) -> widgets.FloatText:
 @checked
 def text(label: str, tooltip: str, value: str = "", placeholder: str = "") -> widgets.Text:
     """A line of text."""
-    field = widgets.Text(value, description=label, continuous_update=False, placeholder=placeholder)
+    field = Entry(value, description=label, continuous_update=False, placeholder=placeholder)
     return finish(field, tooltip)
 
 

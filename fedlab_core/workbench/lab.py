@@ -2,6 +2,7 @@
 
 import base64
 import html
+import textwrap
 import threading
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from fedlab_core import plots
 from fedlab_core.check import checked
 from fedlab_core.federation import Federation
 from fedlab_core.workbench.bench import Workbench
+from fedlab_core.workbench.fields import Choice
 from fedlab_core.workbench.panel import SIGNS
 from fedlab_core.workbench.pictures import png
 from fedlab_core.workbench.plan import Plan, Result, experiment_code, plan_code, say
@@ -103,8 +105,8 @@ class Lab:
 
     @property
     def sentence(self) -> str:
-        """The picture in numbers."""
-        return self.plan.sentence(self._now())
+        """The picture in numbers, in lines of at most 100 characters."""
+        return textwrap.fill(self.plan.sentence(self._now()), 100)
 
     @property
     def figure(self) -> plots.Picture:
@@ -310,7 +312,7 @@ class Lab:
 
 def _knob(name: str, values: Sequence[Any], start: Any) -> widgets.Widget:
     options = [(say(value), value) for value in values]
-    kind = widgets.Dropdown if isinstance(values[0], str | bool) else widgets.SelectionSlider
-    live = {} if kind is widgets.Dropdown else {"continuous_update": False}
-    value = values[0] if start is None else start
-    return kind(options=options, value=value, description=name, style={"description_width": "auto"}, **live)
+    kind = Choice if isinstance(values[0], str | bool) else widgets.SelectionSlider
+    more: dict[str, Any] = {} if kind is Choice else {"continuous_update": False}
+    more |= {"tooltip": f"{name}: {', '.join(map(say, values))}", "style": {"description_width": "auto"}}
+    return kind(options=options, value=values[0] if start is None else start, description=name, **more)

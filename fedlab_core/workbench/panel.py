@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import ipywidgets as widgets
 
 from fedlab_core.glossary import define
+from fedlab_core.workbench.fields import Choice, Entry
 from fedlab_core.workbench.style import CSS, line, status
 from fedlab_core.workbench.text import timing
 
@@ -46,7 +47,7 @@ class Panel:
             "Run", "play", "train: go on if the settings are those shown, else begin a new run", "success"
         )
         self.rounds = widgets.BoundedIntText(rounds, min=1, max=100_000, description="Rounds")
-        self.rounds.tooltip, self.rounds.layout.width = "how many rounds Run trains", "106px"
+        self.rounds.tooltip, self.rounds.layout.width = "how many rounds Run trains. Accepted: 1 to 100,000.", "106px"
         self.rounds.style.description_width = "46px"
         self.stop = _button("Stop", "stop", "stop before the next step; finished rounds stay")
         self.rewind = _button("Rewind", "step-backward", define("rewind"))
@@ -55,10 +56,10 @@ class Panel:
         self.kind = widgets.Dropdown(options=list(OUT.items()), layout={"width": "116px", "margin": "0"})
         self.kind.tooltip = "what Save writes, where the notebook is"
         self.save = _button("Save", "download", "write it where the notebook is, and offer it as a download")
-        self.name = widgets.Text(description="Run name", continuous_update=False, placeholder="automatic")
+        self.name = Entry(description="Run name", continuous_update=False, placeholder="automatic")
         self.name.tooltip, self.name.layout.width = "name of the next run or fork; empty: automatic", "auto"
         self.name.style.description_width = "86px"
-        self.earlier = widgets.Dropdown(description="Earlier runs")
+        self.earlier = Choice(description="Earlier runs")
         self.earlier.tooltip, self.earlier.layout.width = "runs kept on disk by panels before this one", "auto"
         self.earlier.style.description_width = "86px"
         self.open = _button("Open earlier runs", "folder-open-o", "bring the chosen panel's runs back into this one")
@@ -71,10 +72,10 @@ class Panel:
         self.shown = widgets.HTML()
         self.tabs = widgets.ToggleButtons(options=list(views), tooltips=[_about(name) for name in views])
         self.tabs.add_class("fedlab-tabs")
-        self.chosen = widgets.Dropdown(description="Shown", disabled=True)
+        self.chosen = Choice(description="Shown", disabled=True)
         self.chosen.tooltip, self.chosen.layout.width = "the run that Run continues and the rounds belong to", "212px"
         self.chosen.style.description_width = "42px"
-        self.against = widgets.Dropdown(description="to", layout={"width": "150px", "display": "none"})
+        self.against = Choice(description="to", layout={"width": "150px", "display": "none"})
         self.against.tooltip = "the other end of the line"
         self.against.style.description_width = "16px"
         self.image = widgets.Image(format="png")

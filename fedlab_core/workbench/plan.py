@@ -3,6 +3,8 @@
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -92,6 +94,8 @@ class Result:
 @checked
 def say(value: Any) -> str:
     """A knob's value as a reader sees it."""
+    if isinstance(value, float):
+        return f"{value:g}"
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else "all" if value is None else str(value)
 
 
@@ -137,6 +141,15 @@ def looks_of(result: Result) -> dict[str, dict[str, Any]]:
 
 
 @checked
+def before(ax: Axes, result: Result, x: Callable[[Any], float], y: Callable[[Any], float]) -> None:
+    """Earlier results, thin and grey, by two numbers of a frame; one word in the legend stands for them all."""
+    kept = [frames for old in result.earlier for frames in old.frames.values()]
+    for place, frames in enumerate(kept):
+        style = {"color": "0.8", "linewidth": 1, "zorder": 0, "label": "" if place else "before"}
+        ax.plot([x(f) for f in frames], [y(f) for f in frames], **style)
+
+
+@checked
 def accuracy_curves(figure: Any, result: Result) -> None:
     """Test accuracy over rounds: this result in colour, earlier ones thin, recorded ones as pale bands."""
     ax = figure.subplots()
@@ -163,11 +176,9 @@ def draw_pair(figure: Any, result: Result, second: str = "drift") -> None:
     """Test accuracy, and another measure, over rounds."""
     axes = figure.subplots(1, 2)
     for ax, key in zip(axes, ("test_accuracy", second), strict=True):
-        for old in result.earlier:
-            for frames in old.frames.values():
-                ax.plot([plots.measured(r, key) for r in frames], color="0.8", linewidth=1, zorder=0)
+        before(ax, result, attrgetter("round"), partial(plots.measured, key=key))
         plots.curves(ax, lines_of(result), key)
-    axes[0].legend(loc="lower right")
+    axes[0].legend()
 
 
 @checked

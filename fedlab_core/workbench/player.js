@@ -140,7 +140,8 @@
             } else if (item.t === "text") {
                 const drop = item.v === "top" ? 10 : item.v === "bottom" ? -3 : item.v === "baseline" ? 0 : 3.5 - 6 * (item.s.split("\n").length - 1);
                 const [x, y] = [this.x(p[0]), this.y(p[1]) + (item.r ? -3 : drop)], turned = item.r ? {transform: `rotate(${-this.turn(item.r)} ${x} ${y})`} : {};
-                text(x, y, item.s, {"text-anchor": item.h, "font-size": 9.5, fill: stroke, ...turned});
+                const halo = item.c === "ink" ? {stroke: "var(--paper)", "stroke-width": 3, "stroke-linejoin": "round", "paint-order": "stroke"} : {}; // over any shape
+                text(x, y, item.s, {"text-anchor": item.h, "font-size": 9.5, fill: stroke, ...halo, ...turned});
             }
         }
     }

@@ -18,6 +18,7 @@ CSS = """<style>
   scrollbar-width: thin; }
 .fedlab-controls .widget-vbox { overflow: hidden; flex-shrink: 0; }
 .fedlab-controls .widget-inline-hbox { height: 25px; align-items: center; overflow: hidden; flex-shrink: 0; }
+.fedlab-controls .widget-html { height: auto; }
 .fedlab-controls .widget-inline-hbox .widget-label { height: 24px; line-height: 24px; flex-shrink: 0; }
 .fedlab-controls select, .fedlab-controls input:not([type=checkbox]) { height: 23px !important; margin: 0;
   min-width: 0; }
@@ -94,13 +95,15 @@ body[data-jp-theme-light=false] .fedlab :is(select, input) { color-scheme: dark;
   .fedlab-controls { order: 1; flex: 0 0 auto; max-height: none; width: 100%; }
   .fedlab-main { flex: 0 0 auto; width: 100%; }
   .fedlab-line.two, .fedlab-shown { height: auto; min-height: 34px; max-height: none; }
+  .fedlab-line span { white-space: normal; }
 }
 @container (max-width: 420px) {
   .fedlab-stage { aspect-ratio: auto; height: 292px; overflow: auto hidden; }
   .fedlab-stage > img { width: 532px; max-width: none; height: 280px; }
   .fedlab-bar .jupyter-button { padding: 0 6px; }
   .fedlab-times { flex-flow: row wrap !important; }
-  .fedlab-says { height: auto; flex-flow: row wrap; max-height: 68px; }
+  .fedlab-says { height: auto; flex-flow: row wrap; max-height: 102px; }
+  .fedlab-status { max-height: 68px; }
   .fedlab-says > .jupyter-button { max-width: 100%; }
 }
 </style>"""
@@ -114,7 +117,10 @@ LAB_CSS = """<style>
 .fedlab-lab img { width: 100%; min-width: 640px; height: auto; background: white; margin: 0; }
 body[data-jp-theme-light=false] .fedlab-lab img { filter: invert(.9) hue-rotate(180deg); }
 @container (max-width: 480px) { .fedlab-lab .fedlab-knobs > * { width: 100%; } }
-@media (max-width: 640px) { .jp-RenderedImage > img:not(.jupyter-widgets) { min-width: 640px; } }
+@media (max-width: 640px) {
+  :is(.jp-RenderedImage, .jp-RenderedMarkdown p) > img:not(.jupyter-widgets) { max-width: none !important; zoom: .8; }
+  .jp-RenderedMarkdown p:has(> img) { overflow-x: auto; }
+}
 .jp-RenderedText pre { word-break: normal !important; overflow-wrap: anywhere; }
 .fedlab-lab p, .fedlab-lab li { margin: 0; font-size: 13px; line-height: 1.4; color: var(--jp-ui-font-color1); }
 .fedlab-lab .fedlab-sentence { font-size: 14px; padding: 2px 8px; border-left: 3px solid var(--jp-brand-color1); }

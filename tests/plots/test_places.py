@@ -23,7 +23,9 @@ def test_what_a_start_is_joined_with_keeps_its_colour_and_takes_other_dashes() -
     found = colours(names)
     assert found["letters, FedAvg"] == found["letters, FedAdam"] == colours(["from letters"])["from letters"]
     looks = [Line(name, [], index=index).style for name, index in places(names).items()]
-    assert len({(look["color"], look["linestyle"], look["marker"]) for look in looks}) == 4
+    assert len({look["linestyle"] for look in looks}) == len({look["marker"] for look in looks}) == 4
+    many = places([f"random, {number}" for number in range(10)])
+    assert len(set(many.values())) == 10 and len({place % 7 for place in many.values()}) == 1
 
 
 def test_every_variant_has_a_place() -> None:

@@ -21,6 +21,7 @@ from fedlab_core.workbench.bench import Workbench
 from fedlab_core.workbench.catalog import Catalog
 from fedlab_core.workbench.controls import Controls
 from fedlab_core.workbench.display import Display
+from fedlab_core.workbench.fields import dropdown
 from fedlab_core.workbench.fits import Trials
 from fedlab_core.workbench.labels import PARTITION_LABELS
 from tests.workbench.panels import said
@@ -225,6 +226,14 @@ def test_methods_with_layers_of_their_own_bring_them_along():
 def test_a_hover_says_what_an_option_means_and_which_numbers_it_takes(method: str, option: str, words: str) -> None:
     controls = Controls(BASE.replace(method=method), lambda: None)
     assert words in controls.option("method", option).tooltip
+
+
+def test_a_label_carries_its_tooltip_where_ipywidgets_hides_it() -> None:
+    field = dropdown("Rule", ["a"], "a server's <rule>")
+    label = "<span title='a server&#x27;s &lt;rule&gt;'>Rule</span>"
+    assert field.description == "Rule" and field.get_state("description")["description"] == label
+    field.tooltip = "b"
+    assert field.get_state("description")["description"] == "<span title='b'>Rule</span>"
 
 
 def test_options_of_tuning_are_fields_of_a_vit():

@@ -7,7 +7,7 @@ import pytest
 
 from fedlab_core.experiment import Experiment
 from fedlab_core.workbench.lab import Lab
-from fedlab_core.workbench.plan import Band, Plan
+from fedlab_core.workbench.plan import Band, Plan, draw_pair
 from fedlab_core.workbench.worker import Busy
 
 SMALL = Experiment(dataset_options={"examples": 200}, clients=4).replace(fraction=0.5, epochs=1, lr=0.1)
@@ -54,6 +54,21 @@ def test_a_lab_runs_exactly_what_its_experiments_say():
         assert [record.metrics for record in lab.result.frames[name]] == expected
     last = lab.result.last("FedAvg").metrics["test_accuracy"]
     assert lab.sentence.startswith(f"Test accuracy after 3 rounds: FedAvg {last:.3f}")
+
+
+def test_earlier_results_are_one_word_of_the_legend():
+    lab = Lab(replace(PLAN, draw=draw_pair)).run(block=True)
+    assert [len(ax.get_lines()) for ax in lab.figure.axes] == [2, 2]
+    lab.set(mu=1.0).run(block=True).set(mu=0.01).run(block=True)
+    left, right = lab.figure.axes
+    assert len(left.get_lines()) == len(right.get_lines()) == 6 and right.get_ylim()[0] == 0
+    assert [text.get_text() for text in left.get_legend().get_texts()] == ["before", *lab.result.frames]
+
+
+def test_a_long_sentence_has_lines_and_a_knob_says_what_it_takes():
+    lab = Lab(replace(PLAN, sentence=lambda result: "a b " * 60)).run(block=True)
+    assert max(map(len, lab.sentence.splitlines())) <= 100 and lab.sentence.split() == ["a", "b"] * 60
+    assert lab.knobs["mu"].tooltip == "mu: " + ", ".join(f"{value:g}" for value in PLAN.knobs["mu"])
 
 
 def test_the_buttons_do_what_the_calls_do():

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ipywidgets import Button, DOMWidget, ValueWidget, Widget
+from ipywidgets import BoundedIntText, Button, DOMWidget, FloatLogSlider, FloatSlider, ValueWidget, Widget
 from PIL import Image
 
 from fedlab_core import plots
@@ -419,6 +419,8 @@ def test_every_control_has_words(bench):
         tooltip = control.tooltips if control is bench.panel.tabs else control.tooltip
         unlabelled = (bench.panel.tabs, bench.panel.kind, bench.panel.way_out)
         assert (tooltip and control.description) or control in unlabelled, control
+        if isinstance(control, BoundedIntText | FloatSlider | FloatLogSlider):
+            assert " to " in tooltip.partition("Accepted: ")[2], control
     assert all(isinstance(w, DOMWidget) for w in controls)
 
 

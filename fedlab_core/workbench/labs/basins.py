@@ -1,6 +1,5 @@
 """Notebook 04: do two runs share a basin, how steady is the average, and how do a round's clients hang together?"""
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +13,7 @@ from fedlab_core.plots import probes as plots_probes
 from fedlab_core.probes.groups import Connectivity, connectivity
 from fedlab_core.probes.planes import Landscape, plane_through, scan
 from fedlab_core.studies.pretraining_runs import DIGITS
-from fedlab_core.workbench.plan import Plan, Result
+from fedlab_core.workbench.plan import Plan, Result, before
 
 ALPHAS = (0.05, 0.1, 0.3, 100.0)
 STARTS = ("random", "letters", "fractal pairs")
@@ -163,9 +162,7 @@ def draw_steady(figure: Any, result: Result) -> None:
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.1, 1, 1))
     frames = result.frames
     plots_probes.spread_over_rounds(middle, right, {name: [f.spread for f in fs] for name, fs in frames.items()})
-    for old, name in itertools.product(result.earlier, frames):
-        rows = [f.spread for f in old.frames.get(name, [])]
-        right.plot([r["round"] for r in rows], [r["loss_sd"] / r["size"] for r in rows], color="0.8", linewidth=1)
+    before(right, result, lambda f: f.spread["round"], lambda f: f.spread["loss_sd"] / f.spread["size"])
     shown = [fs[-1] for fs in frames.values() if fs]
     if shown:
         last = shown[-1]
@@ -173,6 +170,8 @@ def draw_steady(figure: Any, result: Result) -> None:
         plots_probes.triangle(left, WEIGHTS, last.triangle, names, last.shares)
         left.set_title(f"round {int(last.spread['round'])}: mixtures of three clients", fontsize=9)
         middle.legend(loc="lower right", fontsize=7)
+    if result.earlier:
+        right.legend(fontsize=7)
     middle.set_title("accuracy of mixtures, ±1 sd, worst x", fontsize=9)
     right.set_title("spread of their loss / drift", fontsize=9)
     right.set_ylabel("")
@@ -229,7 +228,7 @@ def draw_connected(figure: Any, result: Result) -> None:
     left, right = figure.subplots(1, 2)
     for name, index in plots.places(result.frames).items():
         plots_probes.groups(left, right, name, result.frames[name], index)
-    left.legend(loc="upper right", fontsize=7)
+    left.legend(fontsize=7)
 
 
 def read_connected(result: Result) -> str:

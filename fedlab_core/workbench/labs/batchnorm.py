@@ -24,7 +24,7 @@ from fedlab_core.state import batch_norms
 from fedlab_core.studies.arms import by_arm
 from fedlab_core.studies.batchnorm_runs import DIGITS, MNIST, VARIANTS
 from fedlab_core.studies.record import recorded
-from fedlab_core.workbench.plan import Band, Plan, Result, looks_of
+from fedlab_core.workbench.plan import Band, Plan, Result, before, looks_of
 
 FIELDS = {
     "batch norm, repaired": ("FedAvg+BN", "FedTAN", "centralised BN"),
@@ -81,9 +81,7 @@ def draw_race(figure: Any, result: Result) -> None:
     looks = looks_of(result)
     for band in result.behind:
         band.draw(axes[0], looks[band.label.removesuffix(" on MNIST")]["color"])
-    for old in result.earlier:
-        for frames in old.frames.values():
-            axes[0].plot([f.record.round for f in frames], [f.record.metrics["test_accuracy"] for f in frames], "0.8")
+    before(axes[0], result, lambda f: f.record.round, lambda f: f.record.metrics["test_accuracy"])
     for name, frames in result.frames.items():
         look, rounds = looks[name], [f.record.round for f in frames]
         axes[0].plot(rounds, [f.record.metrics["test_accuracy"] for f in frames], label=name, **look)

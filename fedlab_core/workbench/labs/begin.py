@@ -8,6 +8,7 @@ from typing import Any
 from fedlab_core import probes
 from fedlab_core.experiment import Experiment
 from fedlab_core.history import Record
+from fedlab_core.plots import logarithmic
 from fedlab_core.pretraining.two_layer import STARTS as FILTERS
 from fedlab_core.pretraining.two_layer import two_layer
 from fedlab_core.studies.pretraining_runs import DIGITS, METHODS
@@ -57,10 +58,12 @@ def draw_begin(figure: Any, result: Result) -> None:
             ax.plot(rounds, [f.record.metrics[key] for f in frames], label=name, **look)
         axes[2].plot(rounds, [max(f.top, 1e-3) for f in frames], **look)
     axes[0].set(title="test accuracy", ylim=(0, 1.02))
-    axes[1].set(title="gradient diversity of the updates", yscale="log")
-    axes[2].set(title="largest eigenvalue before the round", yscale="log")
+    axes[1].set_title("gradient diversity of the updates")
+    axes[2].set_title("largest eigenvalue before the round")
     for ax in axes:
         ax.set_xlabel("round")
+    for ax in axes[1:]:
+        logarithmic(ax, "y", (1, 2, 5))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 
 
@@ -124,8 +127,8 @@ def draw_filters(figure: Any, result: Result) -> None:
         look, rounds = looks[name], [f.round for f in frames]
         axes[0].plot(rounds, [f.misaligned for f in frames], label=name, **look)
         axes[1].plot(rounds, [100 * f.error for f in frames], **look)
-    axes[0].set(title="misaligned filters of 20", ylim=(-0.5, 20.5), xlabel="round")
-    axes[1].set(title="test error, %", ylim=(0, 12), xlabel="round")
+    axes[0].set(title="misaligned filters of 20", yticks=range(0, 21, 5), ylim=(-0.5, 20.5), xlabel="round")
+    axes[1].set(title="test error, %", ylim=(0, None), xlabel="round")
     axes[0].legend(loc="upper right")
 
 
@@ -134,10 +137,8 @@ def read_filters(result: Result) -> str:
     parts = []
     for name, frames in result.frames.items():
         if frames:
-            after = frames[min(1, len(frames) - 1)].misaligned
-            parts.append(
-                f"{name}: misaligned {frames[0].misaligned}, then {after}; error {100 * frames[-1].error:.1f} %"
-            )
+            after, error = frames[min(1, len(frames) - 1)].misaligned, 100 * frames[-1].error
+            parts.append(f"{name}: misaligned {frames[0].misaligned}, {after} after a round; error {error:.1f} %")
     return f"After {max((len(f) - 1 for f in result.frames.values()), default=0)} rounds. {'. '.join(parts)}."
 
 

@@ -20,7 +20,7 @@ from fedlab_core.probes.lines import LossLine, line
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 from fedlab_core.studies.fedavg_rounds import DIGITS, TARGET, WORK
-from fedlab_core.workbench.plan import Plan, Result, best_of, draw_pair, lines_of, looks_of
+from fedlab_core.workbench.plan import Plan, Result, before, best_of, draw_pair, lines_of, looks_of
 
 FAST = DIGITS.replace(engine="stacked", lr=0.215)
 SPLITS = ("iid", "shards", "quantity")
@@ -47,17 +47,14 @@ def draw_race(figure: Any, result: Result) -> None:
     """Curves per round, per gradient step and per megabyte; vertical lines where the target is crossed."""
     axes = figure.subplots(1, 3, sharey=True)
     for ax, x in zip(axes, ("round", "steps", "megabytes"), strict=True):
-        for old in result.earlier:
-            for frames in old.frames.values():
-                ys = [plots.measured(r, "test_accuracy") for r in frames]
-                ax.plot([plots.measured(r, x) for r in frames], ys, color="0.8", linewidth=1, zorder=0)
+        before(ax, result, *(functools.partial(plots.measured, key=key) for key in (x, "test_accuracy")))
         plots.curves(ax, lines_of(result), "test_accuracy", x)
         ax.axhline(TARGET, color="0.5", linewidth=1, linestyle=":")
     for name, look in looks_of(result).items():
         if math.isfinite(rounds := rounds_to_target(result.frames[name], TARGET)):
             axes[0].axvline(rounds, color=look["color"], linewidth=1, linestyle=":")
     axes[1].set_xscale("symlog", linthresh=10)
-    axes[1].set(ylabel="", xlabel="gradient steps", xlim=(0, None))
+    axes[1].set(ylabel="", xlabel="gradient steps", xlim=(0, 1.3 * axes[1].get_xlim()[1]))
     axes[2].set(ylabel="", xlabel="megabytes sent")
     axes[0].legend(loc="lower right")
 
@@ -130,13 +127,16 @@ def draw_two_models(figure: Any, result: Result) -> None:
     order = sorted(result.frames, key=lambda name: not name.startswith(result.settings["start"]))
     for i, (ax, name) in enumerate(zip(axes, order, strict=True)):
         lines, index = result.frames[name], index_of[name]
-        for old in lines[:-1]:
-            ax.plot(old.theta, old.loss, color=plots.LINE_COLORS[index], alpha=0.3, linewidth=1)
+        for k, old in enumerate(lines[:-1]):
+            look = {"color": plots.LINE_COLORS[index], "alpha": 0.3, "linewidth": 1, "label": "" if k else "earlier"}
+            ax.plot(old.theta, old.loss, **look)
         if lines:
             plots_fedavg.loss_lines(ax, lines[-1:], name, index)
             at = min(lines[-1].theta, key=lambda t: abs(t - theta))
             ax.plot(at, lines[-1].loss_at(at), "o", markersize=11, markerfacecolor="none", color="black")
             ax.set_ylabel("loss on the training set (nats)" if i == 0 else "")
+            if name.startswith("shared"):  # low in the middle
+                ax.legend(loc="upper center", fontsize=7)
 
 
 def read_two_models(result: Result) -> str:

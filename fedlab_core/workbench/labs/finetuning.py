@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 from fedlab_core.costs import count_flops
@@ -20,7 +21,7 @@ from fedlab_core.studies.finetuning_runs import (
     federation,
 )
 from fedlab_core.studies.record import recorded
-from fedlab_core.workbench.plan import Band, Plan, Result, looks_of
+from fedlab_core.workbench.plan import Band, Plan, Result, before, looks_of
 
 METHODS = ("bias", "layer_norm", "vpt_deep", "adapter", "lora", "head", "full")
 
@@ -61,14 +62,12 @@ def draw_travel(figure: Any, result: Result) -> None:
     for band in result.behind:
         band.draw(axes[0], looks[band.label]["color"])
     for ax, key in zip(axes, ("round", "megabytes", "gflop"), strict=True):
-        for old in result.earlier:
-            for frames in old.frames.values():
-                ax.plot([getattr(f, key) for f in frames], [f.test for f in frames], color="0.8", linewidth=1)
+        before(ax, result, attrgetter(key), lambda f: f.test)
         for name, frames in result.frames.items():
             ax.plot([getattr(f, key) for f in frames], [f.test for f in frames], label=name, **looks[name])
     axes[0].set(xlabel="round", ylabel="test accuracy", ylim=(0, 1))
     axes[1].set_xscale("symlog", linthresh=0.02)
-    axes[1].set(xlabel="megabytes sent (log)", xlim=(0, None))
+    axes[1].set(xlabel="megabytes sent (log)", xlim=(0, 1.3 * axes[1].get_xlim()[1]))
     axes[2].set(xlabel="GFLOP of all clients")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7)
 
@@ -167,11 +166,9 @@ def draw_together(figure: Any, result: Result) -> None:
     looks = looks_of(result)
     titles = {"test": "all classes", "own": "the client's own classes", "train": "its training pictures"}
     for ax, (key, title) in zip(axes, titles.items(), strict=True):
+        before(ax, result, lambda f: f.round, attrgetter(key))
         for name, frames in result.frames.items():
             ax.plot([f.round for f in frames], [getattr(f, key) for f in frames], label=name, **looks[name])
-            for old in result.earlier:
-                if name in old.frames:
-                    ax.plot([f.round for f in old.frames[name]], [getattr(f, key) for f in old.frames[name]], "0.8")
         ax.set(title=title, xlabel="round", ylim=(0, 1.02))
     axes[0].set_ylabel("accuracy, mean over clients")
     axes[0].legend(loc="lower right")
@@ -272,7 +269,7 @@ def read_aggregated(result: Result) -> str:
     for name, last in lasts.items():
         error, whose = "no global update", " of the clients' models"
         if last.error is not None:
-            error, whose = f"error {last.error:.1%}" if last.error > 1e-12 else "error below 1e-12", ""
+            error, whose = f"error {100 * last.error:.1f} %" if last.error > 1e-12 else "error below 1e-12", ""
         spent = f"{error}, {last.megabytes:.2f} MB, " if last.round else ""
         parts.append(f"{name}: {spent}accuracy {last.accuracy:.2f}{whose if last.round else ''}")
     return f"After {max((last.round for last in lasts.values()), default=0)} rounds: {'; '.join(parts)}."

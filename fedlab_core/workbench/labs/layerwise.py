@@ -13,7 +13,7 @@ from fedlab_core.layerwise.method import LayerWise
 from fedlab_core.layerwise.stages import Stage
 from fedlab_core.plots import layerwise as plots_layerwise
 from fedlab_core.studies.layerwise_runs import DIGITS, changed, federation
-from fedlab_core.workbench.plan import Plan, Result
+from fedlab_core.workbench.plan import Plan, Result, before
 
 RATES = {"layer_wise": 2e-3, "progressive": 2e-3, "end_to_end": 1e-3}
 MIB = 2**20
@@ -79,17 +79,14 @@ def draw_climb(figure: Any, result: Result) -> None:
     )
     middle.bar_label(bars, fmt="%.1f", fontsize=8)
     middle.set(title="memory of a step (MiB)", ylim=(0, 1.15 * last.whole / MIB))
-    for old in result.earlier:
-        for name, kept in old.frames.items():
-            right.plot(
-                [f.round for f in kept], [f.knn for f in kept], color="0.8", linewidth=1.2, label=f"before: {name}"
-            )
-    right.plot([f.round for f in frames], [f.knn for f in frames], "o-", color=plots.LINE_COLORS[0], markersize=4)
-    right.axhline(frames[0].knn, color="0.5", linestyle=":", linewidth=1)
-    right.text(frames[-1].round, frames[0].knn, "random features", ha="right", va="bottom", fontsize=8, color="0.4")
-    for before, after in zip(frames, frames[1:], strict=False):
-        if after.stage.number != before.stage.number:
-            right.axvline(before.round + 0.5, color="0.85", linewidth=1, zorder=0)
+    before(right, result, lambda f: f.round, lambda f: f.knn)
+    label, color = next(iter(result.frames)), plots.LINE_COLORS[0]
+    right.plot([f.round for f in frames], [f.knn for f in frames], "o-", color=color, markersize=4, label=label)
+    right.axhline(frames[0].knn, color="0.5", linestyle=":", linewidth=1, label="random features")
+    for one, after in zip(frames, frames[1:], strict=False):
+        if after.stage.number != one.stage.number:
+            right.axvline(one.round + 0.5, color="0.85", linewidth=1, zorder=0)
+    right.legend(loc="upper left")
     right.set(xlabel="round (lines: the next block)", title="accuracy of nearest neighbours", ylim=(0.7, 1.0))
 
 
@@ -100,9 +97,9 @@ def read_climb(result: Result) -> str:
         return "No round yet."
     last, most = frames[-1], max(f.memory for f in frames)
     return (
-        f"{name}, round {last.round}: a step needs {last.whole / last.memory:.1f} times less memory than end to end "
-        f"(at its peak {last.whole / most:.1f} times); nearest neighbours {last.knn:.3f} against {frames[0].knn:.3f} "
-        f"of random features, for {last.gflop:.0f} GFLOP and {last.megabytes:.1f} MB."
+        f"{name}, round {last.round}: a step needs {last.memory / MIB:.1f} MiB (peak {most / MIB:.1f}), end to end "
+        f"{last.whole / MIB:.1f}; nearest neighbours {last.knn:.3f}, of random features {frames[0].knn:.3f}; "
+        f"{last.gflop:.0f} GFLOP and {last.megabytes:.1f} MB."
     )
 
 

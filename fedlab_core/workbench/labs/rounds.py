@@ -15,7 +15,7 @@ from fedlab_core.federation import Federation
 from fedlab_core.partition import label_counts
 from fedlab_core.plots import schematics
 from fedlab_core.state import flatten
-from fedlab_core.workbench.plan import Plan, Result
+from fedlab_core.workbench.plan import Plan, Result, before
 
 ALL = "all at once"
 
@@ -138,8 +138,9 @@ def draw_tug(figure: Any, result: Result) -> None:
     middle.plot(rounds, [f.mean for f in frames], color="black", marker="o", markersize=4)
     middle.legend(("clients", "their mean"), loc="upper right")
     middle.set(xlabel="round", ylim=(0, None), title="length of the updates")
-    for old in result.earlier:
-        right.plot([f.round for f in old.frames["FedAvg"]], [f.cosine for f in old.frames["FedAvg"]], color="0.75")
+    before(right, result, lambda f: f.round, lambda f: f.cosine)
+    if result.earlier:
+        right.legend()
     right.plot(rounds, [f.cosine for f in frames], color=plots.LINE_COLORS[0], marker="o", markersize=4)
     right.axhline(0, color="0.6", linewidth=0.8)
     right.set(xlabel="round", ylim=(-0.5, 1.02), title="cosine between two clients")

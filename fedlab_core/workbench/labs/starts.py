@@ -17,7 +17,7 @@ from fedlab_core.references import centralised
 from fedlab_core.studies.arms import by_arm, rates
 from fedlab_core.studies.pretraining_runs import DIGITS
 from fedlab_core.studies.record import recorded
-from fedlab_core.workbench.plan import Band, Plan, Result, best_of, looks_of
+from fedlab_core.workbench.plan import Band, Plan, Result, before, best_of, looks_of
 
 ALPHAS = (0.05, 0.1, 0.3, 100.0)
 THETAS = [i / 8 for i in range(9)]
@@ -190,14 +190,7 @@ def draw_own(figure: Any, result: Result) -> None:
                 cell.axis("off")
         xs, ys = [f.megabytes for f in frames], [f.record.metrics["test_accuracy"] for f in frames]
         ax.plot(xs, ys, label=name, **looks[name])
-        for old in result.earlier:
-            ax.plot(
-                [f.megabytes for f in old.frames[name]],
-                [f.record.metrics["test_accuracy"] for f in old.frames[name]],
-                "0.8",
-                linewidth=1,
-                zorder=0,
-            )
+    before(ax, result, lambda f: f.megabytes, lambda f: f.record.metrics["test_accuracy"])
     ax.set(xlabel="megabytes sent, the start's own included", ylabel="test accuracy", ylim=(0, 1.02), xlim=(0, None))
     ax.legend(loc="lower right")
 

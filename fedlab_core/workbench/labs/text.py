@@ -1,4 +1,4 @@
-"""Notebook 01: a character LSTM on text, one client per author."""
+"""Notebook 01: a character LSTM on text, one client per topic or speaking role."""
 
 import math
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from fedlab_core import plots
 from fedlab_core.experiment import Experiment
 from fedlab_core.studies.fedavg_text import TEXT
-from fedlab_core.workbench.plan import Plan, Result, looks_of
+from fedlab_core.workbench.plan import Plan, Result, before, looks_of
 
 
 def text_experiment(text: str, hidden: int, E: int) -> Experiment:
@@ -19,9 +19,7 @@ def text_experiment(text: str, hidden: int, E: int) -> Experiment:
 def draw_bits(figure: Any, result: Result) -> None:
     """Bits per character over rounds."""
     ax = figure.subplots()
-    for old in result.earlier:
-        for frames in old.frames.values():
-            ax.plot([plots.measured(r, "test_loss") / math.log(2) for r in frames], color="0.8", linewidth=1)
+    before(ax, result, lambda r: r.round, lambda r: plots.measured(r, "test_loss") / math.log(2))
     looks = looks_of(result)
     for name, frames in result.frames.items():
         known = [(r.round, r.metrics["test_loss"] / math.log(2)) for r in frames if "test_loss" in r.metrics]
@@ -40,11 +38,11 @@ def read_bits(result: Result) -> str:
     passed = next((i for i, bits in enumerate(ours) if bits <= min(theirs)), None)
     when = f"{fast} is below that after {passed} rounds" if passed else f"{fast} is not below that yet"
     reached = f"{slow} comes down to {min(theirs):.2f} bits per character in {len(theirs) - 1} rounds"
-    return f"{reached}; {when} ({min(ours):.2f})."
+    return f"{reached}; {when}, at best {min(ours):.2f}."
 
 
 LSTM = Plan(
-    "A character LSTM, one client per author",
+    "A character LSTM, one client per topic or role",
     lambda text, hidden, E: {
         f"FedAvg, E={E}": text_experiment(text, hidden, E),
         "FedSGD": text_experiment(text, hidden, E).replace(method="fedsgd", lr=10.0, engine="loop"),
