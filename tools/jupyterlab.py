@@ -146,7 +146,7 @@ class Notebook:
             chosen: what the kernel has, an expression of `w`, any drop-down of the notebook.
         """
         every = "list(__import__('ipywidgets').widgets.widget._instances.values())"
-        asked = f"any(type(w).__name__ == 'Dropdown' and {chosen} == {option!r} for w in {every})"
+        asked = f"any(isinstance(w, __import__('ipywidgets').Dropdown) and {chosen} == {option!r} for w in {every})"
         for _ in range(5):  # on a busy machine JupyterLab loses a choice now and then: the page shows it
             menu.select_option(label=option.replace(" ", "\u00a0"))  # as ipywidgets writes it
             self.answered()
