@@ -2,8 +2,9 @@
 
 import functools
 import html
-import io
+import struct
 import threading
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -39,15 +40,31 @@ class Canvas(FigureCanvasAgg):
 
 
 def png(figure: Figure, dpi: int = DPI) -> bytes:
-    """A figure as PNG, drawn by one thread at a time. Compressed lightly: that was most of the time of a drawing."""
+    """A figure as PNG, drawn by one thread at a time."""
     with _DRAWING:
         figure.set_dpi(dpi)
         canvas = Canvas(figure)
         canvas.draw()
-        size, pixels = canvas.get_width_height(), bytes(canvas.buffer_rgba())
-    content = io.BytesIO()
-    Image.frombuffer("RGBA", size, pixels).convert("RGB").save(content, "png", compress_level=1, dpi=(dpi, dpi))
-    return content.getvalue()
+        pixels = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return encoded(pixels, dpi)
+
+
+def encoded(pixels: NDArray, dpi: int) -> bytes:
+    """Pixels (height, width, 3) as PNG, compressed lightly and without the filters that Pillow tries on every row: in
+    half the time, and for lines on white no larger."""
+    height, width, _ = pixels.shape
+    rows = np.zeros((height, 1 + 3 * width), np.uint8)  # every row begins with the number of its filter: 0, none
+    rows[:, 1:] = pixels.reshape(height, -1)
+    parts = {
+        b"IHDR": struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0),
+        b"pHYs": struct.pack(">2IB", *[round(dpi / 0.0254)] * 2, 1),
+        b"IDAT": zlib.compress(rows.tobytes(), 1),
+        b"IEND": b"",
+    }
+    chunks = (
+        struct.pack(">I", len(d)) + name + d + struct.pack(">I", zlib.crc32(name + d)) for name, d in parts.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 class Live:

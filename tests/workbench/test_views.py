@@ -102,6 +102,16 @@ def test_a_picture_of_another_view_is_not_taken_for_the_one_chosen(bench, tmp_pa
     assert "data:image/png" not in bench.save("html").read_text()
 
 
+def test_a_picture_is_encoded_as_it_was_drawn(pictures):
+    fig, ((ax,),) = plots.figure()
+    draw_arrows(ax, arrows(SMALL.build().run(1), 1), "C0")
+    with Image.open(io.BytesIO(png(fig, 150))) as picture:
+        picture.verify()  # its checksums
+    with Image.open(io.BytesIO(png(fig, 150))) as picture:
+        assert picture.info["dpi"] == pytest.approx((150, 150), abs=0.02) and picture.mode == "RGB"
+        assert np.array_equal(np.asarray(picture), np.asarray(fig.canvas.buffer_rgba())[..., :3])
+
+
 def test_live_pictures_keep_the_places_of_the_last_careful_one(pictures):
     live_pictures = Live()
     bench = Workbench(SMALL)
