@@ -186,9 +186,12 @@ class Display:
             self.panel.show_text(traceback.format_exc())
         finally:
             self.panel.resume()
-        if self._measured:  # else the first round is drawn as soon as it comes
-            rest = max(SHORTEST, (time.perf_counter() - began) / SHARE) if live else SHORTEST
-            self._due = max(self._due + rest, began)  # a round that ends late does not put off the drawings after it
+        now = time.perf_counter()
+        if live and self._measured:  # else the first round is drawn as soon as it comes
+            late = max(self._due, began - SHORTEST)  # a round that ends late does not put off the drawings after it
+            self._due = late + max(SHORTEST, (now - began) / SHARE)
+        elif self._measured:
+            self._due = now + SHORTEST
 
     def finish(self) -> None:
         """Draws what there is at the end of all work. Where the work was stopped this waits until the thread is
