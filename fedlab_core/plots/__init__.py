@@ -112,6 +112,24 @@ def figure(rows: Places = 1, columns: Places = 1, size: tuple[float, float] | No
 
 
 @checked
+def mosaic(layout: str, size: tuple[float, float], **ratios: Sequence[float]) -> tuple[Picture, list[Axes]]:
+    """A figure as of `figure` with Axes that span rows or columns.
+
+    Args:
+        layout: a letter for each place, as `Figure.subplot_mosaic` takes it: "ab;ac" has one on the left, two on the
+            right.
+        size: width and height in inches.
+        ratios: `width_ratios` or `height_ratios`.
+
+    Returns:
+        The figure and its Axes by letter.
+    """
+    style()
+    fig = Picture(figsize=size, layout="constrained")
+    return fig, [ax for _, ax in sorted(fig.subplot_mosaic(layout, **ratios).items())]
+
+
+@checked
 def look(index: Natural, size: Amount = 5.0) -> dict[str, Any]:
     """Colour, dashes and marker of the line at a place, as `Axes.plot` takes them; `places` gives a name its place.
 

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import LogNorm
+from matplotlib.ticker import FixedFormatter, FixedLocator
 from numpy.typing import ArrayLike, NDArray
 
 from fedlab_core.check import checked, sized
@@ -20,7 +21,10 @@ _HATCHES = ("", "////", "....", "xxxx")
 
 @checked
 def holdings_bars(
-    ax: Axes, counts: Annotated[ArrayLike, Shaped("clients", "classes")], classes: tuple[str, ...]
+    ax: Axes,
+    counts: Annotated[ArrayLike, Shaped("clients", "classes")],
+    classes: tuple[str, ...],
+    legend: bool = True,
 ) -> Axes:
     """Who holds what, as one stacked horizontal bar per client: length = examples, colour (and hatch) = class.
 
@@ -29,6 +33,7 @@ def holdings_bars(
         counts: (clients, classes), as `partition.label_counts` returns them; of more than 200 clients an even selection
             is drawn, and the axis says so.
         classes: names, one per column.
+        legend: which colour is which class, beside the axes where there are not too many.
 
     Raises:
         ValueError: counts do not fit the classes.
@@ -49,7 +54,7 @@ def holdings_bars(
     _client_axis(ax, clients, label)
     ax.set_xlabel("training examples")
     ax.set_xlim(0, max(1, right.max()) * 1.02)
-    if not many:
+    if legend and not many:
         columns = -(-len(classes) // 12)
         ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), borderaxespad=0, title="class", ncols=columns)
     return ax
@@ -98,7 +103,8 @@ def _rows(counts: ArrayLike, classes: tuple[str, ...]) -> tuple[NDArray, NDArray
 def _client_axis(ax: Axes, clients: NDArray, label: str) -> None:
     """Clients from the top down, with at most about 20 evenly spaced numbers."""
     step = next(s for s in (1, 2, 5, 10, 20) if len(clients) <= 20 * s)
-    ax.set_yticks(range(0, len(clients), step), [f"{c:,}" for c in clients[::step]])
+    ax.yaxis.set_major_locator(FixedLocator(range(0, len(clients), step)))
+    ax.yaxis.set_major_formatter(FixedFormatter([f"{c:,}" for c in clients[::step]]))
     ax.set_ylim(len(clients) - 0.5, -0.5)
     ax.set_ylabel(label)
 

@@ -1,6 +1,5 @@
 """Which run, round and view are shown, and drawing them no more often than is worth it."""
 
-import math
 import threading
 import time
 import traceback
@@ -14,13 +13,13 @@ from fedlab_core.local.work import Stopped
 from fedlab_core.partition import Partition
 from fedlab_core.workbench import export, text
 from fedlab_core.workbench.panel import Panel
-from fedlab_core.workbench.pictures import Layouts, png
+from fedlab_core.workbench.pictures import Live, png
 from fedlab_core.workbench.runs import Run, unique
 from fedlab_core.workbench.tabs import View, empty_view, holdings_figure, waiting_view
 from fedlab_core.workbench.worker import Busy, Worker
 
-SHORTEST = 0.1  # seconds between two live drawings, at least
-REST = 4.5  # that many times the seconds which the last one took: with the first and the last, a fifth of the time
+SHORTEST = 0.2  # seconds from one live drawing to the next, at least
+SHARE = 0.18  # of the time that live drawings take: with the first and the last, a fifth
 
 
 class Display:
@@ -47,8 +46,8 @@ class Display:
         self.runs: list[Run] = []
         self.current: Run | None = None
         self._draft: tuple[Dataset, Partition] | None = None
-        self._layouts = Layouts()
-        self._last, self._cost = -math.inf, 0.05
+        self._pictures = Live()
+        self._due = 0.0  # when the next live drawing is
         self._moving: int | None = None  # the thread that moves the slider and the menus, not the reader
         self._waiting = False
         self._pictured: tuple[str, int | None] | None = None  # the view and the run of the picture in the panel
@@ -87,7 +86,7 @@ class Display:
             self.panel.round.value = last
         finally:
             self._moving = None
-        self._last = -math.inf  # the first round that comes is drawn at once
+        self._due = time.perf_counter()  # the first round that comes is drawn at once
         if draw:
             self.draw()
 
@@ -152,7 +151,7 @@ class Display:
             finally:
                 self._moving = None
             self._describe()
-        if self._waiting or time.perf_counter() - self._last > max(SHORTEST, REST * self._cost):
+        if self._waiting or time.perf_counter() >= self._due:
             self.draw(live=True)
 
     def draw(self, live: bool = False) -> None:
@@ -173,7 +172,7 @@ class Display:
                 figure = self.figure()
                 if figure is not None:
                     kind = f"{self.view.name} {self._measured}"
-                    self.panel.image.value = self._layouts.png(kind, figure, live=live)
+                    self.panel.image.value = self._pictures.png(kind, figure, live=live)
                     self._pictured = wanted[:2]
                 self._wait(False)
                 if not self.view.slow or wanted == self._wanted():
@@ -188,8 +187,11 @@ class Display:
         finally:
             self.panel.resume()
         now = time.perf_counter()
-        if self._measured:  # else the first round is drawn as soon as it comes
-            self._last, self._cost = now, now - began
+        if live and self._measured:  # else the first round is drawn as soon as it comes
+            late = max(self._due, began - SHORTEST)  # a round that ends late does not put off the drawings after it
+            self._due = late + max(SHORTEST, (now - began) / SHARE)
+        elif self._measured:
+            self._due = now + SHORTEST
 
     def finish(self) -> None:
         """Draws what there is at the end of all work. Where the work was stopped this waits until the thread is

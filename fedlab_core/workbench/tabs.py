@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedFormatter, FixedLocator
 
 from fedlab_core import plots
 from fedlab_core.check import checked
@@ -141,13 +142,13 @@ def draw_holdings(ax: Axes, dataset: Dataset, partition: Partition, sampled: Set
     """Bars of who holds what, without a legend; the sampled clients' numbers are bold with a mark."""
     image = dataset.kind == "image"
     counts = label_counts(partition, dataset.y, dataset.num_classes) if image else partition.sizes[:, None]
-    holdings_bars(ax, counts, dataset.classes if image else ("texts",))
-    if ax.get_legend() is not None:
-        ax.get_legend().remove()
+    holdings_bars(ax, counts, dataset.classes if image else ("texts",), legend=False)
     if image and dataset.num_classes > 16:
         _class_bar(ax, dataset.classes)
     if sampled and len(partition) <= 50:
-        ax.set_yticks(sorted(sampled), [f"▸ {client}" for client in sorted(sampled)], fontweight="bold")
+        ax.yaxis.set_major_locator(FixedLocator(sorted(sampled)))
+        ax.yaxis.set_major_formatter(FixedFormatter([f"▸ {client}" for client in sorted(sampled)]))
+        ax.yaxis.majorTicks[0].label1.set_fontweight("bold")  # the others are made in its likeness
         ax.set_ylabel("client (▸ sampled)")
     return ax
 

@@ -252,7 +252,7 @@ def test_a_run_has_one_colour_in_every_view():
 
 def test_slow_views_are_drawn_while_rounds_arrive(monkeypatch):
     monkeypatch.setattr(display, "SHORTEST", 0)
-    monkeypatch.setattr(display, "REST", 0)
+    monkeypatch.setattr(display, "SHARE", math.inf)
     drawn = []
     view = View(
         "Mine", lambda run, round: drawn.append((round, threading.current_thread().name)) or plots.figure()[0], True

@@ -98,16 +98,16 @@ def test_a_lab_draws_and_speaks_in_numbers_from_its_first_frames_on(plan):
 
 
 @pytest.mark.parametrize("plan", named({name: plan for name, plan in PLANS.items() if plan.views}))
-def test_moving_a_view_trains_nothing(plan):
+def test_moving_a_view_trains_nothing(plan, pictures):
     lab = Lab(plan)
     lab._worker.start(lambda: lab._advance(0.0), block=True)
     before, frames = lab.result, {name: len(found) for name, found in lab.result.frames.items()}
     for name in plan.views:
-        pictures = set()
+        shown = set()
         for value in plan.knobs[name]:
             lab.knobs[name].value = value
-            pictures.add(lab._image.value)
-        assert len(pictures) == len(plan.knobs[name])
+            shown.add(lab._image.value)
+        assert len(shown) == len(plan.knobs[name])
     assert lab.result is before and {name: len(found) for name, found in before.frames.items()} == frames
 
 

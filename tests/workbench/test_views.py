@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import io
 import itertools
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from PIL import Image
 
 from fedlab_core import plots
 from fedlab_core.data import load_dataset
@@ -18,7 +20,7 @@ from fedlab_core.randomness import generator
 from fedlab_core.state import flatten
 from fedlab_core.workbench import export
 from fedlab_core.workbench.bench import Workbench
-from fedlab_core.workbench.pictures import DPI, LIVE_DPI, Layouts
+from fedlab_core.workbench.pictures import DPI, LIVE_DPI, Live, png
 from fedlab_core.workbench.tabs import SIZE, draw_holdings
 from fedlab_core.workbench.views.drift import arrows, draw_arrows
 from tests.workbench.panels import PATIENCE, SMALL
@@ -100,17 +102,45 @@ def test_a_picture_of_another_view_is_not_taken_for_the_one_chosen(bench, tmp_pa
     assert "data:image/png" not in bench.save("html").read_text()
 
 
+def test_a_picture_is_encoded_as_it_was_drawn(pictures):
+    fig, ((ax,),) = plots.figure()
+    draw_arrows(ax, arrows(SMALL.build().run(1), 1), "C0")
+    with Image.open(io.BytesIO(png(fig, 150))) as picture:
+        picture.verify()  # its checksums
+    with Image.open(io.BytesIO(png(fig, 150))) as picture:
+        assert picture.info["dpi"] == pytest.approx((150, 150), abs=0.02) and picture.mode == "RGB"
+        assert np.array_equal(np.asarray(picture), np.asarray(fig.canvas.buffer_rgba())[..., :3])
+
+
 def test_live_pictures_keep_the_places_of_the_last_careful_one(pictures):
-    layouts = Layouts()
+    live_pictures = Live()
     bench = Workbench(SMALL)
     bench.run(2, block=True)
     sizes, places = [], []
     for live in (False, True):
         figure = bench._display.figure()
-        content = layouts.png("Curves", figure, live=live)
+        content = live_pictures.png("Curves", figure, live=live)
         sizes.append(int.from_bytes(content[16:20], "big"))
         places.append([tuple(ax.get_position().bounds) for ax in figure.axes])
     assert sizes == [int(7.4 * DPI), int(7.4 * LIVE_DPI)] and places[0] == places[1]
+
+
+@pytest.mark.parametrize("name", ["Curves", "Clients", "Costs", "Drift", "Basin"])
+def test_live_pictures_are_those_drawn_from_scratch(bench, name, pictures):
+    """Ticks and legends put as pixels, on axes that move and on axes that rest, with a fork that comes in between."""
+    bench.run(4, block=True)
+    live, run, view = Live(), bench.runs[0], bench._display.views[name]
+    live.png(name, view.draw(run, 2), live=False)
+    for round in (1, 2, 2, 3, 3, 4):
+        if round == 4:
+            bench.fork("branch", at=2, lr=0.02)
+            bench.run(1, block=True)
+        figure = view.draw(run, round)
+        seen = live.png(name, figure, live=True)
+        for artist in [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)] + figure.legends:
+            del artist.draw
+        seen, scratch = (np.asarray(Image.open(io.BytesIO(content))) for content in (seen, png(figure, LIVE_DPI)))
+        assert np.abs(seen.astype(int) - scratch).max() <= 1  # of 255: pixels are blended as whole numbers
 
 
 @pytest.mark.parametrize(("classes", "long"), [(17, 1), (37, 1), (101, 12)])

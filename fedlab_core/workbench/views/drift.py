@@ -100,12 +100,7 @@ def draw_arrows(ax: Axes, found: Arrows, color: str) -> Axes:
 
 def drift_view(run: Run, round: int) -> Figure:
     """The round's updates as arrows; relative drift, cosine and gradient diversity of all runs over rounds."""
-    fig, axes = plots.figure(3, 2, SIZE)
-    grid = axes[0, 0].get_gridspec()
-    grid.set_width_ratios([1.15, 1])
-    for ax in axes[:, 0]:
-        ax.remove()
-    left = fig.add_subplot(grid[:, 0])
+    fig, (left, *right) = plots.mosaic("ab;ac;ad", SIZE, width_ratios=[1.15, 1])
     record = run.at(round)
     if record is None or not record.clients:
         left.set_axis_off()
@@ -123,18 +118,18 @@ def drift_view(run: Run, round: int) -> Figure:
         left.set_xlabel(f"drift {record.metrics['drift']:.2f}: mean length of the thin arrows", fontsize=8)
         left.tick_params(labelsize=7)
         left.legend(loc="best", fontsize=7)
-    for ax, (key, title) in zip(axes[:, 1], OVER_ROUNDS.items(), strict=True):
+    for ax, (key, title) in zip(right, OVER_ROUNDS.items(), strict=True):
         plots.curves(ax, lines_of(run, reference=False), key, at=round)
         rounds_axis(ax, run)
         ax.set_title(title, fontsize=8)
         ax.set_ylabel("")
         ax.tick_params(labelsize=7)
         ax.set_xlabel("round" if key == "diversity" else "", fontsize=8)
-    axes[1, 1].set_ylim(-1.02, 1.02)
-    for ax, key in ((axes[0, 1], "relative_drift"), (axes[2, 1], "diversity")):
+    right[1].set_ylim(-1.02, 1.02)
+    for ax, key in ((right[0], "relative_drift"), (right[2], "diversity")):
         heights = [r.metrics.get(key, 0.0) for one in run.overlaid for r in one.federation.past.records]
         ax.set_ylim(0, 1.1 * max(filter(np.isfinite, heights), default=0.0) or None)
-    legend(fig, axes[0, 1])
+    legend(fig, right[0])
     return fig
 
 

@@ -19,19 +19,15 @@ _COSTS: WeakKeyDictionary[nn.Module, tuple[float, float, float]] = WeakKeyDictio
 
 def trained_view(run: Run, round: int) -> Figure:
     """What of the run's network is trained, and what each run of the panel sends, keeps and computes for it."""
-    fig, axes = plots.figure(3, 2, SIZE)
+    fig, (left, *right) = plots.mosaic("ab;ac;ad", SIZE)
     if not isinstance(run.federation.model, ViT):
         return words_only(fig, "This view draws vision transformers: choose the model vit.")
-    grid = axes[0, 0].get_gridspec()
-    for ax in axes[:, 0]:
-        ax.remove()
-    left = fig.add_subplot(grid[:, 0])
     plots_finetuning.network(left, anatomy(run.federation.model))
     count = payload(run.federation.model)
     left.set_title(f"{count.trained:,} of {count.trained + count.held:,} parameters trained")
     runs = [one for one in run.overlaid if isinstance(one.federation.model, ViT)]
     labels = ("kB one way, one client", "MiB kept for backward", "GFLOP of a local step")
-    for row, (ax, label) in enumerate(zip(axes[:, 1], labels, strict=True)):
+    for row, (ax, label) in enumerate(zip(right, labels, strict=True)):
         values = [costs(one.federation)[row] for one in runs]
         colors = [one.line.style["color"] for one in runs]
         ax.barh([one.label[:24] for one in runs], values, color=colors)
