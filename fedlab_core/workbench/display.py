@@ -19,7 +19,7 @@ from fedlab_core.workbench.tabs import View, empty_view, holdings_figure, waitin
 from fedlab_core.workbench.worker import Busy, Worker
 
 SHORTEST = 0.2  # seconds from one live drawing to the next, at least
-SHARE = 0.18  # of the time that live drawings take: with the first and the last, a fifth
+SHARE = 0.15  # of the time that live drawings take: with the first and the last, a fifth
 
 
 class Display:
