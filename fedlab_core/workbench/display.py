@@ -1,5 +1,6 @@
 """Which run, round and view are shown, and drawing them no more often than is worth it."""
 
+import math
 import threading
 import time
 import traceback
@@ -47,7 +48,7 @@ class Display:
         self.current: Run | None = None
         self._draft: tuple[Dataset, Partition] | None = None
         self._pictures = Live()
-        self._due = 0.0  # when the next live drawing is
+        self._due, self._took = 0.0, math.inf  # when the next live drawing is, and the seconds of the last
         self._moving: int | None = None  # the thread that moves the slider and the menus, not the reader
         self._waiting = False
         self._pictured: tuple[str, int | None] | None = None  # the view and the run of the picture in the panel
@@ -189,7 +190,8 @@ class Display:
         now = time.perf_counter()
         if live and self._measured:  # else the first round is drawn as soon as it comes
             late = max(self._due, began - SHORTEST)  # a round that ends late does not put off the drawings after it
-            self._due = late + max(SHORTEST, (now - began) / SHARE)
+            usual, self._took = min(now - began, self._took), now - began  # one that was held up counts as the last
+            self._due = late + max(SHORTEST, usual / SHARE)
         elif self._measured:
             self._due = now + SHORTEST
 
