@@ -43,7 +43,7 @@ class Shaped:
     """The axes of an array of numbers, in its annotation: `Annotated[ArrayLike, Shaped("clients", "classes")]`.
 
     Args:
-        axes: their names; without any, every shape is accepted.
+        axes: their names; without any, every number of axes is accepted but none.
     """
 
     def __init__(self, *axes: str) -> None:
@@ -55,7 +55,7 @@ class Shaped:
             array = np.asarray(value)
         except (ValueError, TypeError, RuntimeError):  # ragged lists, objects, tensors that keep their gradient
             return False
-        return array.dtype.kind in "iuf" and (not self.axes or array.ndim == len(self.axes))
+        return array.dtype.kind in "iuf" and array.ndim == (len(self.axes) or max(1, array.ndim))
 
     def __str__(self) -> str:
         return " ".join(["an array of numbers", *([f"({', '.join(self.axes)})"] if self.axes else [])])

@@ -44,6 +44,8 @@ def test_numbers_with_the_right_axes_pass(found: np.ndarray) -> None:
 def test_what_is_no_table_of_numbers_is_refused(value: Any) -> None:
     with pytest.raises(ValueError, match=r"(?s)^table="):
         taken(value)
+    with pytest.raises(ValueError, match=r"(?s)^anything="):
+        taken([[1]], anything=value)
     with pytest.raises(ValueError, match=r"(?s)^lines="):
         taken([[1]], lines={"a": value})
     if value is not None:

@@ -35,7 +35,7 @@ class Controls:
         catalog: what there is to choose from.
 
     Attributes:
-        last: the experiment's field that was changed last, "" after `load`.
+        last: the experiment's field that was changed last, "" after `load` or where several were at once.
     """
 
     def __init__(self, experiment: Experiment, changed: Callable[[], None], catalog: Catalog | None = None) -> None:
@@ -171,7 +171,8 @@ class Controls:
         """
         for choice in {"dataset", "method", "partition", "model", "tuning"} & values.keys():
             values.setdefault(f"{choice}_options", {})
-        self.load(self.experiment.replace(**values), next(iter(values), ""))
+        chosen = [name for name in values if not name.endswith("_options")]
+        self.load(self.experiment.replace(**values), chosen[0] if len(chosen) == 1 else "")
 
     def load(self, experiment: Experiment, last: str = "") -> None:
         """Sets every control to an experiment's values, then reports one change.

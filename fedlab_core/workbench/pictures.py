@@ -125,7 +125,7 @@ class Stamp:
             image = Image.frombuffer("RGBA", size, alone.buffer_rgba())
             left, top, right, bottom = image.getbbox() or (0, 0, 1, 1)
             self._place = left, size[1] - bottom
-            self._pixels = np.asarray(image.crop((left, top, right, bottom)))[::-1]
+            self._pixels = np.flipud(np.asarray(image.crop((left, top, right, bottom)))).copy()
         renderer.draw_image(renderer.new_gc(), *self._place, self._pixels)
 
 

@@ -55,7 +55,7 @@ def _plots(root: Path) -> list[Scene]:
     weights = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [0.4, 0.3, 0.3]])
     counts = np.arange(12).reshape(4, 3)
     return [
-        lambda: [plots.figure(1, 2), clients.holdings_bars(ax, counts, ("a", "b", "c"))],
+        lambda: [plots.figure(1, 2), plots.mosaic("ab", (6, 3)), clients.holdings_bars(ax, counts, ("a", "b", "c"))],
         lambda: clients.holdings_heatmap(ax, counts, ("a", "b", "c")),
         lambda: [plots.Line("run", run.history), plots.measured(record, "test_accuracy")],
         lambda: plots.curves(ax, [line], "test_accuracy"),
