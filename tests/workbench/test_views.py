@@ -143,6 +143,19 @@ def test_live_pictures_are_those_drawn_from_scratch(bench, name, pictures):
         assert np.abs(seen.astype(int) - scratch).max() <= 1  # of 255: pixels are blended as whole numbers
 
 
+def test_live_pictures_of_axes_without_ticks_of_flat_ones_and_of_none(pictures):
+    live, seen = Live(), []
+    for round in range(4):
+        fig, ((bare, off, flat),) = plots.figure(1, 3)
+        bare.set(xticks=[], yticks=[])
+        off.set_axis_off()
+        flat.set(yticks=[], ylim=(0, 1), xlabel="x")
+        for ax in (bare, off, flat):
+            ax.plot([0, 1], [0, 1])
+        seen.append(np.asarray(Image.open(io.BytesIO(live.png("three", fig, live=round > 0)))))
+    assert all(np.abs(one.astype(int) - seen[1]).max() <= 1 for one in seen[2:])
+
+
 @pytest.mark.parametrize(("classes", "long"), [(17, 1), (37, 1), (101, 12)])
 def test_many_classes_have_a_bar_of_colours_whose_names_do_not_overlap(classes, long):
     names = tuple(f"{chr(97 + c % 26)}{c}".ljust(long, "x") for c in range(classes))
