@@ -55,18 +55,23 @@ class Shaped:
             array = np.asarray(value)
         except (ValueError, TypeError, RuntimeError):  # ragged lists, objects, tensors that keep their gradient
             return False
-        return array.dtype.kind in "iuf" and array.ndim == (len(self.axes) or max(1, array.ndim))
+        return array.dtype.kind in "iuf" and (array.ndim == len(self.axes) if self.axes else array.ndim > 0)
 
     def __str__(self) -> str:
-        return " ".join(["an array of numbers", *([f"({', '.join(self.axes)})"] if self.axes else [])])
+        return "an array of numbers" + (f" ({', '.join(self.axes)})" if self.axes else "")
+
+
+def _shape(hint: Any) -> Shaped | None:
+    """The axes that an annotation names, if it is of an array."""
+    return next((bound for bound in typing.get_args(hint) if isinstance(bound, Shaped)), None)
 
 
 def accepting(hint: Any) -> Callable[[Any], bool] | None:
     """A test of a value; None where an annotation says nothing that could be tested."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if shape := _shape(hint):
+        return shape
     if origin is Annotated:
-        if shapes := [bound for bound in parts[1:] if isinstance(bound, Shaped)]:
-            return shapes[0]
         bounds = [bound for bound in parts[1:] if isinstance(bound, Within)]
         kind = accepting(numbers.Real if any(bound.nan for bound in bounds) else parts[0])
         return functools.reduce(_both, bounds, kind) if kind else None
@@ -132,9 +137,9 @@ def _members(outer: type, parts: Sequence[Any], values: Callable[[Any], Iterable
 def said(hint: Any) -> str:
     """An annotation in words."""
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if shape := _shape(hint):
+        return str(shape)
     if origin is Annotated:
-        if shapes := [bound for bound in parts[1:] if isinstance(bound, Shaped)]:
-            return str(shapes[0])
         least, most, above = next((b.least, b.most, b.above) for b in parts[1:] if isinstance(b, Within))
         return ranged(said(parts[0]), least, None if most == LARGEST else most, above)
     if origin in (typing.Union, types.UnionType):
@@ -162,7 +167,7 @@ def passes(hint: Any, name: str, kind: str, known: dict[str, Any]) -> str:
         known: takes up what the expression needs.
     """
     origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if any(isinstance(part, Shaped) for part in parts):
+    if _shape(hint):
         return "False"
     if origin is Annotated:
         known[kind] = parts[0]

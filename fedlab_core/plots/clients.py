@@ -93,7 +93,8 @@ def holdings_heatmap(
 
 def _rows(counts: ArrayLike, classes: tuple[str, ...]) -> tuple[NDArray, NDArray, str]:
     """The rows to draw, the clients they belong to, and the axis label."""
-    counts = sized("counts", counts, clients=max(1, len(np.asarray(counts))), classes=max(1, len(classes)))
+    counts = np.asarray(counts)
+    sized("counts", counts, clients=max(1, len(counts)), classes=max(1, len(classes)))
     if len(counts) <= MOST_CLIENTS:
         return counts, np.arange(len(counts)), "client"
     clients = np.linspace(0, len(counts) - 1, MOST_CLIENTS).round().astype(int)
