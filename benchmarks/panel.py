@@ -59,16 +59,19 @@ def cost(rounds: int = 40) -> Iterator[tuple[str, Any]]:
             pairs = zip(spent[f"{kind} seconds, panel"], spent[f"{kind} seconds, bare"], strict=True)
             yield f"{kind}, panel / bare", summary([panel / bare for panel, bare in pairs])
         for tab in PLAIN:
-            yield from drawing(bench, tab)
+            yield from drawing(bench, tab, "eight runs")
         moves = []
         for i in range(PRESSES):
             began = time.perf_counter()
             bench.set(lr=(0.1, 0.05)[i % 2])
             moves.append(time.perf_counter() - began)
         yield "set(lr=...), seconds", summary(moves)
+    with panel(USUAL) as bench:
+        for tab in PLAIN:
+            yield from drawing(bench, tab, "one run")
 
 
-def drawing(bench: Any, tab: str, rounds: int = 100) -> Iterator[tuple[str, Any]]:
+def drawing(bench: Any, tab: str, shown: str, rounds: int = 100) -> Iterator[tuple[str, Any]]:
     """Pictures a second and the share of the time that is spent on them, while a run goes on with a view in front."""
     bench.panel.tabs.value = tab
     bench.wait()
@@ -85,9 +88,9 @@ def drawing(bench: Any, tab: str, rounds: int = 100) -> Iterator[tuple[str, Any]
     bench.run(rounds, block=True)
     seconds = time.perf_counter() - began
     bench._display.draw = draw
-    yield f"{tab}: pictures a second", len(spent) / seconds
-    yield f"{tab}: drawing, share of the time", sum(spent) / seconds
-    yield f"{tab}: rounds a second", rounds / seconds
+    yield f"{tab}, {shown}: pictures a second", len(spent) / seconds
+    yield f"{tab}, {shown}: drawing, share of the time", sum(spent) / seconds
+    yield f"{tab}, {shown}: rounds a second", rounds / seconds
 
 
 def memory() -> Iterator[tuple[str, Any]]:

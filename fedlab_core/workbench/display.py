@@ -1,6 +1,5 @@
 """Which run, round and view are shown, and drawing them no more often than is worth it."""
 
-import math
 import threading
 import time
 import traceback
@@ -14,13 +13,10 @@ from fedlab_core.local.work import Stopped
 from fedlab_core.partition import Partition
 from fedlab_core.workbench import export, text
 from fedlab_core.workbench.panel import Panel
-from fedlab_core.workbench.pictures import Live, png
+from fedlab_core.workbench.pictures import FramePace, Live, png
 from fedlab_core.workbench.runs import Run, unique
 from fedlab_core.workbench.tabs import View, empty_view, holdings_figure, waiting_view
 from fedlab_core.workbench.worker import Busy, Worker
-
-SHORTEST = 0.2  # seconds from one live drawing to the next, at least
-SHARE = 0.15  # of the time that live drawings take: with the first and the last, a fifth
 
 
 class Display:
@@ -48,7 +44,7 @@ class Display:
         self.current: Run | None = None
         self._draft: tuple[Dataset, Partition] | None = None
         self._pictures = Live()
-        self._due, self._took = 0.0, math.inf  # when the next live drawing is, and the seconds of the last
+        self._pace = FramePace()
         self._moving: int | None = None  # the thread that moves the slider and the menus, not the reader
         self._waiting = False
         self._pictured: tuple[str, int | None] | None = None  # the view and the run of the picture in the panel
@@ -87,7 +83,7 @@ class Display:
             self.panel.round.value = last
         finally:
             self._moving = None
-        self._due = time.perf_counter()  # the first round that comes is drawn at once
+        self._pace.hurry()  # the first round that comes is drawn at once
         if draw:
             self.draw()
 
@@ -152,7 +148,7 @@ class Display:
             finally:
                 self._moving = None
             self._describe()
-        if self._waiting or time.perf_counter() >= self._due:
+        if self._waiting or self._pace.due:
             self.draw(live=True)
 
     def draw(self, live: bool = False) -> None:
@@ -187,13 +183,8 @@ class Display:
             self.panel.show_text(traceback.format_exc())
         finally:
             self.panel.resume()
-        now = time.perf_counter()
-        if live and self._measured:  # else the first round is drawn as soon as it comes
-            late = max(self._due, began - SHORTEST)  # a round that ends late does not put off the drawings after it
-            usual, self._took = min(now - began, self._took), now - began  # one that was held up counts as the last
-            self._due = late + max(SHORTEST, usual / SHARE)
-        elif self._measured:
-            self._due = now + SHORTEST
+        if self._measured:  # else the first round is drawn as soon as it comes
+            self._pace.drawn(began, live=live)
 
     def finish(self) -> None:
         """Draws what there is at the end of all work. Where the work was stopped this waits until the thread is

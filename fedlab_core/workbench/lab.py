@@ -18,7 +18,7 @@ from fedlab_core.federation import Federation
 from fedlab_core.workbench.bench import Workbench
 from fedlab_core.workbench.fields import Choice
 from fedlab_core.workbench.panel import SIGNS
-from fedlab_core.workbench.pictures import Live
+from fedlab_core.workbench.pictures import FramePace, Live
 from fedlab_core.workbench.plan import Plan, Result, experiment_code, plan_code, say
 from fedlab_core.workbench.style import CSS, LAB_CSS, status
 from fedlab_core.workbench.worker import Busy, Worker
@@ -26,7 +26,6 @@ from fedlab_core.workbench.worker import Busy, Worker
 TRIAL = 0.6  # seconds: how long the first look after a knob was moved may take, which also measures a round
 OVERTAKEN = 5.0  # seconds after Run in which a move counts as made before: JupyterLab sends a press at once, a move not
 KEPT = 4  # earlier results that stay for comparison
-SHORTEST, SHARE = 0.2, 4  # seconds between two live drawings: the larger of this and so many times the last drawing
 
 
 @checked
@@ -52,8 +51,8 @@ class Lab:
         self._result: Result | None = None
         self._shown_as: str | None = None
         self._bench: Workbench | None = None
-        self._quiet, self._drawn, self._cost = False, 0.0, 0.05
-        self._pictures = Live()
+        self._quiet = False
+        self._pictures, self._pace = Live(), FramePace()
         self._drawing = threading.RLock()  # a move of a view draws while the worker may
         self._asked: dict[str, Any] | None = None  # settings that the worker is to run to the end; None: a look at most
         self._pressed = -OVERTAKEN  # when Run was
@@ -265,7 +264,7 @@ class Lab:
             self._bar.value = min(1.0, self._count(result) / total)
             left = took * (total - self._count(result)) / len(result.sources)
             self._about.value = "" if result.done else f"<p>about {max(1, round(left))} s to the end</p>"
-            if time.perf_counter() - self._drawn > max(SHORTEST, SHARE * self._cost):
+            if self._pace.due:
                 self._draw(live=True)
         if self._count(result) > first or result.done:
             self._draw()
@@ -302,13 +301,12 @@ class Lab:
 
     def _draw(self, live: bool = False) -> None:
         with self._drawing:
-            since = time.perf_counter()
+            began = time.perf_counter()
             self._image.value = self._pictures.png("lab", self.figure, live=live)
             self._said.value = f"<p class='fedlab-sentence'>{html.escape(self.sentence)}</p>"
             rows = [f"<li>{html.escape(old.label)}: {html.escape(self.plan.sentence(old))}</li>" for old in self.kept]
             self._list.value = f"<p>Before:</p><ul>{''.join(rows)}</ul>" if rows else ""
-            self._drawn = time.perf_counter()
-            self._cost = self._drawn - since
+            self._pace.drawn(began, live=live)
 
 
 def _knob(name: str, values: Sequence[Any], start: Any) -> widgets.Widget:

@@ -2,8 +2,10 @@
 
 import functools
 import html
+import math
 import struct
 import threading
+import time
 import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,6 +26,8 @@ from fedlab_core.workbench.style import CSS
 
 DPI = 200  # sharp on dense screens
 LIVE_DPI = 130  # while rounds arrive
+SHORTEST = 0.2  # seconds from one live drawing to the next, at least
+SHARE = 0.15  # of the time that live drawings take: with the first and the last, a fifth
 _DRAWING = threading.Lock()  # Matplotlib is not safe in two threads at once
 INTERACTIVE = "[interactive: run this cell in JupyterLab to use it]"
 
@@ -101,6 +105,33 @@ class Live:
                 (ax.get_position(), *_label_places(ax), ax.title.get_position()[1]) for ax in figure.axes
             ]
         return content
+
+
+class FramePace:
+    """When the next live picture is due: soon, but no sooner than is worth its drawing."""
+
+    def __init__(self) -> None:
+        self._took = math.inf
+        self.hurry()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time."""
+        return time.perf_counter() >= self._due
+
+    def hurry(self) -> None:
+        """Makes the next picture due at once."""
+        self._due = time.perf_counter()
+
+    def drawn(self, began: float, *, live: bool) -> None:
+        """After a picture whose drawing began at that time of `time.perf_counter`: settles when the next one is due."""
+        now = time.perf_counter()
+        if not live:
+            self._due = now + SHORTEST
+            return
+        usual, self._took = min(now - began, self._took), now - began  # one that was held up counts as the last
+        late = max(self._due, began - SHORTEST)  # a round that ends late does not put off the drawings after it
+        self._due = late + max(SHORTEST, usual / SHARE)
 
 
 class Stamp:

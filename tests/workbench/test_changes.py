@@ -149,7 +149,7 @@ def test_work_begun_at_the_end_of_other_work_is_waited_for_too():
 
 
 def test_the_first_round_of_a_run_is_drawn_as_soon_as_it_comes(monkeypatch):
-    monkeypatch.setattr("fedlab_core.workbench.display.SHORTEST", 3600)
+    monkeypatch.setattr("fedlab_core.workbench.pictures.SHORTEST", 3600)
     bench, drawn = Workbench(SMALL), []
     display = bench._display
     figure = display.figure

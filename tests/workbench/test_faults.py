@@ -21,7 +21,7 @@ from fedlab_core.glossary import define
 from fedlab_core.local import training
 from fedlab_core.registry import METHODS
 from fedlab_core.settings import Settings
-from fedlab_core.workbench import display
+from fedlab_core.workbench import pictures as panel_pictures
 from fedlab_core.workbench.bench import BUILT_IN, Workbench
 from fedlab_core.workbench.export import code, page
 from fedlab_core.workbench.options import options_of
@@ -251,8 +251,8 @@ def test_a_run_has_one_colour_in_every_view():
 
 
 def test_slow_views_are_drawn_while_rounds_arrive(monkeypatch):
-    monkeypatch.setattr(display, "SHORTEST", 0)
-    monkeypatch.setattr(display, "SHARE", math.inf)
+    monkeypatch.setattr(panel_pictures, "SHORTEST", 0)
+    monkeypatch.setattr(panel_pictures, "SHARE", math.inf)
     drawn = []
     view = View(
         "Mine", lambda run, round: drawn.append((round, threading.current_thread().name)) or plots.figure()[0], True

@@ -81,15 +81,12 @@ def draw_arrows(ax: Axes, found: Arrows, color: str) -> Axes:
     low, high = ends.min(0), ends.max(0)
     reach = 0.58 * max((high - low).max(), 1e-12)
     middle = (low + high) / 2
-    for client, tip in zip(found.clients, found.tips, strict=True):
-        look = {"arrowstyle": "-|>", "color": color, "alpha": 0.75, "linewidth": 1.4, "shrinkA": 0, "shrinkB": 0}
-        ax.annotate("", tip, (0, 0), arrowprops=look)
-        if len(found.clients) <= MOST_NAMED:
-            ax.annotate(str(client), tip * 1.06, fontsize=8, ha="center", va="center", color="0.25")
-    mean = {"arrowstyle": "-|>", "color": "black", "linewidth": 3, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 16}
-    ax.annotate("", found.mean, (0, 0), arrowprops=mean)
-    ax.plot([], [], color=color, label="a client's update")
-    ax.plot([], [], color="black", linewidth=3, label="their mean")
+    look = {"angles": "xy", "scale_units": "xy", "scale": 1, "units": "inches"}
+    ax.quiver(*np.zeros_like(found.tips).T, *found.tips.T, color=color, alpha=0.75, width=1.4 / 72, **look)
+    ax.quiver(0, 0, *found.mean, color="black", width=3 / 72, **look)
+    if len(found.clients) <= MOST_NAMED:
+        for client, tip in zip(found.clients, 1.06 * found.tips, strict=True):
+            ax.text(*tip, str(client), fontsize=8, ha="center", va="center", color="0.25")
     ax.plot(0, 0, "o", color="white", markeredgecolor="black", zorder=5)
     (left, bottom), (right, top) = middle - reach, middle + reach
     ax.set(aspect="equal", xlim=(left, right), ylim=(bottom, top))
@@ -111,13 +108,12 @@ def drift_view(run: Run, round: int) -> Figure:
     else:
         found = arrows_of(run, round)
         draw_arrows(left, found, run.line.style["color"])
+        what = f"{len(found.clients)} updates, their mean in black"
         left.set_title(
-            f"round {round}: {len(found.clients)} updates in their plane ({100 * found.share:.0f} % of their length)",
-            fontsize=9,
+            f"round {round}: {what}\n{100 * found.share:.0f} % of their length lie in this plane", fontsize=9
         )
-        left.set_xlabel(f"drift {record.metrics['drift']:.2f}: mean length of the thin arrows", fontsize=8)
+        left.set_xlabel(f"drift {record.metrics['drift']:.2f}: mean length of the coloured arrows", fontsize=8)
         left.tick_params(labelsize=7)
-        left.legend(loc="best", fontsize=7)
     for ax, (key, title) in zip(right, OVER_ROUNDS.items(), strict=True):
         plots.curves(ax, lines_of(run, reference=False), key, at=round)
         rounds_axis(ax, run)
