@@ -36,12 +36,33 @@ def table(bench: Mapping[str, Any]) -> list[str]:
     for model, shares in bench.get("shares", {}).items():
         kinds = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in list(shares.items())[:5])
         lines.append(f"| {MODELS[model]} | {kinds} |")
+    lines += ["", *ray_rows(bench["ray"])] if "ray" in bench else []
     versions = "".join(f"; {peer}: {packages}" for peer, packages in sorted(bench.get("peers", {}).items()))
     lines += [
         "",
         f"*{bench['machine']}, PyTorch {bench['torch']}, matmul peak {bench['matmul_gflops']:.0f} GFLOP/s, load before "
         f"{bench['load_before']:.1f}{versions}.*",
     ]
+    return lines
+
+
+def ray_rows(ray: Mapping[str, Any]) -> list[str]:
+    """What Ray adds to a round, and rounds by that."""
+    parts = "seconds_a_round", "seconds_a_client_led", "seconds_a_client_trained"
+    a_round, led, trained = (1000 * ray[part] for part in parts)
+    lines = [
+        f"Ray adds {a_round:.0f} ms to a round, {led:.1f} ms for each of its clients, and {trained:.1f} ms for each "
+        f"client that one worker trains; its first round, in which the data are placed, takes "
+        f"{1000 * ray['first_round_more']:.0f} ms more (`python -m benchmarks.ray_rounds`, which says how that is "
+        "found). By that:",
+        "",
+        f"| seconds a round | 10 clients, {ray['workers']} workers, predicted | measured | 16 clients, `loop` | 16 "
+        "clients, 16 workers, predicted |",
+        "|---|---|---|---|---|",
+    ]
+    for model, found in ray["tasks"].items():
+        cells = found["predicted"], found["measured"], found["loop_16"], found["predicted_16"]
+        lines.append(f"| {MODELS[model]} | {' | '.join(f'{value:#.3g}' for value in cells)} |")
     return lines
 
 
