@@ -72,8 +72,8 @@ class Controls:
         own = [experiment.settings.engine] if experiment.settings.engine not in engines else []
         self.engine = dropdown("Engine", [*engines, *own], define("engine"))
         self.seed = fields.whole("Seed", 0, 2**31 - 1, define("seed"), 0)
-        self.band = fields.checkbox("Client spread", define("client spread"))
-        self.reference = fields.checkbox("Centralised", define("centralised"))
+        self.band = fields.switch("Client spread", define("client spread"))
+        self.reference = fields.switch("Centralised", define("centralised"))
         self.more = widgets.ToggleButton(False, description="More settings", icon="sliders")
         self.more.tooltip = "momentum, schedules, precision and all that is left"
         self.more.add_class("fedlab-more")

@@ -125,10 +125,11 @@ def text(label: str, tooltip: str, value: str = "", placeholder: str = "") -> wi
 
 
 @checked
-def checkbox(label: str, tooltip: str, value: bool = False) -> widgets.Checkbox:
-    """On or off."""
-    control = widgets.Checkbox(value, description=label, indent=False)
-    control.tooltip, control.layout.width = tooltip, "auto"
+def switch(label: str, tooltip: str, value: bool = False) -> widgets.ToggleButton:
+    """On, with a tick, or off; a check box of ipywidgets would show no tooltip."""
+    control = widgets.ToggleButton(value, description=label, tooltip=tooltip, layout={"width": "auto"})
+    widgets.dlink((control, "value"), (control, "icon"), lambda on: "check" if on else "")
+    control.add_class("fedlab-switch")
     return control
 
 
@@ -136,7 +137,7 @@ def checkbox(label: str, tooltip: str, value: bool = False) -> widgets.Checkbox:
 def option(given: Option) -> widgets.ValueWidget:
     """A field for an option, of the kind that its default asks for, with room for the option's name."""
     field = _option(given)
-    if not isinstance(field, widgets.Checkbox) and len(given.label) > SHORT:
+    if not isinstance(field, widgets.ToggleButton) and len(given.label) > SHORT:
         field.style.description_width = OPTION_WIDTH
     return field
 
@@ -144,7 +145,7 @@ def option(given: Option) -> widgets.ValueWidget:
 def _option(given: Option) -> widgets.ValueWidget:
     words, value = given.words or f"{given.label}, {given.default!r} by default", given.default
     if isinstance(value, bool):
-        return checkbox(given.label, words, value)
+        return switch(given.label, words, value)
     if given.accepted:
         return dropdown(given.label, [(str(one), one) for one in given.accepted], words, value=value)
     if isinstance(value, float):

@@ -20,13 +20,11 @@ CSS = """<style>
 .fedlab-controls .widget-inline-hbox { height: 25px; align-items: center; overflow: hidden; flex-shrink: 0; }
 .fedlab-controls .widget-html { height: auto; }
 .fedlab-controls .widget-inline-hbox .widget-label { height: 24px; line-height: 24px; flex-shrink: 0; }
-.fedlab-controls select, .fedlab-controls input:not([type=checkbox]) { height: 23px !important; margin: 0;
-  min-width: 0; }
+.fedlab-controls select, .fedlab-controls input { height: 23px !important; margin: 0; min-width: 0; }
 .fedlab-controls .widget-readout { min-width: 34px; width: 38px; margin: 0; height: 22px; line-height: 22px; }
 .fedlab-pair { overflow: hidden; gap: 6px; }
-.fedlab-pair > .widget-checkbox { flex: 1 1 0; min-width: 0; }
-.fedlab-controls .widget-checkbox label { display: flex; align-items: center; gap: 6px; font-size: 12px; }
-.fedlab-controls .widget-checkbox input { margin: 0; }
+.fedlab-pair > .fedlab-switch { flex: 1 1 0; min-width: 0; }
+.fedlab-controls .fedlab-switch { height: 23px; line-height: 23px; margin: 1px 0; padding: 0 6px; border-radius: 3px; }
 .fedlab-controls .jupyter-button { width: auto; flex-shrink: 0; }
 .fedlab-more { margin: 6px 0 2px 0 !important; }
 .fedlab-heading { font-size: 11px; font-weight: 600; letter-spacing: .07em; text-transform: uppercase; height: 17px;

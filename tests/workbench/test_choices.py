@@ -12,6 +12,7 @@ from small import equal
 from fedlab_core.data import load_dataset
 from fedlab_core.experiment import Experiment
 from fedlab_core.finetuning.tuning import TUNINGS
+from fedlab_core.glossary import define
 from fedlab_core.models.build import MODELS as architectures
 from fedlab_core.pretraining import named
 from fedlab_core.pretraining.named import STARTS, recipe
@@ -226,6 +227,13 @@ def test_methods_with_layers_of_their_own_bring_them_along():
 def test_a_hover_says_what_an_option_means_and_which_numbers_it_takes(method: str, option: str, words: str) -> None:
     controls = Controls(BASE.replace(method=method), lambda: None)
     assert words in controls.option("method", option).tooltip
+
+
+def test_what_is_on_or_off_has_a_tooltip_and_a_tick() -> None:
+    field = Controls(BASE, lambda: None).band
+    for on in (True, False):
+        field.value = on
+        assert (field.icon, field.tooltip) == ("check" if on else "", define("client spread"))
 
 
 def test_a_label_carries_its_tooltip_where_ipywidgets_hides_it() -> None:

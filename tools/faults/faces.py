@@ -137,7 +137,7 @@ def _fields(root: Path) -> list[Scene]:
         lambda: [fields.finish(IntText(), "words"), fields.dropdown("label", ("a", "b"), "words")],
         lambda: [fields.whole("label", 1, 3, "words"), fields.float_slider("label", 0.0, 1.0, 0.1, "words")],
         lambda: [fields.log_slider("label", -1.0, 1.0, "words", 1.0), fields.number("label", "words", 1.0)],
-        lambda: [fields.text("label", "words"), fields.checkbox("label", "words"), fields.heading("title")],
+        lambda: [fields.text("label", "words"), fields.switch("label", "words"), fields.heading("title")],
         lambda: [fields.option(options.Option("mu", 0.1)), fields.value_of(IntText()), fields.tidy(0.1)],
         lambda: fields.set_value(IntText(), 2),
     ]
