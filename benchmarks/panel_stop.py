@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from benchmarks.summary import summary
@@ -13,6 +13,7 @@ from fedlab_core.experiment import Experiment
 from fedlab_core.workbench import Workbench
 
 TIMES = 5
+EACH = 500  # examples of a client, about: rounds that are to be stopped need not be long
 REACHED = 60  # seconds until a phase must have begun
 # Words of the line of progress by phase.
 PHASES = {
@@ -23,13 +24,15 @@ PHASES = {
 VIEWS = ("Drift", "Stability", "Basin", "Twins")
 
 
-def stop() -> Iterator[tuple[str, Any]]:
-    """Seconds from Stop to a free panel, by data set and phase: median and worst of five."""
-    for name in [n for n in dataset_names() if not missing_data(n)]:
-        text = prepared.load_prepared(name).kind == "text"
-        kind = {"model": "lstm", "partition": "natural"} if text else {"model": "cnn"}
+def stop(names: Sequence[str] = ()) -> Iterator[tuple[str, Any]]:
+    """Seconds from Stop to a free panel, by data set (all at hand unless given) and phase: median and worst of five."""
+    for name in names or [n for n in dataset_names() if not missing_data(n)]:
+        data = prepared.load_prepared(name)
+        clients = max(10, len(data.x) // EACH)
+        kind = {"model": "lstm", "partition": "natural"} if data.kind == "text" else {"model": "cnn"}
         for engine in ("loop", "auto"):
-            yield from stops_on(name, Experiment(name, clients=10, **kind).replace(fraction=0.5, engine=engine))
+            experiment = Experiment(name, clients=clients, **kind).replace(fraction=5 / clients, engine=engine)
+            yield from stops_on(name, experiment)
     with panel(Experiment(clients=10).replace(fraction=0.5)) as bench:
         for start in ("noise", "letters"):
             bench.set(start=start, seed=time.time_ns() % 2**31)
