@@ -42,7 +42,7 @@ class Federation(Standing):
         model: the architecture and the initial weights; the caller's module is copied and never changed. Parameters
             that ask for no gradient are held by every client from the start; they never travel or change.
         settings: see `Settings`.
-        method: see `fedlab_core.methods`; FedAvg by default.
+        method: see `methods.named.METHODS`; FedAvg by default.
         output: makes logits of the model's answer, where that is not a tensor: `lambda answer: answer[0]`. Answers of
             transformers' models are understood as they are.
         name: what the run is called in legends and files.

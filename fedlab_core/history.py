@@ -14,7 +14,7 @@ from fedlab_core.costs import Costs
 from fedlab_core.drift import Drift, drift
 from fedlab_core.local.cores import single_threaded
 from fedlab_core.local.work import Update
-from fedlab_core.methods import FedAvg
+from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.settings import Settings
 from fedlab_core.state import State, state_bytes
 from fedlab_core.timeline import Snapshot, Timeline

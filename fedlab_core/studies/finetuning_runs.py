@@ -25,7 +25,7 @@ from fedlab_core.finetuning.accounts import classification_loss, payload
 from fedlab_core.finetuning.classifiers import class_means, cosine_classifier, with_head
 from fedlab_core.finetuning.shots import few_shot_clients
 from fedlab_core.finetuning.tuning import tune
-from fedlab_core.methods import FedAvg, LocalOnly
+from fedlab_core.methods.fedavg import FedAvg, LocalOnly
 from fedlab_core.models.clip import zero_shot_weights
 from fedlab_core.models.weights.shipped import CAPTIONS, VOCABULARY, blank, load_backbone
 from fedlab_core.partition import Partition

@@ -19,7 +19,7 @@ from fedlab_core.layerwise.accounts import deepest, flops_by_round, peak_memory,
 from fedlab_core.layerwise.evaluation import features, knn_accuracy, linear_probe
 from fedlab_core.layerwise.method import LayerWise
 from fedlab_core.layerwise.network import StagedModel, build_staged
-from fedlab_core.methods import build_method
+from fedlab_core.methods.named import build_method
 from fedlab_core.plots import layerwise as plots_layerwise
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings

@@ -15,8 +15,8 @@ from fedlab_core.data.vision import SOURCES
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.finetuning.tuning import TUNINGS
-from fedlab_core.methods import build_method
 from fedlab_core.methods.fedavg import FedAvg
+from fedlab_core.methods.named import build_method
 from fedlab_core.models.build import MODELS
 from fedlab_core.partition import Partition
 from fedlab_core.pretraining.starts import Start

@@ -12,7 +12,7 @@ from fedlab_core.costs import Memory
 from fedlab_core.experiment import Experiment
 from fedlab_core.layerwise.network import build_staged
 from fedlab_core.layerwise.stages import Stage
-from fedlab_core.methods import FedAvg
+from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.models import build_model
 from fedlab_core.plots import attribution as causes
 from fedlab_core.plots import batchnorm, clients, fedavg, finetuning, layerwise, probes, schematics

@@ -31,7 +31,8 @@ from fedlab_core.layerwise import accounts, evaluation, stages
 from fedlab_core.layerwise import method as staged
 from fedlab_core.layerwise.network import build_staged
 from fedlab_core.local import optimisers, training
-from fedlab_core.methods import FedAvg, fedavg
+from fedlab_core.methods import fedavg
+from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.models import build, clip
 from fedlab_core.models.layers import WSConv2d
 from fedlab_core.models.weights import shipped, torchvision_resnet, torchvision_vit
