@@ -10,7 +10,6 @@ afterwards, at that rate, with the seeds of the record. An arm whose rate is giv
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from statistics import fmean
 from typing import Any
 
@@ -27,10 +26,9 @@ from fedlab_core.pretraining.starts import Start
 from fedlab_core.randomness import generator
 from fedlab_core.references import centralised
 from fedlab_core.round import while_finite
-from fedlab_core.studies.queue import Record, Results, Run, Stop, Unit, full, sparse
-from fedlab_core.studies.record import Stopped
 from fedlab_core.studies.statistics import interval
 from fedlab_core.studies.tuning import climb
+from fedlab_core.studies.units import Record, Results, Run, Stop, Unit, full, heeding, sparse
 
 SEARCHED = 100  # the seed of searches
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -146,9 +144,8 @@ def trained(federation: Federation, rounds: Natural, stop: Stop = lambda: False)
     Raises:
         Stopped: it was asked to stop.
     """
-    for record in islice(while_finite(federation.rounds(rounds - federation.round)), rounds):
-        if stop():
-            raise Stopped(f"after round {record.round}")
+    for _ in heeding(while_finite(federation.rounds(rounds - federation.round)), stop):
+        pass
     return federation
 
 
@@ -181,7 +178,7 @@ class Comparison:
     """A record that compares arms, see the module's text.
 
     Attributes:
-        name, title, seeds: see `queue.Record`.
+        name, title, seeds: see `units.Record`.
         experiment: without seed and learning rate.
         rounds: of every run.
         arms: by name, in the order in which they are made. "group: name" draws an arm as a point of line `name` over

@@ -27,7 +27,7 @@ from fedlab_core.randomness import generator
 from fedlab_core.state import batch_norms
 from fedlab_core.studies.arms import trained
 from fedlab_core.studies.batchnorm_runs import DIGITS, MNIST, VARIANTS
-from fedlab_core.studies.queue import Record, Results, Stop, Unit
+from fedlab_core.studies.units import Record, Results, Stop, Unit
 
 WHOLE = MNIST.replace(dataset_options={"download": False, "pixels": 14})
 """All of MNIST, before 100 examples of each digit are taken."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import islice
 from statistics import fmean
 from typing import Any
 
@@ -13,9 +12,9 @@ from fedlab_core.experiment import Experiment
 from fedlab_core.failures import Failures
 from fedlab_core.settings import Settings
 from fedlab_core.studies.claim import Claim, Range
-from fedlab_core.studies.queue import Record, Results, Stop, Unit, full, sparse
-from fedlab_core.studies.record import Stopped, recorded
+from fedlab_core.studies.record import recorded
 from fedlab_core.studies.statistics import interval
+from fedlab_core.studies.units import Record, Results, Stop, Unit, full, heeding, sparse
 
 SEEDS, ROUNDS = (0, 1, 2, 3, 4), 15
 BASE = Experiment(
@@ -70,9 +69,8 @@ def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
     found = {}
     for name, changes in settings["runs"].items():
         federation = full(changes).replace(device=device, non_finite="keep").build()
-        for record in islice(federation.rounds(settings["rounds"]), settings["rounds"]):
-            if stop():
-                raise Stopped(f"{name}: after round {record.round}")
+        for _ in heeding(federation.rounds(settings["rounds"]), stop):
+            pass
         found[name] = round(federation.history[-1].metrics["test_accuracy"], 4)
     return found
 

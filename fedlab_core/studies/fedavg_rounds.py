@@ -10,9 +10,9 @@ from fedlab_core.experiment import Experiment
 from fedlab_core.settings import Settings
 from fedlab_core.studies import tuning
 from fedlab_core.studies.arms import Arm, Comparison
-from fedlab_core.studies.queue import full
 from fedlab_core.studies.statistics import ratios
 from fedlab_core.studies.tuning import GRID, Tuned, tune
+from fedlab_core.studies.units import full
 
 DIGITS = Experiment(clients=20, settings=Settings(fraction=0.25, epochs=5, engine="loop"))
 MNIST = Experiment("mnist", {"download": False}, clients=100, settings=Settings(fraction=0.1, epochs=1, engine="auto"))

@@ -19,9 +19,9 @@ from fedlab_core.settings import Settings
 from fedlab_core.studies import tuning
 from fedlab_core.studies.arms import SEARCHED
 from fedlab_core.studies.claim import Claim, Measured, Range
-from fedlab_core.studies.queue import Record, Results, Stop, Unit, full, sparse
 from fedlab_core.studies.record import recorded
 from fedlab_core.studies.statistics import interval, ratios
+from fedlab_core.studies.units import Record, Results, Stop, Unit, full, sparse
 
 MNIST = Experiment(
     "mnist",

@@ -35,8 +35,7 @@ from fedlab_core.round import while_finite
 from fedlab_core.settings import Settings
 from fedlab_core.state import State, set_state
 from fedlab_core.studies.arms import Arm, Comparison, grouped
-from fedlab_core.studies.queue import Stop, full
-from fedlab_core.studies.record import Stopped
+from fedlab_core.studies.units import Stop, full, heeding
 
 NO_EVALUATION = 10**6  # rounds between two evaluations by the loop; the study has its own
 OPTIONS: dict[str, dict[str, Any]] = {"vpt_deep": {"tokens": 4}, "vpt_shallow": {"tokens": 4}, "lora": {"rank": 4}}
@@ -184,9 +183,7 @@ def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
     step = count_flops(fed.model, loss) if parameters(fed) else 0
     first = accuracy(fed, fed.state, data.test_x, data.test_y)
     curve: dict[str, list[Any]] = {"round": [0], "test": [first], "bytes": [0], "flops": [0]}
-    for record in while_finite(fed.rounds(rounds)):
-        if stop():
-            raise Stopped(f"after round {record.round}")
+    for record in heeding(while_finite(fed.rounds(rounds)), stop):
         if not way.local and (record.round % settings["every"] == 0 or record.round == rounds):
             curve["round"].append(record.round)
             curve["test"].append(accuracy(fed, fed.state, data.test_x, data.test_y))

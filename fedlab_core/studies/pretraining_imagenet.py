@@ -19,9 +19,9 @@ from fedlab_core.plots import probes as plots_probes
 from fedlab_core.studies.arms import SEARCHED
 from fedlab_core.studies.claim import Claim, Measured, Range
 from fedlab_core.studies.pretraining_imagenet_runs import SEEDS, SIZE, SKEW, SKEWS, STARTS, plan, run
-from fedlab_core.studies.queue import Record
 from fedlab_core.studies.record import recorded
 from fedlab_core.studies.statistics import differences, ratios
+from fedlab_core.studies.units import Record
 
 Measures = dict[str, Measured]
 Pairs = Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]

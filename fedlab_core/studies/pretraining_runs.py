@@ -23,7 +23,7 @@ from fedlab_core.pretraining.starts import Fractals, Start, Supervised
 from fedlab_core.settings import Settings
 from fedlab_core.studies import arms
 from fedlab_core.studies.arms import Arm, Comparison, by_arm, finals, hold_out
-from fedlab_core.studies.queue import Stop, full
+from fedlab_core.studies.units import Stop, full
 
 SEEDS = (0, 1, 2, 3, 4)
 SKEW = "Dir(0.05)"

@@ -25,7 +25,8 @@ from fedlab_core.state import parameter_names
 from fedlab_core.studies import finetuning, finetuning_runs
 from fedlab_core.studies.arms import SEARCHED, Comparison, grouped
 from fedlab_core.studies.finetuning_runs import COMPARISONS, SCENES, Way, arm, at_clients, federation, pictures, until
-from fedlab_core.studies.queue import known, results, sparse
+from fedlab_core.studies.queue import known, results
+from fedlab_core.studies.units import sparse
 from fedlab_core.workbench import Workbench
 from fedlab_core.workbench.views.finetuning import VIEWS, budgets_view, trained_view
 from fedlab_core.workbench.views.tuner import Tuner

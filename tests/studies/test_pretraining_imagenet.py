@@ -16,7 +16,8 @@ from fedlab_core.settings import Settings
 from fedlab_core.studies import pretraining_imagenet as study
 from fedlab_core.studies import pretraining_imagenet_runs as runs
 from fedlab_core.studies.arms import SEARCHED
-from fedlab_core.studies.queue import Record, gathered, missing
+from fedlab_core.studies.queue import gathered, missing
+from fedlab_core.studies.units import Record
 
 pytest.importorskip("timm")
 DIGITS = Experiment("digits", clients=4, model="mlp", settings=Settings(1.0, epochs=1, batch_size=16, evaluate_every=1))
