@@ -10,7 +10,7 @@ from fedlab_core.data import Dataset
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.pretraining.distillation import Distillation, distilled
-from fedlab_core.pretraining.starts import Start
+from fedlab_core.pretraining.kept import Start
 from fedlab_core.references import centralised
 from fedlab_core.settings import Settings
 from fedlab_core.studies.arms import SEARCHED, hold_out, trained

@@ -17,9 +17,10 @@ from fedlab_core.data import Dataset
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.plots import probes as plots_probes
+from fedlab_core.pretraining.kept import Start
 from fedlab_core.pretraining.named import READ, recipe
 from fedlab_core.pretraining.named import STARTS as NAMES
-from fedlab_core.pretraining.starts import Fractals, Start, Supervised
+from fedlab_core.pretraining.starts import Fractals, Supervised
 from fedlab_core.settings import Settings
 from fedlab_core.studies import arms
 from fedlab_core.studies.arms import Arm, Comparison, by_arm, finals, hold_out
