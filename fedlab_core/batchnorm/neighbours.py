@@ -113,16 +113,17 @@ def reestimate(
 def estimate_anew(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Give the batch norms of a model the means over some batches of their means and (unbiased) variances, in place.
 
-    The model is left in training mode.
+    The batch norms are left in training mode; all else is in the mode that it is in.
 
     Args:
         batches: inputs as the model reads them.
     """
-    layers = list(batch_norms(model.train()).values())
+    layers = list(batch_norms(model).values())
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # the mean over all batches
+        layer.train()
     with torch.no_grad(), single_threaded():
         for batch in batches:
             model(batch)
