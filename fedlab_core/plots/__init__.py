@@ -106,14 +106,13 @@ def figure(rows: Places = 1, columns: Places = 1, size: tuple[float, float] | No
     Returns:
         The figure, with constrained layout, and its Axes (rows, columns).
     """
-    style()
-    fig = Picture(figsize=size or STYLE["figure.figsize"], layout="constrained")
+    fig = _empty(size or STYLE["figure.figsize"])
     return fig, fig.subplots(rows, columns, squeeze=False)
 
 
 @checked
 def mosaic(layout: str, size: tuple[float, float], **ratios: Sequence[float]) -> tuple[Picture, list[Axes]]:
-    """A figure as of `figure` with Axes that span rows or columns.
+    """A figure as `figure` makes it, with Axes that span rows or columns.
 
     Args:
         layout: a letter for each place, as `Figure.subplot_mosaic` takes it: "ab;ac" has one on the left, two on the
@@ -122,11 +121,15 @@ def mosaic(layout: str, size: tuple[float, float], **ratios: Sequence[float]) ->
         ratios: `width_ratios` or `height_ratios`.
 
     Returns:
-        The figure and its Axes by letter.
+        The figure, and its Axes in the order of their letters.
     """
-    style()
-    fig = Picture(figsize=size, layout="constrained")
+    fig = _empty(size)
     return fig, [ax for _, ax in sorted(fig.subplot_mosaic(layout, **ratios).items())]
+
+
+def _empty(size: tuple[float, float]) -> Picture:
+    style()
+    return Picture(figsize=size, layout="constrained")
 
 
 @checked
