@@ -14,7 +14,7 @@ ROOT = Path(fedlab_core.__file__).parent
 LAYERS = (
     ("hints",),
     ("about", "check", "files", "memory"),
-    ("randomness", "settings", "failures", "state", "costs", "drift", "sampling", "glossary"),
+    ("randomness", "settings", "failures", "state", "costs", "drift", "sampling", "intervals", "glossary"),
     ("data", "partition"),
     ("models",),
     ("local",),

@@ -22,11 +22,11 @@ from fedlab_core.data import Dataset
 from fedlab_core.data.statistics import stratified_split
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
-from fedlab_core.pretraining.starts import Start
+from fedlab_core.intervals import half_width
+from fedlab_core.pretraining.kept import Start
 from fedlab_core.randomness import generator
 from fedlab_core.references import centralised
 from fedlab_core.round import while_finite
-from fedlab_core.studies.statistics import interval
 from fedlab_core.studies.tuning import climb
 from fedlab_core.studies.units import Record, Results, Run, Stop, Unit, full, heeding, sparse
 
@@ -263,10 +263,8 @@ class Comparison:
             for at, group in enumerate(groups):
                 values = self.finals(data, f"{group}: {line}" if group else line)
                 if values:
-                    mean = fmean(values)
-                    low, high = interval(values) or (mean, mean)
-                    x, ends = at + 0.12 * index - 0.06 * (len(lines) - 1), [[mean - low], [high - mean]]
-                    ax.errorbar(x, mean, ends, **style, markersize=5, elinewidth=1)
+                    x = at + 0.12 * index - 0.06 * (len(lines) - 1)
+                    ax.errorbar(x, fmean(values), half_width(values), **style, markersize=5, elinewidth=1)
         ax.set(xticks=range(len(groups)), xticklabels=groups, ylabel="test accuracy (mean, 95 % interval)")
         fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=5)
         ax.set_title(f"{data['title']}\n{data['note']}")

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from fedlab_core import plots
 from fedlab_core.experiment import Experiment
 from fedlab_core.failures import Failures
+from fedlab_core.intervals import half_width
 from fedlab_core.settings import Settings
 from fedlab_core.studies.claim import Claim, Range
 from fedlab_core.studies.record import recorded
-from fedlab_core.studies.statistics import interval
 from fedlab_core.studies.units import Record, Results, Stop, Unit, full, heeding, sparse
 
 SEEDS, ROUNDS = (0, 1, 2, 3, 4), 15
@@ -89,10 +89,7 @@ def draw(data: Mapping[str, Any]) -> Figure:
         for index, name in enumerate(AGGREGATORS):
             cases = {share: f"{how} {share:g}" if share else "none" for share in shares}
             found = {share: values for share, case in cases.items() if (values := finals(data, name, case))}
-            means = [fmean(values) for values in found.values()]
-            ends = [interval(values) or (fmean(values),) * 2 for values in found.values()]
-            errors = [[m - low for m, (low, _) in zip(means, ends, strict=True)]]
-            errors += [[high - m for m, (_, high) in zip(means, ends, strict=True)]]
+            means, errors = ([of(values) for values in found.values()] for of in (fmean, half_width))
             style = {"marker": "os^Dv*"[index], "color": plots.OKABE_ITO[index], "markersize": 5, "linewidth": 1}
             ax.errorbar([s + 0.006 * (index - 2.5) for s in found], means, errors, label=name, elinewidth=1, **style)
         ax.axhline(CHANCE, color="0.6", linestyle=":", linewidth=1)

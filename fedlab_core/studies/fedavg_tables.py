@@ -9,18 +9,20 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from fedlab_core import plots
 from fedlab_core.experiment import Experiment
+from fedlab_core.intervals import half_width
 from fedlab_core.settings import Settings
 from fedlab_core.studies import tuning
 from fedlab_core.studies.arms import SEARCHED
 from fedlab_core.studies.claim import Claim, Measured, Range
 from fedlab_core.studies.record import recorded
-from fedlab_core.studies.statistics import interval, ratios
+from fedlab_core.studies.statistics import ratios
 from fedlab_core.studies.units import Record, Results, Stop, Unit, full, sparse
 
 MNIST = Experiment(
@@ -166,11 +168,8 @@ def draw(data: Mapping[str, Any]) -> Figure:
             values, paper = rounds(data, row), sum(row.paper) / len(row.paper)
             if not values or not all(map(math.isfinite, values)):
                 continue
-            mean, ends = sum(values) / len(values), interval(values)
-            half = 0.0 if ends is None else (ends[1] - ends[0]) / 2
-            color = plots.OKABE_ITO[index]
-            marker = {None: "s", 10: "o", 50: "^"}[row.batch]
-            ax.errorbar(paper, mean, yerr=half, fmt=marker, color=color, markersize=5, elinewidth=1)
+            look = {"fmt": {None: "s", 10: "o", 50: "^"}[row.batch], "color": plots.OKABE_ITO[index]}
+            ax.errorbar(paper, fmean(values), half_width(values), **look, markersize=5, elinewidth=1)
         ax.plot([], [], "o", color=plots.OKABE_ITO[index], label=label)
     for marker, name in (("o", "B = 10"), ("^", "B = 50"), ("s", "B = all")):
         ax.plot([], [], marker, color="0.5", label=name)

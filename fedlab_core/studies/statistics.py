@@ -4,8 +4,7 @@ import math
 from collections.abc import Sequence
 
 from fedlab_core.check import Measured, checked
-
-LEVEL = 0.95
+from fedlab_core.intervals import LEVEL, half_width
 
 
 @checked
@@ -37,10 +36,7 @@ def interval(values: Sequence[Measured], level: float = LEVEL) -> tuple[float, f
     """
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return None
-    from scipy import stats  # it takes half a second
-
-    mean = math.fsum(values) / len(values)
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values))
+    mean, half = math.fsum(values) / len(values), float(half_width(values, level))
     return mean - half, mean + half
 
 
