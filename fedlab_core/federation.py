@@ -18,7 +18,8 @@ from fedlab_core.checkpoint.write import write_run
 from fedlab_core.costs import Costs
 from fedlab_core.data import Dataset
 from fedlab_core.engines import get_engine
-from fedlab_core.history import Past, Record, Round, Segment, make_record
+from fedlab_core.history import Past, Record, Segment
+from fedlab_core.inside import Round, make_record
 from fedlab_core.local.cores import single_threaded
 from fedlab_core.local.fitness import adapt_output, check_partition, check_tensors, examine, in_precision
 from fedlab_core.local.work import Stopped

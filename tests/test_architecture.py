@@ -21,7 +21,7 @@ LAYERS = (
     ("methods",),
     ("engines",),
     ("timeline", "history", "checkpoint"),
-    ("aggregation", "round", "standing"),
+    ("inside", "aggregation", "round", "standing"),
     ("federation",),
     ("references", "selfsupervised", "batchnorm", "pretraining", "finetuning", "layerwise", "probes"),
     ("registry",),

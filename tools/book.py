@@ -56,7 +56,7 @@ LAYERS = (
     ("randomness", "settings", "failures", "state", "costs", "drift", "sampling", "intervals", "glossary"),
     ("data", "partition", "models"),
     ("local", "methods", "engines"),
-    ("timeline", "history", "checkpoint", "aggregation", "round", "standing"),
+    ("timeline", "history", "checkpoint", "inside", "aggregation", "round", "standing"),
     ("federation",),
     ("batchnorm", "pretraining", "finetuning", "layerwise", "probes", "references", "selfsupervised"),
     ("registry", "experiment"),
