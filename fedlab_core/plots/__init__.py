@@ -171,9 +171,11 @@ class Line:
 
 @checked
 def places(names: Iterable[str]) -> dict[str, int]:
-    """The `index` of a `Line` by name: of `PLACES`, whatever stands beside it; else a free one from its number on.
+    """The places of names, each to be the `index` of its `Line`: that of `PLACES`, else the first free one from the
+    name's own number on.
 
-    "from letters", and "letters, FedAdam" beside "letters, FedAvg", have the colour of "letters".
+    "from letters" and "letters, FedAdam" have the place of "letters". Where two names have the same, the second takes
+    one of that colour with another marker.
     """
     names, found = list(names), dict[str, int]()
     wholes = {name: name.removeprefix("from ") for name in names}
