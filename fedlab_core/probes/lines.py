@@ -107,7 +107,7 @@ def line(
             point = interpolate(a, b, theta)
             if not 0 <= theta <= 1:
                 point = point | {name: point[name].clamp_min(0) for name in variances}
-            yield point if recalibrate_with is None else recalibrate(federation, point, recalibrate_with)
+            yield recalibrate(federation, point, recalibrate_with)
 
     results = []
     for first in range(0, len(values), _TOGETHER):
@@ -117,7 +117,7 @@ def line(
 
 
 @checked
-def recalibrate(federation: Federation, state: State, examples: int) -> State:
+def recalibrate(federation: Federation, state: State, examples: int | None) -> State:
     """The state with the running statistics of its batch-norm layers re-estimated from training data.
 
     The mean over batches of their means and (unbiased) variances, with the weights held fixed and every other layer in
@@ -127,11 +127,14 @@ def recalibrate(federation: Federation, state: State, examples: int) -> State:
     Args:
         federation: gives data and model; the client transforms of its partition are not applied.
         state: parameters and buffers.
-        examples: use the first so many training examples, in batches of at most 512 of nearly equal size.
+        examples: use the first so many training examples, in batches of at most 512 of nearly equal size; None leaves
+            the state as it is.
 
     Raises:
         ValueError: `examples` is not between 2 and the number of training examples.
     """
+    if examples is None:
+        return state
     data = federation.dataset
     if not 2 <= examples <= len(data.x):
         raise ValueError(f"examples={examples}, accepted: 2 to {len(data.x)}")
