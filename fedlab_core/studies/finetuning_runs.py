@@ -33,7 +33,7 @@ from fedlab_core.plots import finetuning as plots_finetuning
 from fedlab_core.randomness import generator
 from fedlab_core.round import while_finite
 from fedlab_core.settings import Settings
-from fedlab_core.state import State, set_state
+from fedlab_core.state import State, parameter_names, set_state
 from fedlab_core.studies.arms import Arm, Comparison, grouped
 from fedlab_core.studies.units import Stop, full, heeding
 
@@ -180,7 +180,7 @@ def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
     fed = federation(experiment.replace(device=device), way)
     data, held_out = fed.dataset, pictures(experiment)[1]
     loss = classification_loss(data.prepare(data.x[: fed.settings.batch_size]))
-    step = count_flops(fed.model, loss) if parameters(fed) else 0
+    step = count_flops(fed.model, loss) if parameter_names(fed.model) else 0
     first = accuracy(fed, fed.state, data.test_x, data.test_y)
     curve: dict[str, list[Any]] = {"round": [0], "test": [first], "bytes": [0], "flops": [0]}
     for record in heeding(while_finite(fed.rounds(rounds)), stop):
@@ -198,11 +198,6 @@ def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
         "held_out": round(unseen["own" if way.local else "test"], 4),
         "clients": {name: round(value, 4) for name, value in ends.items()},
     }
-
-
-def parameters(fed: Federation) -> bool:
-    """Whether anything is trained."""
-    return any(p.requires_grad for p in fed.model.parameters())
 
 
 def until(one: Mapping[str, Any], axis: str, target: float) -> float:
