@@ -12,12 +12,11 @@ LEVEL = 0.95
 
 
 @checked
-def half_width(values: Annotated[ArrayLike, Shaped()], level: float = LEVEL) -> NDArray:
-    """Half the width of the confidence interval of a mean along the first axis.
+def half_width(values: Annotated[ArrayLike, Shaped()]) -> NDArray:
+    """Half the width of the interval that covers a mean along the first axis with probability `LEVEL`.
 
     Args:
         values: (seeds, ...), taken to be independent and normal.
-        level: probability that the interval covers the mean.
 
     Returns:
         (...); nan for a single seed.
@@ -27,4 +26,4 @@ def half_width(values: Annotated[ArrayLike, Shaped()], level: float = LEVEL) -> 
     values = np.asarray(values, float)
     if len(values) < 2:
         return np.full(values.shape[1:], np.nan)
-    return stdtrit(len(values) - 1, (1 + level) / 2) * (values.std(0, ddof=1) / np.sqrt(len(values)))
+    return stdtrit(len(values) - 1, (1 + LEVEL) / 2) * (values.std(0, ddof=1) / np.sqrt(len(values)))

@@ -79,13 +79,8 @@ def network(ax: Axes, units: Depth, stage: Stage, kept: Sequence[bool] | None = 
 
 
 @checked
-def memory_bars(ax: Axes, memories: Mapping[str, Memory], most: float | None = None) -> Axes:
-    """One column per way of training, stacked by what the memory is for, with its total in MiB above.
-
-    Args:
-        memories: by name.
-        most: top of the axis in MiB.
-    """
+def memory_bars(ax: Axes, memories: Mapping[str, Memory]) -> Axes:
+    """One column per way of training, by name, stacked by what the memory is for, with its total in MiB above."""
     bottom = np.zeros(len(memories))
     for key, label, color, hatch in PARTS:
         heights = np.array([getattr(m, key) / MIB for m in memories.values()])
@@ -93,7 +88,7 @@ def memory_bars(ax: Axes, memories: Mapping[str, Memory], most: float | None = N
         bottom += heights
     for x, total in enumerate(bottom):
         ax.text(x, total, f"{total:.2f}", ha="center", va="bottom", fontsize=9)
-    ax.set_ylim(0, 1.12 * (most or bottom.max()))
+    ax.set_ylim(0, 1.12 * bottom.max())
     ax.set_ylabel("memory of a training step (MiB)")
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0))

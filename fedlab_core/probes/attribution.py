@@ -19,7 +19,7 @@ from torch import Tensor
 from fedlab_core.check import Many, checked
 from fedlab_core.engines.stacked.stack import obstacle
 from fedlab_core.federation import Federation
-from fedlab_core.intervals import LEVEL, half_width
+from fedlab_core.intervals import half_width
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.probes.cells import CAUSES, Cell, each_once, subsets
 from fedlab_core.probes.games import moebius, shapley
@@ -228,9 +228,9 @@ def best_rates(tried: Sequence[Attribution], measure: str = "validation_loss") -
 
 
 @checked
-def interval(values: Tensor, level: float = LEVEL) -> tuple[float, float, float]:
-    """Mean over the seeds, and the ends of its interval by Student's t; nan for a single seed."""
-    mean, half = values.mean().item(), float(half_width(values.numpy(), level))
+def interval(values: Tensor) -> tuple[float, float, float]:
+    """Mean over the seeds, and the ends of its 95 % interval by Student's t; nan for a single seed."""
+    mean, half = values.mean().item(), float(half_width(values.numpy()))
     return mean, mean - half, mean + half
 
 

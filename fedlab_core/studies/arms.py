@@ -58,10 +58,10 @@ class Arm:
 
 
 @checked
-def hold_out(data: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Dataset]:
+def hold_out(data: Dataset, share: float) -> tuple[Dataset, Dataset]:
     """The data without a stratified share of the training examples, and the same with that share as its test set."""
     counts = data.y.bincount(minlength=data.num_classes)
-    kept, held = stratified_split(data.y, (counts * share).round().long(), generator(seed, "held out"))
+    kept, held = stratified_split(data.y, (counts * share).round().long(), generator(0, "held out"))
     rest = replace(data, x=data.x[kept], y=data.y[kept], groups=None)
     return rest, replace(rest, test_x=data.x[held], test_y=data.y[held], test_groups=None)
 
@@ -244,9 +244,9 @@ class Comparison:
         """A measure of an arm's runs that are there, in the order of their seeds."""
         return finals(by_arm(data), name, measure)
 
-    def paired(self, data: Mapping[str, Any] | None, a: str, b: str, measure: str = "test") -> list[float] | None:
-        """a minus b over the seeds that both have; None if there are none."""
-        first, second = ({o["seed"]: o["result"][measure] for o in (data or {}).get("units", []) if o["arm"] == arm}
+    def paired(self, data: Mapping[str, Any] | None, a: str, b: str) -> list[float] | None:
+        """Accuracy of a minus b over the seeds that both have; None if there are none."""
+        first, second = ({o["seed"]: o["result"]["test"] for o in (data or {}).get("units", []) if o["arm"] == arm}
                          for arm in (a, b))  # fmt: skip
         seeds = sorted((first.keys() & second.keys()) - {SEARCHED})
         return [first[seed] - second[seed] for seed in seeds] or None

@@ -58,11 +58,11 @@ def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
         raise Stopped from error
 
 
-def attribution(data: Mapping[str, Any] | None, seeds: Sequence[int] = SEEDS) -> Attribution | None:
+def attribution(data: Mapping[str, Any] | None) -> Attribution | None:
     """The attribution of a record's seeds of which every cell is there; None if there is none."""
     units = {(one["seed"], one["arm"]): one for one in (data or {}).get("units", [])}
     cells = subsets(CAUSES)
-    whole = [seed for seed in seeds if all((seed, said(on)) in units for on in cells)]
+    whole = [seed for seed in SEEDS if all((seed, said(on)) in units for on in cells)]
     if not whole:
         return None
     lr = full(units[whole[0], said(())]["settings"]["experiment"]).settings.lr
