@@ -12,8 +12,9 @@ from fedlab_core.experiment import Experiment
 from fedlab_core.failures import Failures
 from fedlab_core.intervals import half_width
 from fedlab_core.settings import Settings
-from fedlab_core.studies.claim import Claim, Range
+from fedlab_core.studies.claim import Claim, Range, headlined
 from fedlab_core.studies.record import recorded
+from fedlab_core.studies.statistics import differences
 from fedlab_core.studies.units import Record, Results, Stop, Unit, full, heeding, sparse
 
 SEEDS, ROUNDS = (0, 1, 2, 3, 4), 15
@@ -153,20 +154,20 @@ def claim(name: str) -> Claim:
     data, aggregator = recorded(RECORD.name), one[0]
     first, second = finals(data, *one), finals(data, *other) if other else []
     headline = ": ".join(one) + (f" minus {': '.join(other)}" if other else "")
-    differences = [a - b for a, b in zip(first, second, strict=True)] if other else first
+    values = differences(first, second) if other else first
     found = {f"{aggregator}: {case}": accuracies for case in CASES if (accuracies := finals(data, aggregator, case))}
-    return Claim(
+    return headlined(
         f"failing.{name}",
         f"{RECORD.title}: {text}",
-        "ours; the aggregators' papers are named in `methods.robust`",
-        "standard",
-        {headline: expected},
-        {**found, headline: differences or None},
-        SEEDS[: len(differences)],
+        expected,
+        {**found, headline: values or None},
         headline,
-        REGISTERED,
-        TESTS,
-        {"chance": CHANCE, **({"reached": fmean(first)} if first else {})},
+        source="ours; the aggregators' papers are named in `methods.robust`",
+        size="standard",
+        seeds=SEEDS[: len(values)],
+        registered=REGISTERED,
+        test_size=TESTS,
+        references={"chance": CHANCE, **({"reached": fmean(first)} if first else {})},
     )
 
 

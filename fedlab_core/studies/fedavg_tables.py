@@ -20,7 +20,7 @@ from fedlab_core.intervals import half_width
 from fedlab_core.settings import Settings
 from fedlab_core.studies import tuning
 from fedlab_core.studies.arms import SEARCHED
-from fedlab_core.studies.claim import Claim, Measured, Range
+from fedlab_core.studies.claim import Claim, Measured, Range, headlined
 from fedlab_core.studies.record import recorded
 from fedlab_core.studies.statistics import ratios
 from fedlab_core.studies.units import Record, Results, Stop, Unit, full, sparse
@@ -202,21 +202,18 @@ REGISTERED = "49bbd53, before the record (a pilot of three seeds had been seen)"
 def row_claim(name: str) -> Claim:
     """Rounds of one row as in the paper, within 25 %."""
     row, data = BY_NAME[HEADLINES[name]], recorded(RECORD.name)
-    headline = "rounds to 97 %"
     values = rounds(data, row)
-    measured: dict[str, Measured] = {headline: values or None, "the paper's rounds": sum(row.paper) / len(row.paper)}
-    return Claim(
+    return headlined(
         f"fedavg.{name}",
         f"MNIST, centred pixels, 2NN, 100 clients, {row.name}: as many rounds as in the paper, within 25 %",
-        "McMahan et al. 2017, tables 1 and 4 (no spread is given)",
-        "paper",
-        {headline: row.range},
-        measured,
-        SEEDS[: len(values)],
-        headline,
-        REGISTERED,
-        10_000,
-        {"chance": 0.1, "reached": TARGET},
+        row.range,
+        {"rounds to 97 %": values or None, "the paper's rounds": fmean(row.paper)},
+        source="McMahan et al. 2017, tables 1 and 4 (no spread is given)",
+        size="paper",
+        seeds=SEEDS[: len(values)],
+        registered=REGISTERED,
+        test_size=10_000,
+        references={"chance": 0.1, "reached": TARGET},
     )
 
 
@@ -228,17 +225,17 @@ def speed_up_claim() -> Claim:
         pair = [rounds(data, BY_NAME[HEADLINES[name]]) for name in (slow, fast)]
         measured[HEADLINES[fast]] = ratios(*pair) if pair[0] and len(pair[0]) == len(pair[1]) else None
     headline = HEADLINES["more_work"]
-    return Claim(
+    return headlined(
         "fedavg.speed_up",
         "MNIST, centred pixels, 2NN, C=0.1: FedAvg needs at least ten times fewer rounds than FedSGD on the same split",
-        "McMahan et al. 2017, abstract: 10 to 100 times; table 4: 43.2 for this row, 3.7 on 2 shards",
-        "paper",
-        {headline: Range(low=10)},
+        Range(low=10),
         measured,
-        SEEDS if measured[headline] else (),
         headline,
-        REGISTERED,
-        10_000,
+        source="McMahan et al. 2017, abstract: 10 to 100 times; table 4: 43.2 for this row, 3.7 on 2 shards",
+        size="paper",
+        seeds=SEEDS if measured[headline] else (),
+        registered=REGISTERED,
+        test_size=10_000,
     )
 
 
