@@ -192,6 +192,14 @@ def places(names: Iterable[str]) -> dict[str, int]:
 
 
 @checked
+def lines_across(ax: Axes) -> Axes:
+    """Pale lines across at the ticks of the vertical axis, behind all that is drawn."""
+    ax.grid(axis="y", color="0.92")
+    ax.set_axisbelow(True)
+    return ax
+
+
+@checked
 def measured(record: Record, key: str) -> float:
     """A number of a record by a key of `AXES` or of its metrics; nan where it was not measured."""
     if key == "round":
@@ -241,8 +249,7 @@ def curves(
         ax.set_ylim(0, auto=True)
     elif y.endswith("loss") and highest:  # a run that diverges must not flatten the others
         ax.set_ylim(0, 1.05 * min(max(h for _, h in highest), 3 * max(first for first, _ in highest)))
-    ax.grid(axis="y", color="0.92")
-    ax.set_axisbelow(True)
+    lines_across(ax)
     return ax
 
 

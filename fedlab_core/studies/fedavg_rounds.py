@@ -79,7 +79,7 @@ def draw(data: Mapping[str, Any]) -> Figure:
             ax.axhline(target, color="0.35", linewidth=1, linestyle=":", label=f"target {target:g}")
             ax.set_ylim(0.8 if target > 0.9 else 0, 1)
         ax.set(title=group, xlabel="round", ylabel=plots.AXES[metric])
-        ax.grid(axis="y", color="0.92")
+        plots.lines_across(ax)
         ax.legend()
     fig.suptitle(data["title"], fontsize=10)
     return fig
