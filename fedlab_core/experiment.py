@@ -19,11 +19,12 @@ from fedlab_core.data.prepared import load_prepared
 from fedlab_core.federation import Federation
 from fedlab_core.finetuning.tuning import tune
 from fedlab_core.memory import fits
-from fedlab_core.methods import build_method
+from fedlab_core.methods.named import build_method
 from fedlab_core.models.build import Architecture
 from fedlab_core.partition import Partition, with_feature_skew
+from fedlab_core.pretraining.kept import Start
 from fedlab_core.pretraining.named import named_start
-from fedlab_core.pretraining.starts import Beginning, Start, Step, make_start, transfer
+from fedlab_core.pretraining.starts import Beginning, Step, make_start, transfer
 from fedlab_core.randomness import generator
 from fedlab_core.registry import PARTITIONS, TUNINGS
 from fedlab_core.settings import Settings, plain_value

@@ -18,7 +18,8 @@ from fedlab_core.checkpoint.write import write_run
 from fedlab_core.costs import Costs
 from fedlab_core.data import Dataset
 from fedlab_core.engines import get_engine
-from fedlab_core.history import Past, Record, Round, Segment, make_record
+from fedlab_core.history import Past, Record, Segment
+from fedlab_core.inside import Round, make_record
 from fedlab_core.local.cores import single_threaded
 from fedlab_core.local.fitness import adapt_output, check_partition, check_tensors, examine, in_precision
 from fedlab_core.local.work import Stopped
@@ -42,7 +43,7 @@ class Federation(Standing):
         model: the architecture and the initial weights; the caller's module is copied and never changed. Parameters
             that ask for no gradient are held by every client from the start; they never travel or change.
         settings: see `Settings`.
-        method: see `fedlab_core.methods`; FedAvg by default.
+        method: see `methods.named.METHODS`; FedAvg by default.
         output: makes logits of the model's answer, where that is not a tensor: `lambda answer: answer[0]`. Answers of
             transformers' models are understood as they are.
         name: what the run is called in legends and files.

@@ -4,7 +4,7 @@ from torch import Tensor
 
 from fedlab_core.check import checked
 from fedlab_core.federation import Federation
-from fedlab_core.methods import FedAvg, LocalOnly
+from fedlab_core.methods.fedavg import FedAvg, LocalOnly
 from fedlab_core.partition import pooled
 
 

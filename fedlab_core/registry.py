@@ -21,8 +21,8 @@ from fedlab_core.data.load import LOADERS
 from fedlab_core.finetuning.lora import FedSALoRA, ResidualLoRA, StackedLoRA
 from fedlab_core.finetuning.tuning import TUNINGS, Tuning
 from fedlab_core.layerwise.method import LayerWise
-from fedlab_core.methods import METHODS
 from fedlab_core.methods.fedavg import FedAvg
+from fedlab_core.methods.named import METHODS
 from fedlab_core.models.build import MODELS, ModelInfo, own_model
 from fedlab_core.partition import Partition
 from fedlab_core.pretraining.named import OWN, STARTS

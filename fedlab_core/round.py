@@ -13,7 +13,8 @@ from fedlab_core.aggregation import merge_untrained, unchanged
 from fedlab_core.check import checked
 from fedlab_core.data import Dataset
 from fedlab_core.failures import Failures
-from fedlab_core.history import Record, Round, Segment
+from fedlab_core.history import Record, Segment
+from fedlab_core.inside import Round
 from fedlab_core.local.cores import single_threaded
 from fedlab_core.local.fitness import Traits
 from fedlab_core.local.work import Engine, Task, Update, Work

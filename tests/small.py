@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from fedlab_core.data import Dataset
 from fedlab_core.federation import Federation
 from fedlab_core.local.work import task_loss
-from fedlab_core.methods import FedAvg
+from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.models import build_model
 from fedlab_core.partition import Partition
 from fedlab_core.randomness import generator

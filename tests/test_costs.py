@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fedlab_core.costs import Costs, count_flops, kept_for_backward, serialise, serialised_tensor_bytes
 from fedlab_core.experiment import Experiment
-from fedlab_core.methods import Scaffold
+from fedlab_core.methods.client import Scaffold
 from fedlab_core.models.build import build_model
 from fedlab_core.randomness import generator
 from fedlab_core.state import state_bytes

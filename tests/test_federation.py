@@ -15,7 +15,8 @@ from fedlab_core.checkpoint.manifest import record_from_json
 from fedlab_core.federation import Federation
 from fedlab_core.local.training import batches
 from fedlab_core.local.work import task_loss
-from fedlab_core.methods import FedAvg, FedProx, FedSGD, LocalOnly, Scaffold
+from fedlab_core.methods.client import FedProx, Scaffold
+from fedlab_core.methods.fedavg import FedAvg, FedSGD, LocalOnly
 from fedlab_core.partition import Partition, pooled
 from fedlab_core.randomness import generator
 from fedlab_core.references import centralised, local_only

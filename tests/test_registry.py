@@ -19,7 +19,8 @@ from fedlab_core.data import load_dataset
 from fedlab_core.data.dataset import Dataset
 from fedlab_core.experiment import Experiment
 from fedlab_core.local.work import Context
-from fedlab_core.methods import METHODS, FedAvg, build_method
+from fedlab_core.methods.fedavg import FedAvg
+from fedlab_core.methods.named import METHODS, build_method
 from fedlab_core.models.build import MODELS, build_model
 from fedlab_core.partition import Partition
 from fedlab_core.pretraining.named import OWN
@@ -87,7 +88,7 @@ def test_what_is_on_the_menu_does_not_depend_on_what_was_imported(module: str) -
     program = f"""
 import json
 import fedlab_core.{module}
-from fedlab_core.methods import METHODS
+from fedlab_core.methods.named import METHODS
 from fedlab_core.data import dataset_names
 print(json.dumps([sorted(METHODS), sorted(dataset_names())]))"""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -53,10 +53,10 @@ TITLES = {
 """Headings of the gallery; a picture that has none here goes by its record's title."""
 LAYERS = (
     ("hints", "about", "check", "files", "memory"),
-    ("randomness", "settings", "failures", "state", "costs", "drift", "sampling", "glossary"),
+    ("randomness", "settings", "failures", "state", "costs", "drift", "sampling", "intervals", "glossary"),
     ("data", "partition", "models"),
     ("local", "methods", "engines"),
-    ("timeline", "history", "checkpoint", "aggregation", "round", "standing"),
+    ("timeline", "history", "checkpoint", "inside", "aggregation", "round", "standing"),
     ("federation",),
     ("batchnorm", "pretraining", "finetuning", "layerwise", "probes", "references", "selfsupervised"),
     ("registry", "experiment"),

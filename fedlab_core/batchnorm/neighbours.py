@@ -88,9 +88,7 @@ def class_accuracy(federation: Federation, state: State, client: Natural | None 
 
 
 @checked
-def reestimate(
-    federation: Federation, state: State | None = None, batch_size: Many | None = 512, per_client: Many | None = None
-) -> State:
+def reestimate(federation: Federation, state: State | None = None, batch_size: Many | None = 512) -> State:
     """A state whose running statistics are estimated anew from all clients' training data, pooled and shuffled.
 
     Weights stay as they are. Each layer gets the mean over the batches of their means and (unbiased) variances. A
@@ -99,10 +97,9 @@ def reestimate(
     Args:
         state: the global model by default.
         batch_size: examples per forward pass; None takes all at once, which gives the statistics of the whole data.
-        per_client: at most so many examples of each client; None takes all.
     """
     model = in_training(federation, federation.state if state is None else state)
-    x = torch.cat([x for x, _ in fixed_batches(federation, per_client)])
+    x = torch.cat([x for x, _ in fixed_batches(federation, None)])
     order = torch.randperm(len(x), generator=generator(federation.settings.seed, "re-estimation"))
     # a last batch of a single image may have no variance
     estimate_anew(model, [x[batch] for batch in order.split(batch_size or len(x)) if len(batch) > 1])
@@ -113,16 +110,17 @@ def reestimate(
 def estimate_anew(model: nn.Module, batches: Iterable[Tensor]) -> None:
     """Give the batch norms of a model the means over some batches of their means and (unbiased) variances, in place.
 
-    The model is left in training mode.
+    The batch norms are left in training mode; all else is in the mode that it is in.
 
     Args:
         batches: inputs as the model reads them.
     """
-    layers = list(batch_norms(model.train()).values())
+    layers = list(batch_norms(model).values())
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()
         layer.momentum = None  # the mean over all batches
+        layer.train()
     with torch.no_grad(), single_threaded():
         for batch in batches:
             model(batch)

@@ -185,22 +185,30 @@ def cost_table(model: nn.Module, images: Tensor, methods: Sequence[str], moments
         methods: keys of `TUNINGS` with their default options, but "coop".
 
     Returns:
-        one row each: method, trained parameters, those of the head, bytes that travel one way, bytes kept for the
-        backward pass and in all, and operations of a step.
+        one row each: its "method", and what `client_costs` returns.
     """
-    rows, loss = [], classification_loss(images)
-    for method in methods:
-        tuned = tune(model, method, generator(0, "accounts"))
-        count, memory = payload(tuned), step_memory(tuned, loss, moments)
-        rows.append(
-            {
-                "method": method,
-                "trained": count.trained,
-                "head": count.head,
-                "bytes": count.bytes,
-                "kept": memory.kept,
-                "memory": memory.total,
-                "flops": count_flops(tuned, loss),
-            }
-        )
-    return rows
+    ways = ((method, tune(model, method, generator(0, "accounts"))) for method in methods)
+    return [{"method": method} | client_costs(tuned, images, moments) for method, tuned in ways]
+
+
+@checked
+def client_costs(tuned: nn.Module, images: Tensor, moments: Natural = 0) -> dict[str, int]:
+    """What a tuned model costs a client.
+
+    Args:
+        images: (B, C, H, W), one step's batch.
+
+    Returns:
+        "trained" parameters, those of the "head", "bytes" that travel one way, bytes "kept" for the backward pass and
+        "memory" in all, and "flops" of a step.
+    """
+    loss, count = classification_loss(images), payload(tuned)
+    memory = step_memory(tuned, loss, moments)
+    return {
+        "trained": count.trained,
+        "head": count.head,
+        "bytes": count.bytes,
+        "kept": memory.kept,
+        "memory": memory.total,
+        "flops": count_flops(tuned, loss),
+    }

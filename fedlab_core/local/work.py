@@ -68,7 +68,7 @@ class Work:
 
 
 class Stopped(Exception):
-    """An evaluation was asked to stop; the round it belonged to is given up."""
+    """Work was asked to stop and is given up: an evaluation with its round, the run of a study before its end."""
 
 
 @checked

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fedlab_core import check
-from fedlab_core.methods import METHODS
 from fedlab_core.methods.fedavg import FedAvg
+from fedlab_core.methods.named import METHODS
 
 Methods = Mapping[str, type[FedAvg]] | Iterable[type[FedAvg]]
 """Classes to look a method up in: by name, or just the classes."""

@@ -106,14 +106,13 @@ def figure(rows: Places = 1, columns: Places = 1, size: tuple[float, float] | No
     Returns:
         The figure, with constrained layout, and its Axes (rows, columns).
     """
-    style()
-    fig = Picture(figsize=size or STYLE["figure.figsize"], layout="constrained")
+    fig = _empty(size or STYLE["figure.figsize"])
     return fig, fig.subplots(rows, columns, squeeze=False)
 
 
 @checked
 def mosaic(layout: str, size: tuple[float, float], **ratios: Sequence[float]) -> tuple[Picture, list[Axes]]:
-    """A figure as of `figure` with Axes that span rows or columns.
+    """A figure as `figure` makes it, with Axes that span rows or columns.
 
     Args:
         layout: a letter for each place, as `Figure.subplot_mosaic` takes it: "ab;ac" has one on the left, two on the
@@ -122,11 +121,15 @@ def mosaic(layout: str, size: tuple[float, float], **ratios: Sequence[float]) ->
         ratios: `width_ratios` or `height_ratios`.
 
     Returns:
-        The figure and its Axes by letter.
+        The figure, and its Axes in the order of their letters.
     """
-    style()
-    fig = Picture(figsize=size, layout="constrained")
+    fig = _empty(size)
     return fig, [ax for _, ax in sorted(fig.subplot_mosaic(layout, **ratios).items())]
+
+
+def _empty(size: tuple[float, float]) -> Picture:
+    style()
+    return Picture(figsize=size, layout="constrained")
 
 
 @checked
@@ -168,9 +171,11 @@ class Line:
 
 @checked
 def places(names: Iterable[str]) -> dict[str, int]:
-    """The `index` of a `Line` by name: of `PLACES`, whatever stands beside it; else a free one from its number on.
+    """The places of names, each to be the `index` of its `Line`: that of `PLACES`, else the first free one from the
+    name's own number on.
 
-    "from letters", and "letters, FedAdam" beside "letters, FedAvg", have the colour of "letters".
+    "from letters" and "letters, FedAdam" have the place of "letters". Where two names have the same, the second takes
+    one of that colour with another marker.
     """
     names, found = list(names), dict[str, int]()
     wholes = {name: name.removeprefix("from ") for name in names}
@@ -184,6 +189,14 @@ def places(names: Iterable[str]) -> dict[str, int]:
         if known[name] is None:
             found[name] = next(place for place in count(number) if place not in found.values())
     return {name: found[name] for name in names}
+
+
+@checked
+def lines_across(ax: Axes) -> Axes:
+    """Pale lines across at the ticks of the vertical axis, behind all that is drawn."""
+    ax.grid(axis="y", color="0.92")
+    ax.set_axisbelow(True)
+    return ax
 
 
 @checked
@@ -236,8 +249,7 @@ def curves(
         ax.set_ylim(0, auto=True)
     elif y.endswith("loss") and highest:  # a run that diverges must not flatten the others
         ax.set_ylim(0, 1.05 * min(max(h for _, h in highest), 3 * max(first for first, _ in highest)))
-    ax.grid(axis="y", color="0.92")
-    ax.set_axisbelow(True)
+    lines_across(ax)
     return ax
 
 

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from fedlab_core.check import checked, sized
 from fedlab_core.hints import Shaped
-from fedlab_core.plots import COLORMAP, LINE_COLORS, OKABE_ITO, Line, look, places
+from fedlab_core.plots import COLORMAP, LINE_COLORS, OKABE_ITO, Line, lines_across, look, places
 
 SOURCES = {
     "local": "local BN (both sources)",
@@ -105,7 +105,7 @@ def deviation_by_depth(
     ax.set_yscale("log")
     ax.axhline(1, color="0.75", linewidth=1, zorder=0)
     ax.set_ylabel(r"$\Vert D \Vert \,/\, \Vert \nabla F \Vert$")
-    ax.grid(axis="y", color="0.92")
+    lines_across(ax)
     return ax
 
 
@@ -127,7 +127,7 @@ def deviation_over_skew(ax: Axes, rows: Sequence[Mapping[str, Any]], source: str
     ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50) if ax.get_ylim()[0] <= tick <= ax.get_ylim()[1]]
     ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
     ax.minorticks_off()
-    ax.grid(axis="y", color="0.92")
+    lines_across(ax)
     ax.legend()
     return ax
 
@@ -151,7 +151,7 @@ def without_noise(axes: Sequence[Axes], runs: Sequence[Mapping[str, Any]]) -> Se
             style |= {"alpha": 0.4, "zorder": 1} if width == 4 else {}
             ax.plot(run["round"], run[key], label=f"{run['variant']}, {rate}", **style)
         ax.set_xlabel("round = one step on all data")
-        ax.grid(axis="y", color="0.92")
+        ax.grid(axis="y", color="0.92")  # over the line that lies below FedTAN
     axes[0].set(title="objective F of centralised training", ylim=(0, None))
     axes[1].set(title=r"norm of its gradient, $\Vert \nabla F \Vert$", yscale="log")
     return axes
@@ -219,7 +219,7 @@ def accuracy_against(ax: Axes, runs: Mapping[str, Sequence[Mapping[str, Any]]], 
         ax.xaxis.get_major_locator().set_params(integer=True)
     labels = {"round": "round", "exchanges": "exchanges with the server", "megabytes": "megabytes, both ways"}
     ax.set(xlabel=labels[x], ylabel="test accuracy", ylim=(0, 1.02))
-    ax.grid(axis="y", color="0.92")
+    lines_across(ax)
     return ax
 
 

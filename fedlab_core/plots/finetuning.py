@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from fedlab_core.check import checked
-from fedlab_core.plots import LINE_COLORS, figure, logarithmic, look
+from fedlab_core.plots import LINE_COLORS, figure, lines_across, logarithmic, look
 
 TITLES = {
     "full": "full",
@@ -118,8 +118,7 @@ def budgets(axes: Iterable[Axes], runs: Mapping[str, Sequence[Mapping[str, Any]]
         ax.set(xlabel=label, ylim=(0, 1.02))
         if axis != "round":
             logarithmic(ax)
-        ax.grid(axis="y", color="0.92")
-        ax.set_axisbelow(True)
+        lines_across(ax)
     axes[0].set_ylabel("test accuracy")
 
 
@@ -143,8 +142,7 @@ def dots(ax: Axes, groups: Mapping[str, Mapping[str, Sequence[float]]]) -> Axes:
             ax.plot(x + shift, mean(values), label=label, markeredgecolor="black", **mark | {"markersize": 7})
     ax.set_xticks(range(len(groups)), list(groups))
     ax.set(ylabel="test accuracy", ylim=(0, 1.02), xlim=(-0.5, len(groups) - 0.5))
-    ax.grid(axis="y", color="0.92")
-    ax.set_axisbelow(True)
+    lines_across(ax)
     return ax
 
 
@@ -236,5 +234,4 @@ def _shots_axis(ax: Axes, shots: Sequence[str]) -> None:
     ax.set_xscale("log", base=2)
     ax.set_xticks([int(count) for count in shots], shots)
     ax.set_xlabel("pictures per class and client")
-    ax.grid(axis="y", color="0.92")
-    ax.set_axisbelow(True)
+    lines_across(ax)

@@ -13,7 +13,7 @@ from matplotlib.patches import FancyBboxPatch
 from fedlab_core.check import Depth, checked
 from fedlab_core.costs import MIB, Memory
 from fedlab_core.layerwise.stages import Stage
-from fedlab_core.plots import figure, logarithmic, look, places
+from fedlab_core.plots import figure, lines_across, logarithmic, look, places
 
 KINDS: dict[str, dict[str, Any]] = {
     "trained": {"facecolor": "#E69F00", "edgecolor": "black", "linewidth": 1.4},
@@ -79,13 +79,8 @@ def network(ax: Axes, units: Depth, stage: Stage, kept: Sequence[bool] | None = 
 
 
 @checked
-def memory_bars(ax: Axes, memories: Mapping[str, Memory], most: float | None = None) -> Axes:
-    """One column per way of training, stacked by what the memory is for, with its total in MiB above.
-
-    Args:
-        memories: by name.
-        most: top of the axis in MiB.
-    """
+def memory_bars(ax: Axes, memories: Mapping[str, Memory]) -> Axes:
+    """One column per way of training, by name, stacked by what the memory is for, with its total in MiB above."""
     bottom = np.zeros(len(memories))
     for key, label, color, hatch in PARTS:
         heights = np.array([getattr(m, key) / MIB for m in memories.values()])
@@ -93,7 +88,7 @@ def memory_bars(ax: Axes, memories: Mapping[str, Memory], most: float | None = N
         bottom += heights
     for x, total in enumerate(bottom):
         ax.text(x, total, f"{total:.2f}", ha="center", va="bottom", fontsize=9)
-    ax.set_ylim(0, 1.12 * (most or bottom.max()))
+    ax.set_ylim(0, 1.12 * bottom.max())
     ax.set_ylabel("memory of a training step (MiB)")
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(handles[::-1], labels[::-1], loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -106,8 +101,7 @@ def lines(ax: Axes, curves: Mapping[str, tuple[Sequence[float], Sequence[float]]
     index = places(curves)
     for name, (x, y) in curves.items():
         ax.plot(x, y, label=name, **look(index[name]))
-    ax.grid(axis="y", color="0.92")
-    ax.set_axisbelow(True)
+    lines_across(ax)
     return ax
 
 
@@ -139,8 +133,7 @@ def budgets(
         if ceiling is not None:
             ax.axhline(ceiling, color="0.3", linewidth=1.2, linestyle=(0, (6, 2)), label="supervised, end-to-end")
         ax.set_xlabel(label)
-        ax.grid(axis="y", color="0.92")
-        ax.set_axisbelow(True)
+        lines_across(ax)
         if axis != "round":
             logarithmic(ax)
     axes[0].set_ylabel(MEASURES[measure])
@@ -195,6 +188,6 @@ def dropout_rates(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     axes[0, 1].set(ylabel="relative to no dropout", ylim=(0, 1.1))
     for ax in axes.flat:
         ax.set(xlabel="probability of dropping a frozen block", xticks=x)
-        ax.grid(axis="y", color="0.92")
+        lines_across(ax)
         ax.legend(loc="lower left")
     return fig

@@ -39,14 +39,11 @@ def landscape(ax: Axes, seen: Landscape, levels: Depth = 12) -> Axes:
 
 
 @checked
-def paths(
-    ax: Axes, found: Mapping[str, Annotated[ArrayLike, Shaped("points", "coordinates")]], at: int | None = None
-) -> Axes:
+def paths(ax: Axes, found: Mapping[str, Annotated[ArrayLike, Shaped("points", "coordinates")]]) -> Axes:
     """Paths of runs on a plane: from a small dot to a large marker.
 
     Args:
         found: by name, (points, 2 or more) coordinates, as `Plane.path` returns them.
-        at: also ring this point of every path.
     """
     for i, (name, points) in enumerate(found.items()):
         xy, own = np.asarray(points)[:, :2], look(i + 1, 9.0)  # not blue, which is the map's
@@ -54,10 +51,6 @@ def paths(
         ax.plot(*xy.T, linestyle=own["linestyle"], color=own["color"], linewidth=1.8, zorder=4)
         ax.plot(*xy[0], marker=".", color=own["color"], markeredgecolor="white", markersize=9, zorder=5)
         ax.plot(*xy[-1], markeredgecolor="white", label=name, zorder=5, **own)
-        if at is not None:
-            ax.plot(
-                *xy[min(at, len(xy) - 1)], marker="o", color="none", markeredgecolor="black", markersize=13, zorder=6
-            )
     return ax
 
 

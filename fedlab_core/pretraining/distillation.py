@@ -1,7 +1,5 @@
 """A start from ImageNet for networks of any kind: they learn what an ImageNet network sees in images without labels."""
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +8,15 @@ import torch
 from torch import Tensor
 
 from fedlab_core.check import checked
-from fedlab_core.data import Dataset, data_root
-from fedlab_core.data.cache import cache_folders
+from fedlab_core.data import Dataset
 from fedlab_core.data.measures import squared_error
 from fedlab_core.federation import Federation
 from fedlab_core.local.cores import single_threaded
 from fedlab_core.models.build import Architecture
 from fedlab_core.models.weights.efficientnet_lite import fit_lite0, lite0_weights
 from fedlab_core.partition import pooled
-from fedlab_core.pretraining.starts import Start, body, read, transfer, write
+from fedlab_core.pretraining.kept import Start, from_cache, into_cache
+from fedlab_core.pretraining.starts import body, transfer
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 
@@ -91,11 +89,8 @@ def distilled(
         "images": [images.name, len(images.x), images.fingerprint],
         **asdict(how),
     }
-    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    folders = [folder / "starts" for folder in cache_folders(data_root(root))]
-    for folder in folders:
-        if (known := read(folder / key, name)) is not None:
-            return known
+    if (known := from_cache(recipe, name, root)) is not None:
+        return known
     seen = lite0_features(images, how.enlarge)
     first = images.x[:1], seen[:1]  # nothing is tested
     source = Dataset(images.name, "image", images.x, seen, *first, mean=images.mean, std=images.std, loss=squared_error)
@@ -118,5 +113,5 @@ def distilled(
     for _ in federation.rounds(how.epochs):
         pass
     start = Start(name, dict(sorted(body(federation.state).items())), recipe)
-    write(folders, key, start)
+    into_cache(start, root)
     return start

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from fedlab_core.check import checked, choice
 from fedlab_core.models.weights.efficientnet_lite import PACKAGE, fit_lite0, lite0_weights
 from fedlab_core.models.weights.torchvision_resnet import fit_imagenet, imagenet_weights
+from fedlab_core.pretraining.kept import Start
 from fedlab_core.pretraining.starts import (
     Beginning,
     Decentralised,
     Fractals,
-    Start,
     Step,
     Supervised,
     body,

@@ -1,29 +1,21 @@
 """Starting points for federated learning: recipes of one or more steps, made once and kept with their recipe."""
 
-import contextlib
-import hashlib
-import json
 import threading
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
 from torch import nn
 
-from fedlab_core import files
-from fedlab_core.check import Many, Natural, checked
-from fedlab_core.data import Dataset, data_root
-from fedlab_core.data.cache import cache_folders
+from fedlab_core.check import Many, checked
+from fedlab_core.data import Dataset
 from fedlab_core.data.prepared import load_prepared
 from fedlab_core.federation import Federation
-from fedlab_core.memory import packed
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.models.build import MODELS, Architecture
 from fedlab_core.partition import Partition, pooled
+from fedlab_core.pretraining.kept import Start, from_cache, into_cache
 from fedlab_core.pretraining.objectives import MultiLabel, SelfSupervised, Siamese
 from fedlab_core.pretraining.sources import fractal_labels, fractal_views
 from fedlab_core.randomness import generator
@@ -93,33 +85,6 @@ Step = Supervised | Fractals | Decentralised
 
 @checked
 @dataclass(frozen=True, eq=False)
-class Start:
-    """Initial weights for everything but the classifier.
-
-    Attributes:
-        name: what it is called in legends.
-        state: tensors by name, without the classifier's; empty for the random start.
-        recipe: how it was made, plain data.
-        rounds, bytes: communication it took, by decentralised steps.
-    """
-
-    name: str
-    state: State
-    recipe: dict[str, Any]
-    rounds: Natural = 0
-    bytes: Natural = 0
-
-    @property
-    def fingerprint(self) -> str:
-        """First 16 hex digits of the SHA-256 of names and values."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.state.items()):
-            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
-
-
-@checked
-@dataclass(frozen=True, eq=False)
 class Beginning:
     """What a start is made from.
 
@@ -177,12 +142,8 @@ def make_start(
     if not steps:
         return Start(name, {}, recipe)
     keep = keep and model.name in MODELS and MODELS[model.name].built_in
-    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    folders = [folder / "starts" for folder in cache_folders(data_root(root))]
-    if keep:
-        for folder in folders:
-            if (known := read(folder / key, name)) is not None:
-                return known
+    if keep and (known := from_cache(recipe, name, root)) is not None:
+        return known
     state: State = {}
     rounds = traffic = 0
     for number, step in enumerate(steps):
@@ -196,7 +157,7 @@ def make_start(
             rounds, traffic = rounds + trained.round, traffic + trained.history[-1].total.bytes
     start = Start(name, dict(sorted(state.items())), recipe, rounds, traffic)
     if keep:
-        write(folders, key, start)
+        into_cache(start, root)
     return start
 
 
@@ -272,40 +233,3 @@ def _width(model: nn.Module) -> int:
     if not isinstance(head, nn.Linear) or not hasattr(model, "features"):
         raise ValueError(f"model {type(model).__name__}: self-supervised starts need `features` and a linear `head`")
     return head.in_features
-
-
-@checked
-def write(folders: Sequence[Path], key: str, start: Start) -> None:
-    """Keep a start in the first of the folders that can be written to."""
-    about = {"recipe": start.recipe, "rounds": start.rounds, "bytes": start.bytes, "fingerprint": start.fingerprint}
-    for folder in folders:
-        with contextlib.suppress(OSError):  # an unwritable cache only costs time
-            folder.mkdir(parents=True, exist_ok=True)
-            plain = {name: tensor.contiguous() for name, tensor in start.state.items()}
-            files.write(folder / f"{key}.safetensors", packed(plain))
-            files.write(folder / f"{key}.json", files.seal(about))  # last: a start with it is complete
-            return
-
-
-@checked
-def read(path: Path, name: str) -> Start | None:
-    """The start that `write` kept, its key the path's name; None where there is none.
-
-    None also, with a warning that names the file, where one is not what was written: it is then learnt again.
-    """
-    about_file, state_file = path.with_suffix(".json"), path.with_suffix(".safetensors")
-    if not about_file.exists():  # it is written last: without it there is no start yet
-        return None
-    file = about_file
-    try:
-        about = files.unseal(files.read(about_file), about_file)
-        file = state_file
-        state = safetensors.torch.load(files.read(state_file))
-        start = Start(name, dict(sorted(state.items())), about["recipe"], about["rounds"], about["bytes"])
-        if start.fingerprint == about["fingerprint"]:
-            return start
-        why = "its content is not what was written"
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        why = str(error)
-    warnings.warn(f"{file}: damaged ({why}); the start {name!r} is learnt again", RuntimeWarning, stacklevel=2)
-    return None

@@ -14,12 +14,12 @@ from typing import Any, Protocol, Self
 
 import pandas as pd
 import torch
-from scipy import stats
 from torch import Tensor
 
 from fedlab_core.check import Many, checked
 from fedlab_core.engines.stacked.stack import obstacle
 from fedlab_core.federation import Federation
+from fedlab_core.intervals import half_width
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.probes.cells import CAUSES, Cell, each_once, subsets
 from fedlab_core.probes.games import moebius, shapley
@@ -228,12 +228,10 @@ def best_rates(tried: Sequence[Attribution], measure: str = "validation_loss") -
 
 
 @checked
-def interval(values: Tensor, level: float = 0.95) -> tuple[float, float, float]:
-    """Mean over the seeds, and the ends of its interval by Student's t; nan for a single seed."""
-    if len(values) < 2:
-        return values.mean().item(), math.nan, math.nan
-    low, high = stats.ttest_1samp(values.numpy(), 0.0).confidence_interval(level) if values.std() else [values[0]] * 2
-    return values.mean().item(), float(low), float(high)
+def interval(values: Tensor) -> tuple[float, float, float]:
+    """Mean over the seeds, and the ends of its 95 % interval by Student's t; nan for a single seed."""
+    mean, half = values.mean().item(), float(half_width(values.numpy()))
+    return mean, mean - half, mean + half
 
 
 @checked

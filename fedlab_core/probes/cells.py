@@ -136,7 +136,7 @@ class Cell(FedAvg):
         data = on_device(work.dataset, work.settings.device)
         order = torch.randperm(len(data.x), generator=generator(work.settings.seed, "re-estimation"))[:POOLED]
         pooled = as_input(work, data.prepare(data.x[order.to(data.x.device)]))
-        model = worker_copy(work)
+        model = worker_copy(work).train()
         renewed = []
         for state in states:
             set_state(model, state)

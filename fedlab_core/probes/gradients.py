@@ -1,12 +1,11 @@
 """What the clients' gradients do at one point of weight space, and how curved the loss is there."""
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from fedlab_core.check import Many, Measured, Natural, checked
@@ -14,6 +13,7 @@ from fedlab_core.drift import drift
 from fedlab_core.federation import Federation
 from fedlab_core.local.cores import single_threaded
 from fedlab_core.local.work import task_loss
+from fedlab_core.probes.lines import inputs_at, model_at
 from fedlab_core.randomness import generator
 from fedlab_core.state import State
 
@@ -162,16 +162,14 @@ class _Loss:
     """The mean loss over some examples as a function of the trainable parameters."""
 
     def __init__(self, federation: Federation, state: State, x: Tensor, y: Tensor) -> None:
-        like = next(t for t in state.values() if t.is_floating_point())
-        self.model: nn.Module = copy.deepcopy(federation.model).to(like.device, like.dtype).eval()
-        self.state, self.x, self.y = state, x, y
+        self.model, self.x, self.y = model_at(federation, state), x, y
         self.count = max((y != -100).sum().item(), 1)
         self.weights = {n: state[n].detach().clone().requires_grad_() for n in federation.trained_names}
 
     def _parts(self) -> Iterator[Tensor]:
         """Losses of batches that add up to the mean loss, one graph each."""
         for x, y in zip(self.x.split(_BATCH), self.y.split(_BATCH), strict=True):
-            yield task_loss(functional_call(self.model, self.state | self.weights, (x,)), y, "sum") / self.count
+            yield task_loss(functional_call(self.model, self.weights, (x,)), y, "sum") / self.count
 
     def gradient(self) -> State:
         with single_threaded():
@@ -207,6 +205,5 @@ def _examples(
     x = data.x[indices]
     if client is not None and partition.transform is not None:
         x = partition.transform.apply(x, client)
-    like = next(t for t in state.values() if t.is_floating_point())
-    x = data.prepare(x)
-    return x.to(like.device, like.dtype if x.is_floating_point() else x.dtype), data.y[indices].to(like.device)
+    x = inputs_at(state, data.prepare(x))
+    return x, data.y[indices].to(x.device)

@@ -57,10 +57,8 @@ def connectivity(
     weights, own = inside.shares, [update.state for update in inside.updates]
     pairs = list(combinations(range(len(own)), 2))
     between = [mean_state([own[i], own[j]], [a, 1 - a]) for i, j in pairs for a in ALPHAS]
-
     states = [mean_state(own, weights), *own, *between]
-    if recalibrate_with is not None:
-        states = [recalibrate(federation, state, recalibrate_with) for state in states]
+    states = [recalibrate(federation, state, recalibrate_with) for state in states]
     results = federation.evaluate_states(states, split, round)
     found = torch.tensor([result[f"{split}_loss"] for result in results], dtype=torch.float64)
     ends, inner = found[1 : 1 + len(own)], found[1 + len(own) :].view(len(pairs), len(ALPHAS))

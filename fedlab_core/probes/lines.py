@@ -5,14 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
 
+from fedlab_core.batchnorm.neighbours import estimate_anew
 from fedlab_core.check import Many, checked
 from fedlab_core.federation import Federation
-from fedlab_core.local.cores import single_threaded
 from fedlab_core.local.training import EVALUATION_BATCH
-from fedlab_core.state import State, get_state, mean_state, set_state
+from fedlab_core.state import State, get_state, mean_state, set_state, statistics_names
 
 FIGURE_ONE_THETAS = tuple(-0.2 + 1.4 * i / 49 for i in range(50))
 """50 evenly spaced values in [-0.2, 1.2] (McMahan et al. 2017, figure 1)."""
@@ -101,14 +100,14 @@ def line(
         ValueError: the states do not fit each other, or no examples to recalibrate with.
     """
     values = sorted({_exact(theta) for theta in (*thetas, 0.0, 0.5, 1.0)})
-    variances = [f"{name}.running_var" for name in _batch_norms(federation.model)]
+    variances = [name for name in statistics_names(federation.model) if name.endswith("running_var")]
 
     def points(chosen: Sequence[float]) -> Iterator[State]:
         for theta in chosen:
             point = interpolate(a, b, theta)
             if not 0 <= theta <= 1:
                 point = point | {name: point[name].clamp_min(0) for name in variances}
-            yield point if recalibrate_with is None else recalibrate(federation, point, recalibrate_with)
+            yield recalibrate(federation, point, recalibrate_with)
 
     results = []
     for first in range(0, len(values), _TOGETHER):
@@ -118,7 +117,7 @@ def line(
 
 
 @checked
-def recalibrate(federation: Federation, state: State, examples: int) -> State:
+def recalibrate(federation: Federation, state: State, examples: int | None) -> State:
     """The state with the running statistics of its batch-norm layers re-estimated from training data.
 
     The mean over batches of their means and (unbiased) variances, with the weights held fixed and every other layer in
@@ -128,37 +127,45 @@ def recalibrate(federation: Federation, state: State, examples: int) -> State:
     Args:
         federation: gives data and model; the client transforms of its partition are not applied.
         state: parameters and buffers.
-        examples: use the first so many training examples, in batches of at most 512 of nearly equal size.
+        examples: use the first so many training examples, in batches of at most 512 of nearly equal size; None leaves
+            the state as it is.
 
     Raises:
         ValueError: `examples` is not between 2 and the number of training examples.
     """
+    if examples is None:
+        return state
     data = federation.dataset
     if not 2 <= examples <= len(data.x):
         raise ValueError(f"examples={examples}, accepted: 2 to {len(data.x)}")
-    like = next(t for t in state.values() if t.is_floating_point())
-    model = copy.deepcopy(federation.model).to(like.device, like.dtype).eval()
-    set_state(model, state)
-    layers = _batch_norms(model)
-    if not layers:
+    model = model_at(federation, state)
+    names = {name for name in statistics_names(model) if name.endswith(("running_mean", "running_var"))}
+    if not names:
         return state
-    for layer in layers.values():
-        layer.reset_running_stats()
-        layer.momentum = None  # the plain mean over batches
-        layer.train()
-    with torch.no_grad(), single_threaded():
-        for part in torch.arange(examples).tensor_split(-(-examples // EVALUATION_BATCH)):
-            x = data.prepare(data.x[part])
-            model(x.to(like.device, like.dtype if x.is_floating_point() else x.dtype))
+    parts = torch.arange(examples).tensor_split(-(-examples // EVALUATION_BATCH))
+    estimate_anew(model, (inputs_at(state, data.prepare(data.x[part])) for part in parts))
     estimated = get_state(model)
-    names = {f"{prefix}.{name}" for prefix in layers for name in ("running_mean", "running_var")}
     return {name: estimated[name] if name in names else tensor for name, tensor in state.items()}
 
 
-def _batch_norms(model: nn.Module) -> dict[str, _BatchNorm]:
-    """Layers of batch normalisation with running statistics, by name."""
-    found = model.named_modules()
-    return {name: layer for name, layer in found if isinstance(layer, _BatchNorm) and layer.track_running_stats}
+@checked
+def model_at(federation: Federation, state: State) -> nn.Module:
+    """A copy of the run's model with a state, on its device and in its precision, in evaluation mode."""
+    like = _floating(state)
+    model = copy.deepcopy(federation.model).to(like.device, like.dtype).eval()
+    set_state(model, state)
+    return model
+
+
+@checked
+def inputs_at(state: State, x: Tensor) -> Tensor:
+    """Prepared examples on a state's device and, if they are no symbols, in its precision."""
+    like = _floating(state)
+    return x.to(like.device, like.dtype if x.is_floating_point() else x.dtype)
+
+
+def _floating(state: State) -> Tensor:
+    return next(tensor for tensor in state.values() if tensor.is_floating_point())
 
 
 def _exact(theta: float) -> float:

@@ -121,9 +121,7 @@ def mixtures(
     """
     results: list[dict[str, float]] = []
     for part in weights.split(_TOGETHER):
-        points = [mix(states, row) for row in part.tolist()]
-        if recalibrate_with is not None:
-            points = [recalibrate(federation, point, recalibrate_with) for point in points]
+        points = [recalibrate(federation, mix(states, row), recalibrate_with) for row in part.tolist()]
         results += federation.evaluate_states(points, split)
     return Mixtures(
         tuple(result[f"{split}_loss"] for result in results), tuple(result[f"{split}_accuracy"] for result in results)

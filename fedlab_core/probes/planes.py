@@ -200,9 +200,7 @@ def scan(
         todo = [(i, j) for i in sorted(lines) for j in sorted(lines) if np.isnan(accuracy[i, j])]
         for first in range(0, len(todo), _TOGETHER):
             chosen = todo[first : first + _TOGETHER]
-            states = [plane.point(x[j], y[i]) for i, j in chosen]
-            if recalibrate_with is not None:
-                states = [recalibrate(federation, state, recalibrate_with) for state in states]
+            states = [recalibrate(federation, plane.point(x[j], y[i]), recalibrate_with) for i, j in chosen]
             for (i, j), result in zip(chosen, federation.evaluate_states(states, split), strict=True):
                 loss[i, j], accuracy[i, j] = result[f"{split}_loss"], result[f"{split}_accuracy"]
             complete = first + _TOGETHER >= len(todo)

@@ -10,7 +10,6 @@ afterwards, at that rate, with the seeds of the record. An arm whose rate is giv
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from statistics import fmean
 from typing import Any
 
@@ -23,14 +22,13 @@ from fedlab_core.data import Dataset
 from fedlab_core.data.statistics import stratified_split
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
-from fedlab_core.pretraining.starts import Start
+from fedlab_core.intervals import half_width
+from fedlab_core.pretraining.kept import Start
 from fedlab_core.randomness import generator
 from fedlab_core.references import centralised
 from fedlab_core.round import while_finite
-from fedlab_core.studies.queue import Record, Results, Run, Stop, Unit, full, sparse
-from fedlab_core.studies.record import Stopped
-from fedlab_core.studies.statistics import interval
 from fedlab_core.studies.tuning import climb
+from fedlab_core.studies.units import Record, Results, Run, Stop, Unit, full, heeding, sparse
 
 SEARCHED = 100  # the seed of searches
 Runs = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -60,10 +58,10 @@ class Arm:
 
 
 @checked
-def hold_out(data: Dataset, share: float, seed: int = 0) -> tuple[Dataset, Dataset]:
+def hold_out(data: Dataset, share: float) -> tuple[Dataset, Dataset]:
     """The data without a stratified share of the training examples, and the same with that share as its test set."""
     counts = data.y.bincount(minlength=data.num_classes)
-    kept, held = stratified_split(data.y, (counts * share).round().long(), generator(seed, "held out"))
+    kept, held = stratified_split(data.y, (counts * share).round().long(), generator(0, "held out"))
     rest = replace(data, x=data.x[kept], y=data.y[kept], groups=None)
     return rest, replace(rest, test_x=data.x[held], test_y=data.y[held], test_groups=None)
 
@@ -146,9 +144,8 @@ def trained(federation: Federation, rounds: Natural, stop: Stop = lambda: False)
     Raises:
         Stopped: it was asked to stop.
     """
-    for record in islice(while_finite(federation.rounds(rounds - federation.round)), rounds):
-        if stop():
-            raise Stopped(f"after round {record.round}")
+    for _ in heeding(while_finite(federation.rounds(rounds - federation.round)), stop):
+        pass
     return federation
 
 
@@ -181,7 +178,7 @@ class Comparison:
     """A record that compares arms, see the module's text.
 
     Attributes:
-        name, title, seeds: see `queue.Record`.
+        name, title, seeds: see `units.Record`.
         experiment: without seed and learning rate.
         rounds: of every run.
         arms: by name, in the order in which they are made. "group: name" draws an arm as a point of line `name` over
@@ -247,9 +244,9 @@ class Comparison:
         """A measure of an arm's runs that are there, in the order of their seeds."""
         return finals(by_arm(data), name, measure)
 
-    def paired(self, data: Mapping[str, Any] | None, a: str, b: str, measure: str = "test") -> list[float] | None:
-        """a minus b over the seeds that both have; None if there are none."""
-        first, second = ({o["seed"]: o["result"][measure] for o in (data or {}).get("units", []) if o["arm"] == arm}
+    def paired(self, data: Mapping[str, Any] | None, a: str, b: str) -> list[float] | None:
+        """Accuracy of a minus b over the seeds that both have; None if there are none."""
+        first, second = ({o["seed"]: o["result"]["test"] for o in (data or {}).get("units", []) if o["arm"] == arm}
                          for arm in (a, b))  # fmt: skip
         seeds = sorted((first.keys() & second.keys()) - {SEARCHED})
         return [first[seed] - second[seed] for seed in seeds] or None
@@ -266,10 +263,8 @@ class Comparison:
             for at, group in enumerate(groups):
                 values = self.finals(data, f"{group}: {line}" if group else line)
                 if values:
-                    mean = fmean(values)
-                    low, high = interval(values) or (mean, mean)
-                    x, ends = at + 0.12 * index - 0.06 * (len(lines) - 1), [[mean - low], [high - mean]]
-                    ax.errorbar(x, mean, ends, **style, markersize=5, elinewidth=1)
+                    x = at + 0.12 * index - 0.06 * (len(lines) - 1)
+                    ax.errorbar(x, fmean(values), half_width(values), **style, markersize=5, elinewidth=1)
         ax.set(xticks=range(len(groups)), xticklabels=groups, ylabel="test accuracy (mean, 95 % interval)")
         fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=5)
         ax.set_title(f"{data['title']}\n{data['note']}")

@@ -9,13 +9,14 @@ from matplotlib.figure import Figure
 
 from fedlab_core import plots
 from fedlab_core.experiment import Experiment
+from fedlab_core.local.work import Stopped
 from fedlab_core.plots import attribution as plots_attribution
 from fedlab_core.probes.attribution import Attribution, gathered, run_cell, said
 from fedlab_core.probes.cells import CAUSES, subsets
 from fedlab_core.settings import Settings
 from fedlab_core.studies.claim import Claim, Range, headlined
-from fedlab_core.studies.queue import Record, Results, Stop, Unit, full, sparse
-from fedlab_core.studies.record import Stopped, recorded
+from fedlab_core.studies.record import recorded
+from fedlab_core.studies.units import Record, Results, Stop, Unit, full, sparse
 
 SEEDS = (0, 1, 2, 3, 4)
 SETTINGS = Settings(
@@ -57,11 +58,11 @@ def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
         raise Stopped from error
 
 
-def attribution(data: Mapping[str, Any] | None, seeds: Sequence[int] = SEEDS) -> Attribution | None:
+def attribution(data: Mapping[str, Any] | None) -> Attribution | None:
     """The attribution of a record's seeds of which every cell is there; None if there is none."""
     units = {(one["seed"], one["arm"]): one for one in (data or {}).get("units", [])}
     cells = subsets(CAUSES)
-    whole = [seed for seed in seeds if all((seed, said(on)) in units for on in cells)]
+    whole = [seed for seed in SEEDS if all((seed, said(on)) in units for on in cells)]
     if not whole:
         return None
     lr = full(units[whole[0], said(())]["settings"]["experiment"]).settings.lr

@@ -49,9 +49,9 @@ def identity_claim() -> Claim:
     )
 
 
-def exchanges_claim(counted: Mapping[str, int] | None = None) -> Claim:
+def exchanges_claim() -> Claim:
     """Row 2: the price of FedTAN in exchanges and values."""
-    counted = counted or count_exchanges()
+    counted = count_exchanges()
     return exact(
         "batchnorm.exchanges",
         "ResNet-20 under FedTAN: 3 L + 1 exchanges per round, and 4 numbers per channel sent up besides the model",
@@ -86,10 +86,10 @@ def _record(name: str) -> Runs:
     return by_arm(recorded(f"batchnorm_{name}"))
 
 
-def digits_claim(runs: Runs | None = None) -> Claim:
+def digits_claim() -> Claim:
     """Row 3 at quick size: the damage on digits, and what repairs it."""
     names = ("FedAvg+BN", "FedTAN", "GroupNorm", "LayerNorm")
-    runs = runs or QUICK.here("centralised BN", *names)
+    runs = QUICK.here("centralised BN", *names)
     return headlined(
         "batchnorm.digits",
         "digits, MLP with BN, 2 classes per client, one local step, 40 rounds: the damage and its repair",
@@ -101,11 +101,11 @@ def digits_claim(runs: Runs | None = None) -> Claim:
     )
 
 
-def controls_claim(one_class: Runs | None = None, iid: Runs | None = None) -> Claim:
+def controls_claim() -> Claim:
     """Row 3 at quick size: one class per client, and the IID control."""
     names = ("centralised BN", "FedTAN", "FedAvg+BN")
-    one_class = one_class or _changed(clients=10).here(*names)
-    iid = iid or _changed(partition_options={"skew": 0.0}).here(*names)
+    one_class = _changed(clients=10).here(*names)
+    iid = _changed(partition_options={"skew": 0.0}).here(*names)
     measured = {
         "FedAvg+BN, one class per client": finals(one_class, "FedAvg+BN"),
         "FedTAN, one class per client": finals(one_class, "FedTAN"),
@@ -152,12 +152,11 @@ def mnist_claim() -> Claim:
     )
 
 
-def no_noise_claim(runs: list[dict[str, Any]] | None = None) -> Claim:
+def no_noise_claim() -> Claim:
     """Row 4 at quick size: the bias is there without any sampling noise."""
-    if runs is None:
-        names = ("FedAvg+BN", "FedTAN", "centralised BN")
-        runs = [full_batch(name, 100, experiment=DIGITS, points=5) for name in names]
-    return _no_noise("batchnorm.no_noise", "digits", 100, "quick", {run["variant"]: run for run in runs})
+    names = ("FedAvg+BN", "FedTAN", "centralised BN")
+    runs = {name: full_batch(name, 100, experiment=DIGITS, points=5) for name in names}
+    return _no_noise("batchnorm.no_noise", "digits", 100, "quick", runs)
 
 
 def no_noise_mnist_claim() -> Claim:
@@ -199,9 +198,9 @@ def _no_noise(id: str, data: str, rounds: int, size: str, runs: Mapping[str, Map
     )
 
 
-def gradients_claim(runs: Runs | None = None) -> Claim:
+def gradients_claim() -> Claim:
     """Row 5: it is the gradients, not the test-time statistics."""
-    runs = runs or QUICK.here("centralised BN", "FedAvg+BN")
+    runs = QUICK.here("centralised BN", "FedAvg+BN")
     measured: dict[str, Measured] = {"digits: regained": _regained(runs, "FedAvg+BN")}
     if mnist := _record("mnist"):
         measured["MNIST (recorded): regained"] = _regained(mnist, "FedAvg+BN")

@@ -27,13 +27,13 @@ from fedlab_core.randomness import generator
 from fedlab_core.state import batch_norms
 from fedlab_core.studies.arms import trained
 from fedlab_core.studies.batchnorm_runs import DIGITS, MNIST, VARIANTS
-from fedlab_core.studies.queue import Record, Results, Stop, Unit
+from fedlab_core.studies.units import Record, Results, Stop, Unit
 
 WHOLE = MNIST.replace(dataset_options={"download": False, "pixels": 14})
 """All of MNIST, before 100 examples of each digit are taken."""
 
 
-def identity(name: str, sizes: Sequence[int], image: tuple[int, int, int] = (1, 8, 8)) -> dict[str, float]:
+def identity(name: str, sizes: Sequence[int]) -> dict[str, float]:
     """Relative error of the clients' mean gradient against the union batch's, in float64, by what is left out.
 
     The batches are random images, brighter from client to client, with labels of their own: skewed in every respect.
@@ -42,6 +42,7 @@ def identity(name: str, sizes: Sequence[int], image: tuple[int, int, int] = (1, 
         name: of a model, see `build_model`.
         sizes: examples of each client's batch.
     """
+    image = (1, 8, 8)
     model = build_model(name, image, 10, generator(0, "identity weights"), norm="batch").double()
     draws = generator(0, "identity batches")
     batches = []
@@ -65,13 +66,14 @@ def identity(name: str, sizes: Sequence[int], image: tuple[int, int, int] = (1, 
     }
 
 
-def count_exchanges(name: str = "resnet20", image: tuple[int, int, int] = (3, 32, 32)) -> dict[str, int]:
+def count_exchanges(name: str = "resnet20") -> dict[str, int]:
     """What one FedTAN round of a network costs each client besides FedAvg's, counted while two clients do it.
 
     Returns:
         "layers" of batch norm, "exchanges" of the round with the models' own, "floats_up" and "floats_down" besides the
         model, "parameters" and "statistics" (running means and variances) of the model itself.
     """
+    image = (3, 32, 32)
     model = build_model(name, image, 10, generator(0, "initial weights"), norm="batch")
     draws, ledger = generator(0, "images"), Ledger()
     batches = [(torch.randn(2, *image, generator=draws), torch.tensor([k, k])) for k in range(2)]

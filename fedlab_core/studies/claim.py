@@ -157,7 +157,7 @@ class Claim:
 
 @checked
 def extended(registered: str, data: Mapping[str, Any] | None) -> str:
-    """When a range was set, and that two seeds were added to a record of three where they were."""
+    """When a range was set; of a record that has more than three seeds by now, also that two were added later."""
     later = data is not None and len(data.get("complete", ())) > 3
     return f"{registered}; two of its seeds were added with three known" if later else registered
 

@@ -188,6 +188,6 @@ def picture(bench: Mapping[str, Any]) -> Figure:
     ax.set(xticks=range(len(models)), xticklabels=[NAMES[m] for m in models])
     ax.set(ylabel="rounds in the time of a plain one", xlim=(-0.55, len(models) - 0.45))
     plots.logarithmic(ax, "y", (1.0, 2.0, 5.0))
-    ax.grid(axis="y", color="0.92")
+    plots.lines_across(ax)
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return fig

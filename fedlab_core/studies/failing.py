@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from itertools import islice
 from statistics import fmean
 from typing import Any
 
@@ -11,11 +10,12 @@ from matplotlib.figure import Figure
 from fedlab_core import plots
 from fedlab_core.experiment import Experiment
 from fedlab_core.failures import Failures
+from fedlab_core.intervals import half_width
 from fedlab_core.settings import Settings
-from fedlab_core.studies.claim import Claim, Range
-from fedlab_core.studies.queue import Record, Results, Stop, Unit, full, sparse
-from fedlab_core.studies.record import Stopped, recorded
-from fedlab_core.studies.statistics import interval
+from fedlab_core.studies.claim import Claim, Range, headlined
+from fedlab_core.studies.record import recorded
+from fedlab_core.studies.statistics import differences
+from fedlab_core.studies.units import Record, Results, Stop, Unit, full, heeding, sparse
 
 SEEDS, ROUNDS = (0, 1, 2, 3, 4), 15
 BASE = Experiment(
@@ -70,9 +70,8 @@ def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
     found = {}
     for name, changes in settings["runs"].items():
         federation = full(changes).replace(device=device, non_finite="keep").build()
-        for record in islice(federation.rounds(settings["rounds"]), settings["rounds"]):
-            if stop():
-                raise Stopped(f"{name}: after round {record.round}")
+        for _ in heeding(federation.rounds(settings["rounds"]), stop):
+            pass
         found[name] = round(federation.history[-1].metrics["test_accuracy"], 4)
     return found
 
@@ -91,10 +90,7 @@ def draw(data: Mapping[str, Any]) -> Figure:
         for index, name in enumerate(AGGREGATORS):
             cases = {share: f"{how} {share:g}" if share else "none" for share in shares}
             found = {share: values for share, case in cases.items() if (values := finals(data, name, case))}
-            means = [fmean(values) for values in found.values()]
-            ends = [interval(values) or (fmean(values),) * 2 for values in found.values()]
-            errors = [[m - low for m, (low, _) in zip(means, ends, strict=True)]]
-            errors += [[high - m for m, (_, high) in zip(means, ends, strict=True)]]
+            means, errors = ([of(values) for values in found.values()] for of in (fmean, half_width))
             style = {"marker": "os^Dv*"[index], "color": plots.OKABE_ITO[index], "markersize": 5, "linewidth": 1}
             ax.errorbar([s + 0.006 * (index - 2.5) for s in found], means, errors, label=name, elinewidth=1, **style)
         ax.axhline(CHANCE, color="0.6", linestyle=":", linewidth=1)
@@ -108,69 +104,70 @@ def draw(data: Mapping[str, Any]) -> Figure:
 RECORD = Record("failing_clients", "Clients that are lost or lie: digits, 20 clients, Dir(1)", plan, run, draw, SEEDS)
 REGISTERED = "49afbc0, before the record"
 _Part = tuple[str, str]
-_CLAIMS: dict[str, tuple[str, str, _Part, _Part | None, Range]] = {
+"""An aggregator and one of `CASES`."""
+_CLAIMS: dict[str, tuple[str, _Part, _Part | None, Range]] = {
     "lost": (
         "With six in ten clients cut off in every round, the mean ends not far below where it ends with none",
-        "mean", ("mean", "lost 0.6"), ("mean", "none"), Range(low=-0.1),
+        ("mean", "lost 0.6"), ("mean", "none"), Range(low=-0.1),
     ),
     "mean": (
         "One liar in ten, who sends ten times the opposite of its update, brings the mean down to chance",
-        "mean", ("mean", "updates flipped 0.1"), None, Range(high=0.2),
+        ("mean", "updates flipped 0.1"), None, Range(high=0.2),
     ),
     "median": (
         "With two such liars in ten the median ends not far below where it ends with none",
-        "median", ("median", "updates flipped 0.2"), ("median", "none"), Range(low=-0.15),
+        ("median", "updates flipped 0.2"), ("median", "none"), Range(low=-0.15),
     ),
     "geometric_median": (
         "With two such liars in ten the geometric median ends not far below where it ends with none",
-        "geometric median", ("geometric median", "updates flipped 0.2"), ("geometric median", "none"),
+        ("geometric median", "updates flipped 0.2"), ("geometric median", "none"),
         Range(low=-0.15),
     ),
     "trimmed_mean": (
         "The trimmed mean breaks once more lie (three in ten) than it trims (two in ten)",
-        "trimmed mean", ("trimmed mean", "updates flipped 0.2"), ("trimmed mean", "updates flipped 0.3"),
+        ("trimmed mean", "updates flipped 0.2"), ("trimmed mean", "updates flipped 0.3"),
         Range(low=0.4),
     ),
     "norm_clipping": (
         "Clipping the norms of updates slows such liars down but does not stop two in ten",
-        "norm clipping", ("norm clipping", "updates flipped 0.2"), ("norm clipping", "none"), Range(high=-0.2),
+        ("norm clipping", "updates flipped 0.2"), ("norm clipping", "none"), Range(high=-0.2),
     ),
     "krum": (
         "Krum, told of eight liars in twenty, ends where it does without any",
-        "Krum", ("Krum", "updates flipped 0.4"), ("Krum", "none"), Range(low=-0.1),
+        ("Krum", "updates flipped 0.4"), ("Krum", "none"), Range(low=-0.1),
     ),
     "krum_price": (
         "Where nobody lies Krum, which keeps one client's model, ends far below the mean",
-        "Krum", ("Krum", "none"), ("mean", "none"), Range(high=-0.1),
+        ("Krum", "none"), ("mean", "none"), Range(high=-0.1),
     ),
     "half": (
         "Once half of the clients lie, the median is at chance",
-        "median", ("median", "updates flipped 0.5"), None, Range(high=0.2),
+        ("median", "updates flipped 0.5"), None, Range(high=0.2),
     ),
 }  # fmt: skip
-"""Rows by the end of their id: text, whose runs are shown, what is measured, what is subtracted, the range."""
+"""Rows by the end of their id: text, what is measured, what is subtracted, the range."""
 
 
 def claim(name: str) -> Claim:
     """One row, from the units that are there; besides its headline, every share of its aggregator."""
-    text, aggregator, one, other, expected = _CLAIMS[name]
-    data = recorded(RECORD.name)
+    text, one, other, expected = _CLAIMS[name]
+    data, aggregator = recorded(RECORD.name), one[0]
     first, second = finals(data, *one), finals(data, *other) if other else []
     headline = ": ".join(one) + (f" minus {': '.join(other)}" if other else "")
-    differences = [a - b for a, b in zip(first, second, strict=True)] if other else first
+    values = differences(first, second) if other else first
     found = {f"{aggregator}: {case}": accuracies for case in CASES if (accuracies := finals(data, aggregator, case))}
-    return Claim(
+    return headlined(
         f"failing.{name}",
         f"{RECORD.title}: {text}",
-        "ours; the aggregators' papers are named in `methods.robust`",
-        "standard",
-        {headline: expected},
-        {**found, headline: differences or None},
-        SEEDS[: len(differences)],
+        expected,
+        {**found, headline: values or None},
         headline,
-        REGISTERED,
-        TESTS,
-        {"chance": CHANCE, **({"reached": fmean(first)} if first else {})},
+        source="ours; the aggregators' papers are named in `methods.robust`",
+        size="standard",
+        seeds=SEEDS[: len(values)],
+        registered=REGISTERED,
+        test_size=TESTS,
+        references={"chance": CHANCE, **({"reached": fmean(first)} if first else {})},
     )
 
 

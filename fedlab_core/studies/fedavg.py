@@ -30,11 +30,8 @@ def figure_one(
     epochs: int = 20,
     batch_size: int = 50,
     lr: float = 0.1,
-    *,
-    engine: str = "loop",
-    dataset: Dataset | None = None,
 ) -> dict[str, list[probes.LossLine]]:
-    """Loss on the whole training set along the line between two models (figure 1 of the paper, with its recipe).
+    """Loss on all of digits along the line between two models (figure 1 of the paper, with its recipe).
 
     The two 2NN of a pair are trained on disjoint IID halves of 2 x `examples` training examples, from "independent"
     or from "shared" initial weights. The last model of the independent pair is the only one that differs.
@@ -42,7 +39,7 @@ def figure_one(
     Returns:
         One line per pair and kind of start; theta = 1 is the model that both kinds have in common.
     """
-    dataset = dataset or load_dataset("digits")
+    dataset = load_dataset("digits")
     lines: dict[str, list[probes.LossLine]] = {"independent": [], "shared": []}
     for pair in range(pairs):
         halves = torch.randperm(len(dataset.x), generator=generator(pair, "figure 1"))[: 2 * examples].split(examples)
@@ -52,7 +49,7 @@ def figure_one(
                 "2nn", dataset.input_shape, dataset.num_classes, generator(pair, "initial weights", start)
             )
             holder = Partition(halves[half], torch.tensor([0, examples]), "one client")
-            settings = Settings(1.0, epochs, batch_size=batch_size, lr=lr, seed=2 * pair + half, engine=engine)
+            settings = Settings(1.0, epochs, batch_size=batch_size, lr=lr, seed=2 * pair + half, engine="loop")
             federation = Federation(dataset, holder, model, settings)
             for _ in federation.rounds(1):
                 pass

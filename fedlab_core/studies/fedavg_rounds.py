@@ -10,9 +10,9 @@ from fedlab_core.experiment import Experiment
 from fedlab_core.settings import Settings
 from fedlab_core.studies import tuning
 from fedlab_core.studies.arms import Arm, Comparison
-from fedlab_core.studies.queue import full
 from fedlab_core.studies.statistics import ratios
 from fedlab_core.studies.tuning import GRID, Tuned, tune
+from fedlab_core.studies.units import full
 
 DIGITS = Experiment(clients=20, settings=Settings(fraction=0.25, epochs=5, engine="loop"))
 MNIST = Experiment("mnist", {"download": False}, clients=100, settings=Settings(fraction=0.1, epochs=1, engine="auto"))
@@ -53,10 +53,10 @@ def rounds_table(
     }
 
 
-def speed_ups(cells: Rounds, work: str, partition: str, baseline: str = "FedSGD") -> list[float]:
-    """How many times fewer rounds than the baseline, seed by seed; a baseline that never reached the target counts with
-    the rounds it was given, a lower bound. Empty if the work itself never did."""
-    fast, slow = cells[work, partition], cells[baseline, partition]
+def speed_ups(cells: Rounds, work: str, partition: str) -> list[float]:
+    """How many times fewer rounds than FedSGD, seed by seed; a FedSGD that never reached the target counts with the
+    rounds it was given, a lower bound. Empty if the work itself never did."""
+    fast, slow = cells[work, partition], cells["FedSGD", partition]
     spent = slow.per_seed or (slow.most,) * len(slow.seeds)
     return ratios(spent, fast.per_seed) if fast.per_seed else []
 
@@ -79,7 +79,7 @@ def draw(data: Mapping[str, Any]) -> Figure:
             ax.axhline(target, color="0.35", linewidth=1, linestyle=":", label=f"target {target:g}")
             ax.set_ylim(0.8 if target > 0.9 else 0, 1)
         ax.set(title=group, xlabel="round", ylabel=plots.AXES[metric])
-        ax.grid(axis="y", color="0.92")
+        plots.lines_across(ax)
         ax.legend()
     fig.suptitle(data["title"], fontsize=10)
     return fig

@@ -9,19 +9,21 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from fedlab_core import plots
 from fedlab_core.experiment import Experiment
+from fedlab_core.intervals import half_width
 from fedlab_core.settings import Settings
 from fedlab_core.studies import tuning
 from fedlab_core.studies.arms import SEARCHED
-from fedlab_core.studies.claim import Claim, Measured, Range
-from fedlab_core.studies.queue import Record, Results, Stop, Unit, full, sparse
+from fedlab_core.studies.claim import Claim, Measured, Range, headlined
 from fedlab_core.studies.record import recorded
-from fedlab_core.studies.statistics import interval, ratios
+from fedlab_core.studies.statistics import ratios
+from fedlab_core.studies.units import Record, Results, Stop, Unit, full, sparse
 
 MNIST = Experiment(
     "mnist",
@@ -166,11 +168,8 @@ def draw(data: Mapping[str, Any]) -> Figure:
             values, paper = rounds(data, row), sum(row.paper) / len(row.paper)
             if not values or not all(map(math.isfinite, values)):
                 continue
-            mean, ends = sum(values) / len(values), interval(values)
-            half = 0.0 if ends is None else (ends[1] - ends[0]) / 2
-            color = plots.OKABE_ITO[index]
-            marker = {None: "s", 10: "o", 50: "^"}[row.batch]
-            ax.errorbar(paper, mean, yerr=half, fmt=marker, color=color, markersize=5, elinewidth=1)
+            look = {"fmt": {None: "s", 10: "o", 50: "^"}[row.batch], "color": plots.OKABE_ITO[index]}
+            ax.errorbar(paper, fmean(values), half_width(values), **look, markersize=5, elinewidth=1)
         ax.plot([], [], "o", color=plots.OKABE_ITO[index], label=label)
     for marker, name in (("o", "B = 10"), ("^", "B = 50"), ("s", "B = all")):
         ax.plot([], [], marker, color="0.5", label=name)
@@ -203,21 +202,18 @@ REGISTERED = "49bbd53, before the record (a pilot of three seeds had been seen)"
 def row_claim(name: str) -> Claim:
     """Rounds of one row as in the paper, within 25 %."""
     row, data = BY_NAME[HEADLINES[name]], recorded(RECORD.name)
-    headline = "rounds to 97 %"
     values = rounds(data, row)
-    measured: dict[str, Measured] = {headline: values or None, "the paper's rounds": sum(row.paper) / len(row.paper)}
-    return Claim(
+    return headlined(
         f"fedavg.{name}",
         f"MNIST, centred pixels, 2NN, 100 clients, {row.name}: as many rounds as in the paper, within 25 %",
-        "McMahan et al. 2017, tables 1 and 4 (no spread is given)",
-        "paper",
-        {headline: row.range},
-        measured,
-        SEEDS[: len(values)],
-        headline,
-        REGISTERED,
-        10_000,
-        {"chance": 0.1, "reached": TARGET},
+        row.range,
+        {"rounds to 97 %": values or None, "the paper's rounds": fmean(row.paper)},
+        source="McMahan et al. 2017, tables 1 and 4 (no spread is given)",
+        size="paper",
+        seeds=SEEDS[: len(values)],
+        registered=REGISTERED,
+        test_size=10_000,
+        references={"chance": 0.1, "reached": TARGET},
     )
 
 
@@ -229,17 +225,17 @@ def speed_up_claim() -> Claim:
         pair = [rounds(data, BY_NAME[HEADLINES[name]]) for name in (slow, fast)]
         measured[HEADLINES[fast]] = ratios(*pair) if pair[0] and len(pair[0]) == len(pair[1]) else None
     headline = HEADLINES["more_work"]
-    return Claim(
+    return headlined(
         "fedavg.speed_up",
         "MNIST, centred pixels, 2NN, C=0.1: FedAvg needs at least ten times fewer rounds than FedSGD on the same split",
-        "McMahan et al. 2017, abstract: 10 to 100 times; table 4: 43.2 for this row, 3.7 on 2 shards",
-        "paper",
-        {headline: Range(low=10)},
+        Range(low=10),
         measured,
-        SEEDS if measured[headline] else (),
         headline,
-        REGISTERED,
-        10_000,
+        source="McMahan et al. 2017, abstract: 10 to 100 times; table 4: 43.2 for this row, 3.7 on 2 shards",
+        size="paper",
+        seeds=SEEDS if measured[headline] else (),
+        registered=REGISTERED,
+        test_size=10_000,
     )
 
 

@@ -14,10 +14,10 @@ from fedlab_core.studies import tuning
 from fedlab_core.studies.arms import by_arm, rates
 from fedlab_core.studies.claim import Claim, Measured, Range, headlined
 from fedlab_core.studies.fedavg_rounds import draw
-from fedlab_core.studies.queue import Record, Results, Stop, Unit, full, sparse
 from fedlab_core.studies.record import recorded
 from fedlab_core.studies.statistics import ratios
 from fedlab_core.studies.tuning import run, tune
+from fedlab_core.studies.units import Record, Results, Stop, Unit, full, sparse
 
 TEXT = Experiment(
     "python_docs",

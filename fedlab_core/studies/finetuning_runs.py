@@ -25,7 +25,7 @@ from fedlab_core.finetuning.accounts import classification_loss, payload
 from fedlab_core.finetuning.classifiers import class_means, cosine_classifier, with_head
 from fedlab_core.finetuning.shots import few_shot_clients
 from fedlab_core.finetuning.tuning import tune
-from fedlab_core.methods import FedAvg, LocalOnly
+from fedlab_core.methods.fedavg import FedAvg, LocalOnly
 from fedlab_core.models.clip import zero_shot_weights
 from fedlab_core.models.weights.shipped import CAPTIONS, VOCABULARY, blank, load_backbone
 from fedlab_core.partition import Partition
@@ -33,10 +33,9 @@ from fedlab_core.plots import finetuning as plots_finetuning
 from fedlab_core.randomness import generator
 from fedlab_core.round import while_finite
 from fedlab_core.settings import Settings
-from fedlab_core.state import State, set_state
+from fedlab_core.state import State, parameter_names, set_state
 from fedlab_core.studies.arms import Arm, Comparison, grouped
-from fedlab_core.studies.queue import Stop, full
-from fedlab_core.studies.record import Stopped
+from fedlab_core.studies.units import Stop, full, heeding
 
 NO_EVALUATION = 10**6  # rounds between two evaluations by the loop; the study has its own
 OPTIONS: dict[str, dict[str, Any]] = {"vpt_deep": {"tokens": 4}, "vpt_shallow": {"tokens": 4}, "lora": {"rank": 4}}
@@ -181,12 +180,10 @@ def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
     fed = federation(experiment.replace(device=device), way)
     data, held_out = fed.dataset, pictures(experiment)[1]
     loss = classification_loss(data.prepare(data.x[: fed.settings.batch_size]))
-    step = count_flops(fed.model, loss) if parameters(fed) else 0
+    step = count_flops(fed.model, loss) if parameter_names(fed.model) else 0
     first = accuracy(fed, fed.state, data.test_x, data.test_y)
     curve: dict[str, list[Any]] = {"round": [0], "test": [first], "bytes": [0], "flops": [0]}
-    for record in while_finite(fed.rounds(rounds)):
-        if stop():
-            raise Stopped(f"after round {record.round}")
+    for record in heeding(while_finite(fed.rounds(rounds)), stop):
         if not way.local and (record.round % settings["every"] == 0 or record.round == rounds):
             curve["round"].append(record.round)
             curve["test"].append(accuracy(fed, fed.state, data.test_x, data.test_y))
@@ -201,11 +198,6 @@ def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
         "held_out": round(unseen["own" if way.local else "test"], 4),
         "clients": {name: round(value, 4) for name, value in ends.items()},
     }
-
-
-def parameters(fed: Federation) -> bool:
-    """Whether anything is trained."""
-    return any(p.requires_grad for p in fed.model.parameters())
 
 
 def until(one: Mapping[str, Any], axis: str, target: float) -> float:

@@ -71,8 +71,8 @@ def counted_flops(model: StagedModel, batch: torch.Tensor) -> dict[str, float]:
     return {name: value / steps["end_to_end"] for name, value in steps.items()}
 
 
-def counted_traffic(model: StagedModel, rounds: int = ROUNDS) -> dict[str, float]:
-    """GiB of one client over a run, both ways, from the bytes of real rounds.
+def counted_traffic(model: StagedModel) -> dict[str, float]:
+    """GiB of one client over a run of `ROUNDS`, both ways, from the bytes of real rounds.
 
     One client takes two rounds of every stage, of one step with two pictures; a stage's later rounds move the same
     bytes as its second.
@@ -90,7 +90,7 @@ def counted_traffic(model: StagedModel, rounds: int = ROUNDS) -> dict[str, float
             moved = [down + up for down, up in traffic(run, stateful)]
             if stateful:
                 assert moved == [record.costs.bytes for record in run.history[1:]]
-            total = sum(a + (rounds // stages - 1) * b for a, b in zip(moved[::2], moved[1::2], strict=True))
+            total = sum(a + (ROUNDS // stages - 1) * b for a, b in zip(moved[::2], moved[1::2], strict=True))
             found[scheme if stateful else f"{scheme}, stateless"] = total / GIB
     return found
 
@@ -253,10 +253,10 @@ def accuracy_claim(data: Mapping[str, Any] | None = None, chance: float = 0.1, t
     )
 
 
-def dropout_accuracy_claim(data: Mapping[str, Any] | None = None) -> Claim:
+def dropout_accuracy_claim() -> Claim:
     """Row 3, second half: accuracy over dropout rates, from the recorded runs."""
     measured: dict[str, Measured] = {"rate 0.5 minus none": None}
-    if runs := by_arm(recorded("layerwise_dropout") if data is None else data):
+    if runs := by_arm(recorded("layerwise_dropout")):
         last, few = _ends(runs), _ends(runs, "few")
         measured = {f"rate {rate:g} minus none": differences(last[f"{rate:g}"], last["0"]) for rate in RATES}
         first = {name: values[0] - last["0"][0] for name, values in last.items() if "mask" in name}

@@ -19,13 +19,12 @@ from fedlab_core.layerwise.accounts import deepest, flops_by_round, peak_memory,
 from fedlab_core.layerwise.evaluation import features, knn_accuracy, linear_probe
 from fedlab_core.layerwise.method import LayerWise
 from fedlab_core.layerwise.network import StagedModel, build_staged
-from fedlab_core.methods import build_method
+from fedlab_core.methods.named import build_method
 from fedlab_core.plots import layerwise as plots_layerwise
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 from fedlab_core.studies.arms import Arm, Comparison, Runs, by_arm
-from fedlab_core.studies.queue import Stop, full
-from fedlab_core.studies.record import Stopped
+from fedlab_core.studies.units import Stop, full, heeding
 
 NO_EVALUATION = 10**6  # rounds between two evaluations by the loop; the study has its own
 LABELS = 10  # labelled examples per class of the few-label probe
@@ -95,9 +94,7 @@ def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
         return {"accuracy": ceiling.evaluate()["test_accuracy"]}
     fed = federation(experiment, data)
     at, measures, losses = [0], [measure(fed)], []
-    for record in fed.rounds(rounds):
-        if stop():
-            raise Stopped(f"after round {record.round}")
+    for record in heeding(fed.rounds(rounds), stop):
         losses.append(round(record.metrics["train_loss"], 4))
         if record.round % settings["every"] == 0 or record.round == rounds:
             at.append(record.round)

@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from fedlab_core import plots
 from fedlab_core.plots import probes as plots_probes
 from fedlab_core.studies.arms import SEARCHED
-from fedlab_core.studies.claim import Claim, Measured, Range
+from fedlab_core.studies.claim import Claim, Measured, Range, headlined
 from fedlab_core.studies.pretraining_imagenet_runs import SEEDS, SIZE, SKEW, SKEWS, STARTS, plan, run
-from fedlab_core.studies.queue import Record
 from fedlab_core.studies.record import recorded
 from fedlab_core.studies.statistics import differences, ratios
+from fedlab_core.studies.units import Record
 
 Measures = dict[str, Measured]
 Pairs = Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]
@@ -85,38 +85,44 @@ def stability_measures(pairs: Pairs) -> Measures:
 
 
 REGISTERED = "aeb22f1, before the record (a pilot of one other seed had been seen)"
-_ROWS: dict[str, tuple[str, Callable[[Pairs], Measures], dict[str, Range]]] = {
+_ROWS: dict[str, tuple[str, Callable[[Pairs], Measures], str, Range]] = {
     "gap": (
         "a start from ImageNet narrows the gap between centralised training and FedAvg on skewed clients",
         gap_measures,
-        {f"{SKEW}: gap narrowed by": Range(low=0.0)},
+        f"{SKEW}: gap narrowed by",
+        Range(low=0.0),
     ),
     "drift": (
         "it does not alleviate drift: at one rate, in the last round, clients' updates are as large beside the weights",
         drift_measures,
-        {"last round: relative size, ratio": Range(low=0.95)},
+        "last round: relative size, ratio",
+        Range(low=0.95),
     ),
     "direction": (
         "it does not alleviate drift: at one rate, in the last round, clients' updates agree no more in direction",
         drift_measures,
-        {"last round: cosine, difference": Range(high=0.02)},
+        "last round: cosine, difference",
+        Range(high=0.02),
     ),
     "basin": (
         f"models from it, one trained on IID and one on {SKEW} clients, lie in one basin",
         basin_measures,
-        {"ImageNet: barrier": Range(high=0.05)},
+        "ImageNet: barrier",
+        Range(high=0.05),
     ),
     "stability": (
         "with it, mixtures of the clients' models spread less",
         stability_measures,
-        {"sd changes by": Range(high=-0.005)},
+        "sd changes by",
+        Range(high=-0.005),
     ),
 }
+"""Rows by the end of their id: text, how the record is measured, headline, range."""
 
 
 def claim(name: str) -> Claim:
     """One row, from the seeds that are there."""
-    text, measure, expected = _ROWS[name]
+    text, measure, headline, expected = _ROWS[name]
     pairs = paired(recorded(RECORD.name))
     references: dict[str, float | None] = {}
     if pairs:
@@ -125,19 +131,19 @@ def claim(name: str) -> Claim:
         )
         references = {"chance": 0.1, "reached": start[SKEW], "random": random[SKEW]}
         references |= {"centralised": start["pooled"], "centralised, random": random["pooled"]}
-    return Claim(
+    return headlined(
         f"pretraining.imagenet_{name}",
         f"CIFAR-10, {SIZE.images:,} images, 10 clients, ResNet-8 with group norm, {SIZE.rounds} rounds, features of "
         f"ImageNet's EfficientNet-Lite0 distilled into it: {text}",
-        "Chen et al. 2023, abstract; our operationalisation",
-        "standard",
         expected,
         measure(list(pairs.values())) if pairs else {},
-        list(pairs),
-        next(iter(expected)),
-        REGISTERED,
-        SIZE.tests,
-        references,
+        headline,
+        source="Chen et al. 2023, abstract; our operationalisation",
+        size="standard",
+        seeds=list(pairs),
+        registered=REGISTERED,
+        test_size=SIZE.tests,
+        references=references,
     )
 
 

@@ -10,14 +10,12 @@ from fedlab_core.data import Dataset
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.pretraining.distillation import Distillation, distilled
-from fedlab_core.pretraining.starts import Start
+from fedlab_core.pretraining.kept import Start
 from fedlab_core.references import centralised
-from fedlab_core.round import while_finite
 from fedlab_core.settings import Settings
-from fedlab_core.studies.arms import SEARCHED, hold_out
-from fedlab_core.studies.queue import Results, Stop, Unit, full, sparse
-from fedlab_core.studies.record import Stopped
+from fedlab_core.studies.arms import SEARCHED, hold_out, trained
 from fedlab_core.studies.tuning import climb
+from fedlab_core.studies.units import Results, Stop, Unit, full, sparse
 
 STARTS = ("random", "ImageNet")
 SKEW = "Dir(0.1)"
@@ -126,10 +124,8 @@ def run(settings: Mapping[str, Any], stop: Stop, device: str) -> dict[str, Any]:
     runs, found = {}, {}
     for skew, lr in settings["rates"].items():
         federation = one.replace(lr=lr, **SKEWS[skew]).begin(start, data=task)
-        runs[skew] = federation = centralised(federation) if skew == "pooled" else federation
-        for record in while_finite(federation.rounds(size.rounds)):
-            if stop():
-                raise Stopped(f"after round {record.round}")
+        federation = centralised(federation) if skew == "pooled" else federation
+        runs[skew] = trained(federation, size.rounds, stop)
         held = Federation(chooser, federation.partition, federation.model, federation.settings)
         seen = [record for record in federation.history if "test_accuracy" in record.metrics]
         found[skew] = {

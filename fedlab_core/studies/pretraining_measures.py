@@ -8,8 +8,8 @@ from fedlab_core.studies.arms import Runs, by_arm, finals, grouped, rates
 from fedlab_core.studies.claim import Measured
 from fedlab_core.studies.pretraining_runs import GRIDS, METHODS, ROUNDS, SKEW, SKEWS, SSL_ROUNDS
 from fedlab_core.studies.pretraining_standard import SOURCES
-from fedlab_core.studies.queue import full
 from fedlab_core.studies.statistics import differences, ratios
+from fedlab_core.studies.units import full
 
 Data = Mapping[str, Any]
 Measures = dict[str, Measured]

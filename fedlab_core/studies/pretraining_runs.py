@@ -17,13 +17,14 @@ from fedlab_core.data import Dataset
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.plots import probes as plots_probes
+from fedlab_core.pretraining.kept import Start
 from fedlab_core.pretraining.named import READ, recipe
 from fedlab_core.pretraining.named import STARTS as NAMES
-from fedlab_core.pretraining.starts import Fractals, Start, Supervised
+from fedlab_core.pretraining.starts import Fractals, Supervised
 from fedlab_core.settings import Settings
 from fedlab_core.studies import arms
 from fedlab_core.studies.arms import Arm, Comparison, by_arm, finals, hold_out
-from fedlab_core.studies.queue import Stop, full
+from fedlab_core.studies.units import Stop, full
 
 SEEDS = (0, 1, 2, 3, 4)
 SKEW = "Dir(0.05)"
@@ -102,31 +103,29 @@ def start_of(experiment: Experiment, name: str, data: Dataset) -> Start:
     return experiment.make_start(steps, name=name, data=data)
 
 
-def basin(seed: int, lr: float = 0.3, thetas: int = 21, skew: str = SKEW) -> dict[str, Any]:
+def basin(seed: int, lr: float = 0.3) -> dict[str, Any]:
     """Barriers between the final global models of an IID and a skewed run, and of two runs that differ in batch order.
 
     Four kinds of start: "letters" and "random" share initial weights between the two runs; "different random" does
     not; "batch order" is letters on IID data twice, the noise that a barrier has to exceed.
     """
-    grid = [i / (thetas - 1) for i in range(thetas)]
+    thetas = [i / 20 for i in range(21)]
     lines = {}
     for name in ("random", "letters"):
-        one, other = (trained(name, where, seed, lr) for where in ("IID", skew))
-        lines[name] = probes.line(one, one.state, other.state, grid)
+        one, other = (trained(name, skew, seed, lr) for skew in ("IID", SKEW))
+        lines[name] = probes.line(one, one.state, other.state, thetas)
         again = trained(name, "IID", seed, lr, order=1)
-        lines[f"{name}, batch order"] = probes.line(one, one.state, again.state, grid)
+        lines[f"{name}, batch order"] = probes.line(one, one.state, again.state, thetas)
         if name == "random":
-            third = trained(name, skew, seed, lr, weights=seed + 100)
-            lines["different random"] = probes.line(one, one.state, third.state, grid)
+            third = trained(name, SKEW, seed, lr, weights=seed + 100)
+            lines["different random"] = probes.line(one, one.state, third.state, thetas)
     return {name: {"barrier": line.barrier, **asdict(line)} for name, line in lines.items()}
 
 
-def rounds_inside(
-    name: str, seed: int, lr: float, at: Sequence[int] = (1, 2, 3, 5, 8, 15), skew: str = SKEW
-) -> dict[str, Any]:
+def rounds_inside(name: str, seed: int, lr: float, at: Sequence[int] = (1, 2, 3, 5, 8, 15)) -> dict[str, Any]:
     """Stability of the aggregation, local against global accuracy, and the gradients at the start of some rounds of one
     run; the curvature before the first."""
-    federation = trained(name, skew, seed, lr)
+    federation = trained(name, SKEW, seed, lr)
     gradients = [probes.client_gradients(federation, federation.state_at(t - 1)).to_json() | {"round": t} for t in at]
     return {
         "stability": [probes.stability(federation, t) for t in at],

@@ -22,7 +22,7 @@ from fedlab_core.settings import Settings
 from fedlab_core.studies import arms
 from fedlab_core.studies.arms import Arm, Comparison, finals, grouped, hold_out
 from fedlab_core.studies.pretraining_runs import SEEDS, SKEW, SKEWS, short, start_of, trained
-from fedlab_core.studies.queue import Stop, full
+from fedlab_core.studies.units import Stop, full
 
 SOURCES = {"mnist": "letters", "cifar10": "Caltech-101"}
 MNIST = Experiment(

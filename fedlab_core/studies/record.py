@@ -19,10 +19,6 @@ AXES = ("round", "theta")
 """Names under which a result says where the numbers beside them were measured: after which round, where on a line."""
 
 
-class Stopped(Exception):
-    """A run was asked to end before it was done."""
-
-
 @checked
 def recorded(name: str, folder: Path = FIGURES) -> Any:
     """What `figures/NAME.json` holds; None if there is no such file.

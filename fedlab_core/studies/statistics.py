@@ -4,8 +4,7 @@ import math
 from collections.abc import Sequence
 
 from fedlab_core.check import Measured, checked
-
-LEVEL = 0.95
+from fedlab_core.intervals import half_width
 
 
 @checked
@@ -25,22 +24,18 @@ def ratios(a: Sequence[Measured], b: Sequence[Measured]) -> list[float]:
 
 
 @checked
-def interval(values: Sequence[Measured], level: float = LEVEL) -> tuple[float, float] | None:
-    """Confidence interval of the mean by Student's t (of paired differences: the paired t interval).
+def interval(values: Sequence[Measured]) -> tuple[float, float] | None:
+    """95 % confidence interval of the mean by Student's t (of paired differences: the paired t interval).
 
     Args:
         values: one per seed, taken to be independent and normal.
-        level: probability that the interval covers the mean.
 
     Returns:
         Its ends; None for fewer than two values or for values that are not all finite.
     """
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return None
-    from scipy import stats  # it takes half a second
-
-    mean = math.fsum(values) / len(values)
-    half = float(stats.t.ppf((1 + level) / 2, len(values) - 1) * stats.sem(values))
+    mean, half = math.fsum(values) / len(values), float(half_width(values))
     return mean - half, mean + half
 
 

@@ -13,8 +13,7 @@ from fedlab_core.check import checked
 from fedlab_core.experiment import Experiment
 from fedlab_core.history import Record, rounds_to_target
 from fedlab_core.round import while_finite
-from fedlab_core.studies.queue import Results, Stop, Unit, full
-from fedlab_core.studies.record import Stopped
+from fedlab_core.studies.units import Results, Stop, Unit, full, heeding
 
 GRID = (0.0464, 0.1, 0.215, 0.464, 1.0, 2.15)
 """Learning rates a factor 10^(1/3) apart, the paper's coarser grid (section 3)."""
@@ -99,9 +98,7 @@ def run(
         Stopped: it was asked to stop.
     """
     federation, lower = experiment.build(), metric == "test_loss"
-    for record in while_finite(federation.rounds(most)):
-        if stop():
-            raise Stopped(f"after round {record.round}")
+    for record in heeding(while_finite(federation.rounds(most)), stop):
         value = record.metrics.get(metric, math.nan)
         if value <= target if lower else value >= target:
             break

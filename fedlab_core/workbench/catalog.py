@@ -15,14 +15,15 @@ from fedlab_core.data.vision import SOURCES
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.finetuning.tuning import TUNINGS
-from fedlab_core.methods import build_method
 from fedlab_core.methods.fedavg import FedAvg
+from fedlab_core.methods.named import build_method
 from fedlab_core.models.build import MODELS
 from fedlab_core.partition import Partition
-from fedlab_core.pretraining.starts import Start
+from fedlab_core.pretraining.kept import Start
 from fedlab_core.registry import METHODS, PARTITIONS, register
 from fedlab_core.workbench.labels import TUNING_WORDS
 from fedlab_core.workbench.options import Option, options_from, options_of
+from fedlab_core.workbench.runs import method_label
 
 GIVEN = "given"  # name of what a federation brings along
 TYPED = {"folder:": "a folder of images …", "text:": "a text file …"}
@@ -99,7 +100,7 @@ class Catalog:
 
     def method_label(self, name: str) -> str:
         """How a method is written for readers."""
-        return name if name in self.methods else str(getattr(METHODS.get(name), "name", name))
+        return name if name in self.methods else method_label(name)
 
     def norms(self, model: str) -> tuple[str, ...]:
         """The norms that a model may have."""

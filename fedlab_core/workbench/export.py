@@ -147,7 +147,7 @@ def code(run: Run) -> str:
     if by_hand:
         lines.append("from fedlab_core.federation import Federation")
     if rest or by_hand:
-        lines.append("from fedlab_core.methods import build_method")
+        lines.append("from fedlab_core.methods.named import build_method")
     if "own_method" in own:
         lines.insert(0, "from dataclasses import replace\n")
     lines += ["", *(f"# {name} = ...  # put in here {words}" for name, words in own.items())]

@@ -67,7 +67,7 @@ def finish(control: widgets.Widget, tooltip: str) -> Any:
 
 
 @checked
-def ranged(tooltip: str, low: float, high: float) -> str:
+def with_range(tooltip: str, low: float, high: float) -> str:
     """A tooltip that ends with what the field accepts."""
     return f"{tooltip.rstrip('.')}. Accepted: {low:,.10g} to {high:,.10g}."
 
@@ -88,7 +88,7 @@ def whole(label: str, low: int, high: int, tooltip: str, value: int = 1) -> widg
     """A whole number to type in."""
     _check_order(low, high)
     field = widgets.BoundedIntText(value, min=low, max=high, description=label, continuous_update=False)
-    return finish(field, ranged(tooltip, low, high))
+    return finish(field, with_range(tooltip, low, high))
 
 
 @checked
@@ -98,7 +98,7 @@ def float_slider(label: str, low: float, high: float, step: float, tooltip: str,
     control = widgets.FloatSlider(
         value, min=low, max=high, step=step, description=label, continuous_update=False, readout_format=".4"
     )
-    return finish(control, ranged(tooltip, low, high))
+    return finish(control, with_range(tooltip, low, high))
 
 
 @checked
@@ -108,7 +108,7 @@ def log_slider(label: str, low: float, high: float, tooltip: str, value: float) 
     control = widgets.FloatLogSlider(
         value, min=low, max=high, step=0.1, description=label, continuous_update=False, readout_format=".3"
     )
-    return finish(control, ranged(tooltip, 10**low, 10**high))
+    return finish(control, with_range(tooltip, 10**low, 10**high))
 
 
 @checked

@@ -1,7 +1,7 @@
 """What goes together: choices are tried on a handful of examples, and a way out is searched where they do not."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,20 @@ MOST_CHANGES = 3  # of a way out
 MOST_TRIALS = 200  # in search of one
 USUAL = {"image": "digits", "text": "python_docs"}  # data that are always there
 FEWER = (50, 20, 10, 5, 2, 1)  # clients, where the data do not suffice for more
+WORDS: dict[str, Callable[[Any], str]] = {
+    "dataset": lambda name: f"the data {name}",
+    "partition": lambda name: {"natural": "natural groups", "iid": "an IID partition"}.get(name, f"partition {name}"),
+    "clients": lambda count: f"{count} clients" if count > 1 else "one client",
+    "fraction": lambda _: "every client in every round",
+    "model": lambda name: f"the model {name}",
+    "norm": lambda kind: "no norm" if kind == "none" else f"the norm {kind}",
+    "batch_norm": lambda policy: f"batch-norm policy {policy or 'none'}",
+    "start": lambda _: "a random start",
+    "tuning": lambda way: "full training" if way == "full" else "low-rank updates",
+    "momentum": lambda value: f"momentum {value:g}",
+    "weight_decay": lambda value: f"weight decay {value:g}",
+}
+"""How a button calls what is changed."""
 
 
 @dataclass(frozen=True)
@@ -170,31 +184,12 @@ class Trials:
         return [*self.catalog.models, *(n for n, info in quick.items() if info.kind in (data.kind, "any"))]
 
     def _words(self, changes: dict[str, Any]) -> str:
-        labels = {name: label for label, name in self.catalog.method_labels}
         parts = []
         for name, value in changes.items():
-            if name == "partition":
-                parts.append({"natural": "natural groups", "iid": "an IID partition"}.get(value, f"partition {value}"))
-            elif name == "dataset":
-                parts.append(f"the data {value}")
-            elif name == "model":
-                parts.append(f"the model {value}")
-            elif name == "method":
-                parts.append(labels.get(value, value))
-            elif name == "clients":
-                parts.append(f"{value} clients" if value > 1 else "one client")
-            elif name == "norm":
-                parts.append("no norm")
-            elif name == "batch_norm":
-                parts.append(f"batch-norm policy {value or 'none'}")
-            elif name == "start":
-                parts.append("a random start")
-            elif name == "tuning":
-                parts.append("full training" if value == "full" else "low-rank updates")
-            elif name == "fraction":
-                parts.append("every client in every round")
-            elif name in ("momentum", "weight_decay"):
-                parts.append(f"{name.replace('_', ' ')} 0")
+            if name == "method":
+                parts.append(self.catalog.method_label(value))
+            elif name in WORDS:
+                parts.append(WORDS[name](value))
             elif not changes.keys() & {name.removesuffix("_options")}:
                 parts.append(f"the {name.removesuffix('_options')}'s own defaults")
         return "Use " + (" and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import ipywidgets as widgets
 
 from fedlab_core.glossary import define
-from fedlab_core.workbench.fields import Choice, Entry, ranged
+from fedlab_core.workbench.fields import Choice, Entry, with_range
 from fedlab_core.workbench.style import CSS, line, status
 from fedlab_core.workbench.text import timing
 
@@ -47,7 +47,7 @@ class Panel:
             "Run", "play", "train: go on if the settings are those shown, else begin a new run", "success"
         )
         self.rounds = widgets.BoundedIntText(rounds, min=1, max=100_000, description="Rounds")
-        self.rounds.tooltip = ranged("how many rounds Run trains", self.rounds.min, self.rounds.max)
+        self.rounds.tooltip = with_range("how many rounds Run trains", self.rounds.min, self.rounds.max)
         self.rounds.layout.width = "106px"
         self.rounds.style.description_width = "46px"
         self.stop = _button("Stop", "stop", "stop before the next step; finished rounds stay")

@@ -14,6 +14,7 @@ from fedlab_core import plots
 from fedlab_core.check import checked
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
+from fedlab_core.intervals import half_width
 from fedlab_core.plots import finetuning
 from fedlab_core.workbench.options import differing
 
@@ -42,11 +43,9 @@ class Band:
     @classmethod
     def of_curves(cls, label: str, x: Sequence[float], curves: Sequence[Sequence[float]]) -> "Band":
         """The mean of one curve per seed, with its 95 % interval (Student's t)."""
-        from scipy.special import stdtrit  # scipy.stats takes half a second, and most labs have no band
-
         values, n = np.asarray(curves, dtype=float), len(curves)
         mean = values.mean(0)
-        half = stdtrit(n - 1, 0.975) * values.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros_like(mean)
+        half = half_width(values) if n > 1 else np.zeros_like(mean)
         return cls(label, list(x), mean.tolist(), (mean - half).tolist(), (mean + half).tolist(), n)
 
     def draw(self, ax: Axes, index: int | str | None = None) -> None:

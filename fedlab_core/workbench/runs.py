@@ -15,7 +15,7 @@ from fedlab_core.federation import Federation
 from fedlab_core.history import Record, to_frame
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.plots import Line
-from fedlab_core.pretraining.starts import Start
+from fedlab_core.pretraining.kept import Start
 from fedlab_core.references import centralised
 from fedlab_core.registry import METHODS
 

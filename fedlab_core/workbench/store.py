@@ -20,7 +20,7 @@ from fedlab_core import files
 from fedlab_core.check import checked
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
-from fedlab_core.pretraining.starts import Start
+from fedlab_core.pretraining.kept import Start
 from fedlab_core.workbench.catalog import Catalog
 from fedlab_core.workbench.runs import Run
 

@@ -26,9 +26,9 @@ def numbers(record: Record | None) -> str:
         return line("Nothing measured yet.", 2)
     metrics = record.metrics
     parts = [f"<b>Round {record.round}</b>"]
-    for key, label, digits in (("test_accuracy", "accuracy", 3), ("test_loss", "loss", 3)):
+    for key, label in (("test_accuracy", "accuracy"), ("test_loss", "loss")):
         if key in metrics:
-            parts.append(f"{term(label)} <b>{metrics[key]:.{digits}f}</b>")
+            parts.append(f"{term(label)} <b>{metrics[key]:.3f}</b>")
     scores = [row["test_accuracy"] for row in record.clients if "test_accuracy" in row]
     if scores:
         parts.append(f"{term('clients', 'client spread')} {min(scores):.2f} to {max(scores):.2f}")

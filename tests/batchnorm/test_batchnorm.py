@@ -29,7 +29,8 @@ from fedlab_core.batchnorm.measures import (
 )
 from fedlab_core.batchnorm.neighbours import class_accuracy, fixbn, four_ways, reestimate
 from fedlab_core.federation import Federation
-from fedlab_core.methods import FedAvg, build_method
+from fedlab_core.methods.fedavg import FedAvg
+from fedlab_core.methods.named import build_method
 from fedlab_core.methods.saving import method_to_json
 from fedlab_core.models import build_model
 from fedlab_core.randomness import generator

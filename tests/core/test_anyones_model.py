@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from fedlab_core import probes
 from fedlab_core.data import Dataset
 from fedlab_core.federation import Federation
-from fedlab_core.methods import METHODS, FedAvg, build_method
+from fedlab_core.methods.fedavg import FedAvg
+from fedlab_core.methods.named import METHODS, build_method
 from fedlab_core.partition import Partition
 from fedlab_core.settings import Settings
 from fedlab_core.state import get_state, mean_state, tensors

@@ -7,8 +7,8 @@ from torch import nn
 
 from fedlab_core.engines.frozen import FrozenEngine
 from fedlab_core.federation import Federation
-from fedlab_core.methods import FedAvg, FedProx, LocalOnly, Scaffold
-from fedlab_core.methods.client import Moon
+from fedlab_core.methods.client import FedProx, Moon, Scaffold
+from fedlab_core.methods.fedavg import FedAvg, LocalOnly
 from fedlab_core.settings import Settings
 
 

@@ -11,7 +11,8 @@ from fedlab_core.batchnorm.fedtan import FedTAN
 from fedlab_core.federation import Federation
 from fedlab_core.local.training import batches
 from fedlab_core.local.work import task_loss
-from fedlab_core.methods import FedAvg, Scaffold
+from fedlab_core.methods.client import Scaffold
+from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.partition import Partition
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings

@@ -9,7 +9,7 @@ from small import equal, gap, small_data, small_federation, split
 
 from fedlab_core.federation import Federation
 from fedlab_core.local.work import Context
-from fedlab_core.methods import FedAvg
+from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.round import NonFiniteError
 from fedlab_core.settings import Settings
 from fedlab_core.state import State

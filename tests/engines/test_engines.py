@@ -27,8 +27,8 @@ from fedlab_core.federation import Federation
 from fedlab_core.local.cores import cores, intra_op_threads
 from fedlab_core.local.training import on_device, own_gradients
 from fedlab_core.local.work import Context, Task
-from fedlab_core.methods import FedAvg, FedProx, FedSGD, LocalOnly, Scaffold
-from fedlab_core.methods.client import FedDyn, Moon
+from fedlab_core.methods.client import FedDyn, FedProx, Moon, Scaffold
+from fedlab_core.methods.fedavg import FedAvg, FedSGD, LocalOnly
 from fedlab_core.models import NORMS, build_model
 from fedlab_core.partition import iid
 from fedlab_core.randomness import generator

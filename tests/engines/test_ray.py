@@ -18,7 +18,8 @@ from torch import nn
 from fedlab_core.engines import get_engine
 from fedlab_core.federation import Federation
 from fedlab_core.local.work import Context
-from fedlab_core.methods import FedAvg, Scaffold
+from fedlab_core.methods.client import Scaffold
+from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.settings import Settings
 from fedlab_core.state import State
 

@@ -34,7 +34,9 @@ from fedlab_core.finetuning.modules import Bottleneck, LoRA
 from fedlab_core.finetuning.shots import few_shot_clients
 from fedlab_core.finetuning.tuning import TUNINGS, tune
 from fedlab_core.local.work import task_loss
-from fedlab_core.methods import FedAdam, FedDyn, FedProx, LocalOnly, Moon, Scaffold
+from fedlab_core.methods.client import FedDyn, FedProx, Moon, Scaffold
+from fedlab_core.methods.fedavg import LocalOnly
+from fedlab_core.methods.server import FedAdam
 from fedlab_core.models import build_model
 from fedlab_core.models.clip import CLIP, Vocabulary, clip_loss, small_clip, zero_shot_weights
 from fedlab_core.models.vit import ViT

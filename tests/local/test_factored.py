@@ -9,7 +9,8 @@ from fedlab_core.engines.threads import ThreadsEngine
 from fedlab_core.federation import Federation
 from fedlab_core.local import factored as module
 from fedlab_core.local.factored import FactoredLinear, factored
-from fedlab_core.methods import FedAvg, FedProx, Scaffold
+from fedlab_core.methods.client import FedProx, Scaffold
+from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.models import build_model
 from fedlab_core.randomness import generator
 

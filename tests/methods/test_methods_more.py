@@ -11,8 +11,9 @@ from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.local.training import local_context
 from fedlab_core.local.work import Task
-from fedlab_core.methods import METHODS, FedAvg, build_method
 from fedlab_core.methods.client import FedDyn, Moon
+from fedlab_core.methods.fedavg import FedAvg
+from fedlab_core.methods.named import METHODS, build_method
 from fedlab_core.methods.server import FedAdam, FedAvgM, FedNova, FedYogi
 from fedlab_core.models import build_model
 from fedlab_core.randomness import generator

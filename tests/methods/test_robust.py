@@ -14,16 +14,9 @@ from scipy.stats import trim_mean
 from small import equal, gap, small_federation, split
 
 from fedlab_core.local.work import Update
-from fedlab_core.methods import (
-    FedAvg,
-    GeometricMedian,
-    Krum,
-    Median,
-    MultiKrum,
-    NormClipping,
-    TrimmedMean,
-    build_method,
-)
+from fedlab_core.methods.fedavg import FedAvg
+from fedlab_core.methods.named import build_method
+from fedlab_core.methods.robust import GeometricMedian, Krum, Median, MultiKrum, NormClipping, TrimmedMean
 from fedlab_core.randomness import generator
 
 ROBUST = ("median", "trimmed_mean", "geometric_median", "krum", "multi_krum", "norm_clipping")

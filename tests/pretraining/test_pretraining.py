@@ -23,6 +23,7 @@ from fedlab_core.pretraining.fractals import (
     sample_codes,
     singular_values,
 )
+from fedlab_core.pretraining.kept import Start
 from fedlab_core.pretraining.named import READ, STARTS, imagenet_start, recipe
 from fedlab_core.pretraining.objectives import MultiLabel, SelfSupervised, Siamese
 from fedlab_core.pretraining.pairs import (
@@ -35,7 +36,7 @@ from fedlab_core.pretraining.pairs import (
     random_sets,
 )
 from fedlab_core.pretraining.sources import fractal_labels, fractal_views
-from fedlab_core.pretraining.starts import Decentralised, Fractals, Start, Supervised, transfer
+from fedlab_core.pretraining.starts import Decentralised, Fractals, Supervised, transfer
 from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fedlab_core.about import ROOT
-from fedlab_core.pretraining import starts
+from fedlab_core.pretraining import kept
 from tools.faults import corruptions as corruption
 from tools.faults.calls import Late, calls
 from tools.faults.commands import commands
@@ -64,15 +64,15 @@ def test_damage_that_changes_nothing_is_not_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".json", ".safetensors"])
 def test_a_damaged_start_is_learnt_again_with_a_warning_that_names_it(suffix: str, tmp_path: Path) -> None:
-    starts.write([tmp_path], "key", starts.Start("mine", small_run().state, {"kind": "test"}, 3, 100))
+    kept.write([tmp_path], "key", kept.Start("mine", small_run().state, {"kind": "test"}, 3, 100))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert starts.read(tmp_path / "key", "mine") is not None
-        assert starts.read(tmp_path / "other", "mine") is None, "what was never there is not damaged"
+        assert kept.read(tmp_path / "key", "mine") is not None
+        assert kept.read(tmp_path / "other", "mine") is None, "what was never there is not damaged"
     file = (tmp_path / "key").with_suffix(suffix)
     file.write_bytes(file.read_bytes()[:-3])
     with pytest.warns(RuntimeWarning, match=rf"key\{suffix}: damaged .*; the start 'mine' is learnt again"):
-        assert starts.read(tmp_path / "key", "mine") is None
+        assert kept.read(tmp_path / "key", "mine") is None
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")

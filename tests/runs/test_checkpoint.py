@@ -14,7 +14,9 @@ import torch
 from small import equal, small_data, small_federation, split
 
 from fedlab_core.federation import Federation
-from fedlab_core.methods import FedAvg, FedProx, Scaffold, build_method
+from fedlab_core.methods.client import FedProx, Scaffold
+from fedlab_core.methods.fedavg import FedAvg
+from fedlab_core.methods.named import build_method
 from fedlab_core.methods.saving import method_from_json, method_to_json
 from fedlab_core.models import build_model
 from fedlab_core.randomness import generator

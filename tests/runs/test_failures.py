@@ -10,8 +10,10 @@ from small import equal, gap, small_data, small_federation, split
 from fedlab_core.batchnorm.fedtan import FedTAN
 from fedlab_core.failures import LIES, Failures
 from fedlab_core.federation import Federation
-from fedlab_core.methods import FedAvg, Median, Scaffold
+from fedlab_core.methods.client import Scaffold
+from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.methods.fedavg import FedAvg as Plain
+from fedlab_core.methods.robust import Median
 from fedlab_core.settings import Settings
 from fedlab_core.state import mean_state
 

@@ -22,7 +22,7 @@ from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.models.weights import shipped
 from fedlab_core.models.weights.torchvision_resnet import read_state
-from fedlab_core.pretraining import starts
+from fedlab_core.pretraining import kept
 from fedlab_core.studies import coverage, queue
 from fedlab_core.workbench import export, store
 from fedlab_core.workbench.bench import Workbench
@@ -129,9 +129,9 @@ def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(tmp_path: Pa
     with pytest.warns(UserWarning, match=f"decoded images are not kept.*{tmp_path}"):
         write_images([tmp_path / "cache"], "key", images)
     assert read_images([tmp_path / "cache"], "key") is None
-    start = starts.Start("start", {"w": torch.zeros(2)}, {}, 1, 1)
-    starts.write([tmp_path / "starts"], "key", start)
-    assert starts.read(tmp_path / "starts" / "key", "start") is None and not any(tmp_path.iterdir())
+    start = kept.Start("start", {"w": torch.zeros(2)}, {}, 1, 1)
+    kept.write([tmp_path / "starts"], "key", start)
+    assert kept.read(tmp_path / "starts" / "key", "start") is None and not any(tmp_path.iterdir())
 
 
 def test_without_a_home_folder_only_a_path_with_a_tilde_is_refused(

@@ -17,7 +17,9 @@ from fedlab_core import files
 from fedlab_core.checkpoint import write
 from fedlab_core.checkpoint.manifest import OURS
 from fedlab_core.federation import Federation
-from fedlab_core.methods import METHODS, FedAvg, Scaffold, build_method
+from fedlab_core.methods.client import Scaffold
+from fedlab_core.methods.fedavg import FedAvg
+from fedlab_core.methods.named import METHODS, build_method
 
 
 def run(rounds: int = 0, method: FedAvg | None = None, **changes: Any) -> Federation:

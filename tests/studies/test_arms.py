@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedlab_core.experiment import Experiment
+from fedlab_core.local.work import Stopped
 from fedlab_core.settings import Settings
 from fedlab_core.studies import arms, batchnorm_distributions
 from fedlab_core.studies.arms import SEARCHED, Arm, Comparison, hold_out
-from fedlab_core.studies.queue import Unit
-from fedlab_core.studies.record import Stopped
 from fedlab_core.studies.tuning import climb
+from fedlab_core.studies.units import Unit
 
 SMALL = Experiment(
     "digits", {"examples": 80}, clients=4, model="small_cnn", norm="batch", model_options={"channels": [4]},

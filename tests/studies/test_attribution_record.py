@@ -8,8 +8,9 @@ import pytest
 from fedlab_core.probes.attribution import attribute
 from fedlab_core.probes.cells import CAUSES, subsets
 from fedlab_core.studies import attribution
-from fedlab_core.studies.queue import full, gathered, missing
+from fedlab_core.studies.queue import gathered, missing
 from fedlab_core.studies.record import recorded
+from fedlab_core.studies.units import full
 from fedlab_core.workbench.labs.why import DIGITS
 
 

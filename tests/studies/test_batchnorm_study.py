@@ -18,8 +18,9 @@ from fedlab_core.studies import batchnorm
 from fedlab_core.studies.arms import by_arm
 from fedlab_core.studies.batchnorm_exact import NO_NOISE, at_skews, full_batch
 from fedlab_core.studies.batchnorm_runs import COMPARISONS, DIGITS, QUICK, VARIANTS
-from fedlab_core.studies.queue import Record, known, missing
+from fedlab_core.studies.queue import known, missing
 from fedlab_core.studies.record import recorded
+from fedlab_core.studies.units import Record
 from fedlab_core.workbench import Workbench
 from fedlab_core.workbench.browse import Browse
 from fedlab_core.workbench.views.batchnorm import VIEWS

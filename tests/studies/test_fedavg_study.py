@@ -14,8 +14,9 @@ from fedlab_core.settings import Settings
 from fedlab_core.studies import fedavg, fedavg_text, resume
 from fedlab_core.studies import fedavg_rounds as rounds
 from fedlab_core.studies.arms import Arm
-from fedlab_core.studies.queue import Record, known, missing
+from fedlab_core.studies.queue import known, missing
 from fedlab_core.studies.tuning import Tuned, run, tune
+from fedlab_core.studies.units import Record
 
 SMALL = Experiment("digits", {"examples": 200}, clients=5, model_options={}, settings=Settings(0.6, epochs=2, lr=0.1))
 TARGET, MOST = 0.6, 12

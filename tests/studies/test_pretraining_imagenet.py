@@ -10,13 +10,15 @@ import torch
 
 from fedlab_core.experiment import Experiment
 from fedlab_core.models.build import Architecture
-from fedlab_core.pretraining import distillation, starts
+from fedlab_core.pretraining import distillation
 from fedlab_core.pretraining.distillation import Distillation, distilled, lite0_features
+from fedlab_core.pretraining.kept import Start, read, write
 from fedlab_core.settings import Settings
 from fedlab_core.studies import pretraining_imagenet as study
 from fedlab_core.studies import pretraining_imagenet_runs as runs
 from fedlab_core.studies.arms import SEARCHED
-from fedlab_core.studies.queue import Record, gathered, missing
+from fedlab_core.studies.queue import gathered, missing
+from fedlab_core.studies.units import Record
 
 pytest.importorskip("timm")
 DIGITS = Experiment("digits", clients=4, model="mlp", settings=Settings(1.0, epochs=1, batch_size=16, evaluate_every=1))
@@ -103,7 +105,7 @@ def test_a_distilled_start_learns_the_features_and_is_kept(tmp_path, monkeypatch
     assert not any(name.startswith("head.") for name in start.state)
     monkeypatch.setattr(distillation, "lite0_features", None)  # it is not asked again
     folded = torch.zeros(2, 3, 4, 4).to(memory_format=torch.channels_last)
-    starts.write([tmp_path], "folded", starts.Start("folded", {"kernel": folded}, {}))
-    assert starts.read(tmp_path / "folded", "folded") is not None
+    write([tmp_path], "folded", Start("folded", {"kernel": folded}, {}))
+    assert read(tmp_path / "folded", "folded") is not None
     kept = distilled(Architecture("mlp"), images, SIZE.how, root=tmp_path)
     assert kept.fingerprint == start.fingerprint and kept.recipe == start.recipe

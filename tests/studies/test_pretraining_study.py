@@ -21,8 +21,9 @@ from fedlab_core.studies import pretraining_measures as measures
 from fedlab_core.studies import pretraining_runs as runs
 from fedlab_core.studies import pretraining_standard as standard
 from fedlab_core.studies.arms import Arm, Comparison
-from fedlab_core.studies.queue import full, known, results, sparse
+from fedlab_core.studies.queue import known, results
 from fedlab_core.studies.record import recorded
+from fedlab_core.studies.units import full, sparse
 from fedlab_core.workbench import Workbench
 from fedlab_core.workbench.views import probes as views
 from fedlab_core.workbench.views.probes import VIEWS

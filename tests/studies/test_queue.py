@@ -18,11 +18,13 @@ from matplotlib.figure import Figure
 
 from fedlab_core import plots
 from fedlab_core.experiment import Experiment
+from fedlab_core.local.work import Stopped
 from fedlab_core.settings import Settings
 from fedlab_core.studies import fedavg_tables, queue
 from fedlab_core.studies.__main__ import QUEUE, main
-from fedlab_core.studies.queue import Record, Unit, full, gathered, known, missing, sparse, work_off
-from fedlab_core.studies.record import Stopped, recorded
+from fedlab_core.studies.queue import gathered, known, missing, work_off
+from fedlab_core.studies.record import recorded
+from fedlab_core.studies.units import Record, Results, Unit, full, sparse
 
 SEEDS = (0, 1, 2)
 
@@ -40,7 +42,7 @@ def tiny_run(settings: Mapping[str, Any], stop: Callable[[], bool], device: str)
     return {"score": settings["lr"] - settings["seed"], "device": device}
 
 
-def tiny_plan(log: str, fails: str | None, done: queue.Results) -> list[Unit]:
+def tiny_plan(log: str, fails: str | None, done: Results) -> list[Unit]:
     """A search over two rates, then three seeds at the better one."""
 
     def one(lr: float, seed: int) -> Unit:

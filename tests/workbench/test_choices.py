@@ -213,6 +213,7 @@ def test_methods_with_layers_of_their_own_bring_them_along():
     assert way.changes == {"fraction": 1.0}
     (way,) = trials.ways_out(BASE.replace(method="hbn"), "method")
     assert way.changes == {"model": "mlp", "model_options": {}, "norm": "batch", "batch_norm": "average"}
+    assert way.words == "Use the model mlp, the norm batch and batch-norm policy average"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 
 from fedlab_core import files
 from fedlab_core.data.cache import read_images, read_index, write_images, write_index
-from fedlab_core.pretraining import starts
+from fedlab_core.pretraining import kept
 from fedlab_core.studies.record import recorded
 from tools.faults.calls import Late, limited
 from tools.faults.small import ROUNDS, load, run_on, small_data, small_run
@@ -45,11 +45,11 @@ def _record_read(folder: Path) -> str:
 
 def _start(folder: Path) -> None:
     state = small_run().state
-    starts.write([folder], "key", starts.Start("start", dict(sorted(state.items())), {"kind": "test"}, 3, 100))
+    kept.write([folder], "key", kept.Start("start", dict(sorted(state.items())), {"kind": "test"}, 3, 100))
 
 
 def _start_read(folder: Path) -> str:
-    start = starts.read(folder / "key", "start")
+    start = kept.read(folder / "key", "start")
     if start is None:  # it would be learnt again
         return "learnt again"
     return repr((start.fingerprint, start.recipe, start.rounds, start.bytes))

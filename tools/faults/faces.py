@@ -12,7 +12,7 @@ from fedlab_core.costs import Memory
 from fedlab_core.experiment import Experiment
 from fedlab_core.layerwise.network import build_staged
 from fedlab_core.layerwise.stages import Stage
-from fedlab_core.methods import FedAvg
+from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.models import build_model
 from fedlab_core.plots import attribution as causes
 from fedlab_core.plots import batchnorm, clients, fedavg, finetuning, layerwise, probes, schematics
@@ -21,7 +21,7 @@ from fedlab_core.probes.attribution import Attribution, attribute
 from fedlab_core.probes.groups import connectivity
 from fedlab_core.probes.mixtures import stability
 from fedlab_core.randomness import generator
-from fedlab_core.studies import arms, claim, coverage, guide, queue, statistics, tuning
+from fedlab_core.studies import arms, claim, coverage, guide, queue, statistics, tuning, units
 from fedlab_core.studies.record import record_to_frame, recorded
 from fedlab_core.workbench import browse, catalog, export, fields, lab, options, plan, replay, runs, store, tabs
 from fedlab_core.workbench.bench import Workbench
@@ -147,16 +147,20 @@ def _studies(root: Path) -> list[Scene]:
     run = small_run().run(2)
     comparison = arms.Comparison("name", "title", SMALL, 1, {"arm": arms.Arm()}, (0,))
     unit = comparison.unit("arm", -2, 0)
-    record = queue.Record("name", "title", lambda done: [unit], lambda *_: {}, lambda data: plots.figure()[0], (0,))
+    record = units.Record("name", "title", lambda done: [unit], lambda *_: {}, lambda data: plots.figure()[0], (0,))
     kept = {"arm": "arm", "seed": 0, "settings": unit.settings, "key": unit.key, "result": {"test": 0.5, "lr": 0.1}}
     data = {"units": [kept], "complete": [0], "seeds": [0]}
     row = claim.Claim("a.b", "text", "ours", "quick", {"part": claim.Range(0.0)}, {"part": 0.5}).row()
     about = {"source": "ours", "size": "quick"}
     rule = guide.Rule("situation", "a.b", "part", "yes", "no", "01")
     return [
-        lambda: [queue.Unit("arm", 0, {}), queue.results({unit.key: kept}), queue.missing(record, {})],
-        lambda: queue.Record("name", "title", lambda done: [], lambda *_: {}, lambda data: plots.figure()[0]),
-        lambda: [queue.full(queue.sparse(SMALL)), queue.known(record, root, root)],
+        lambda: [units.Unit("arm", 0, {}), queue.results({unit.key: kept}), queue.missing(record, {})],
+        lambda: units.Record("name", "title", lambda done: [], lambda *_: {}, lambda data: plots.figure()[0]),
+        lambda: [
+            units.full(units.sparse(SMALL)),
+            list(units.heeding(run.history, lambda: False)),
+            queue.known(record, root, root),
+        ],
         lambda: [queue.gathered(record, {unit.key: kept}), queue.write(record, root, root), queue.halt(root)],
         lambda: [arms.Arm(), arms.Comparison("name", "title", SMALL, 1, {"arm": arms.Arm()}, (0,)), comparison.record],
         lambda: [arms.hold_out(run.dataset, 0.2), arms.outcome(run), arms.trained(small_run(), 1)],

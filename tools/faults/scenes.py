@@ -31,12 +31,13 @@ from fedlab_core.layerwise import accounts, evaluation, stages
 from fedlab_core.layerwise import method as staged
 from fedlab_core.layerwise.network import build_staged
 from fedlab_core.local import optimisers, training
-from fedlab_core.methods import FedAvg, fedavg
+from fedlab_core.methods import fedavg
+from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.models import build, clip
 from fedlab_core.models.layers import WSConv2d
 from fedlab_core.models.weights import shipped, torchvision_resnet, torchvision_vit
 from fedlab_core.partition import Partition, natural
-from fedlab_core.pretraining import distillation, fractals, pairs, sources, starts
+from fedlab_core.pretraining import distillation, fractals, kept, pairs, sources
 from fedlab_core.pretraining.objectives import Siamese
 from fedlab_core.pretraining.two_layer import margins, two_layer
 from fedlab_core.probes import attribution, cells, lines, planes, twins
@@ -246,7 +247,7 @@ def _fine_tuning(run: Federation, root: Path) -> list[Scene]:
 
 def _starts(run: Federation, root: Path) -> list[Scene]:
     renders, two = pairs.make_renders(2, 2, size=8, points=50), two_layer(True, 2, 4, 10, tests=6)
-    draws, start = generator(0, "pairs"), starts.Start("start", {"w": torch.zeros(2)}, {}, 1, 1)
+    draws, start = generator(0, "pairs"), kept.Start("start", {"w": torch.zeros(2)}, {}, 1, 1)
     return [
         lambda: fractals.coloured(torch.rand(2, 8, 8), draws),
         lambda: pairs.compose(renders, torch.zeros(2, 2, dtype=torch.int64), draws),
@@ -257,7 +258,11 @@ def _starts(run: Federation, root: Path) -> list[Scene]:
         lambda: sources.fractal_labels((1, 8, 8), 4, 4, 0),
         lambda: sources.logistic_loss(torch.zeros(2, 3), torch.ones(2, 3)),
         lambda: Siamese(small_model("none"), 6, draws),
-        lambda: starts.write([root / "starts"], "key", start),
+        lambda: [
+            kept.write([root / "starts"], "key", start),
+            kept.into_cache(start, root),
+            kept.from_cache({}, "start", root),
+        ],
         lambda: distillation.Distillation(),
         lambda: margins(torch.ones(2, 3, 10, dtype=torch.float64), two.mu, two.y, two.xi),
         lambda: selfsupervised.nt_xent(torch.rand(4, 3), torch.rand(4, 3)),

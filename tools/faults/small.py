@@ -7,8 +7,8 @@ import torch
 
 from fedlab_core.data import Dataset
 from fedlab_core.federation import Federation
-from fedlab_core.methods import build_method
 from fedlab_core.methods.fedavg import FedAvg
+from fedlab_core.methods.named import build_method
 from fedlab_core.models import build_model
 from fedlab_core.partition import Partition
 from fedlab_core.randomness import generator

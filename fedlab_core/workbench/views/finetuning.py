@@ -57,8 +57,7 @@ def budgets_view(run: Run, round: int) -> Figure:
             plots_finetuning.logarithmic(ax)
         else:
             ax.set_xlim(0, None)
-        ax.grid(axis="y", color="0.92")
-        ax.set_axisbelow(True)
+        plots.lines_across(ax)
     axes[0, 0].set_ylabel("test accuracy")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return fig

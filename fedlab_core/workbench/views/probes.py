@@ -111,7 +111,7 @@ def basin_view(run: Run, round: int) -> Figure:
         ax.set_xticks([0, 1], [f"{textwrap.shorten(end, 30, placeholder=' …')}\nround {t}" for end, t, _ in ends])
         for tick, (_, _, side) in zip(ax.get_xticklabels(), ends, strict=True):
             tick.set(ha=side, fontsize=8)
-        ax.grid(axis="y", color="0.92")
+        plots.lines_across(ax)
     loss.plot([0, 1], [line.loss[0], line.loss[-1]], color="0.5", linewidth=1, linestyle=":")
     loss.set_title(f"barrier {line.barrier:.3f} nats")
     loss.set_ylim(0, 1.06 * max(filter(np.isfinite, line.loss), default=1.0))

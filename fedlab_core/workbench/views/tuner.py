@@ -11,8 +11,8 @@ from torch import nn
 
 from fedlab_core import plots
 from fedlab_core.check import checked
-from fedlab_core.costs import MIB, count_flops, step_memory
-from fedlab_core.finetuning.accounts import anatomy, classification_loss, payload
+from fedlab_core.costs import MIB
+from fedlab_core.finetuning.accounts import anatomy, client_costs
 from fedlab_core.finetuning.classifiers import cosine_classifier
 from fedlab_core.finetuning.tuning import FAMILIES, TUNINGS, tune
 from fedlab_core.models.clip import CLIP, Vocabulary
@@ -89,17 +89,8 @@ class Tuner(Look):
             tuned = tune(model, method, generator(0, "panel"), **words)
         else:
             tuned = tune(self._with_classes(model), method, generator(0, "panel"))
-        count, loss = payload(tuned), classification_loss(images)
-        return {
-            "method": method,
-            "anatomy": anatomy(tuned),
-            "trained": count.trained,
-            "total": count.trained + count.held,
-            "head": count.head,
-            "bytes": count.bytes,
-            "kept": step_memory(tuned, loss).kept,
-            "flops": count_flops(tuned, loss),
-        }
+        total = sum(parameter.numel() for parameter in tuned.parameters())
+        return {"method": method, "anatomy": anatomy(tuned), "total": total} | client_costs(tuned, images)
 
     def _with_classes(self, model: nn.Module) -> nn.Module:
         if not isinstance(model, CLIP):
