@@ -23,6 +23,8 @@ from fedlab_core.history import Record
 
 # Okabe and Ito's palette, for every common colour vision; neighbours in this order differ in lightness.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#F0E442", "#56B4E9", "#D55E00", "#CC79A7", "#000000")
+HATCHES = ("", "////", "....", "xxxx")
+"""Over the palette's colours, where there are more classes than colours: the first for classes 0 to 7, and so on."""
 COLORMAP = "cividis"
 Places = Annotated[int, Within(1, 100)]
 """Rows or columns of Axes."""

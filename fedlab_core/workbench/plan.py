@@ -14,7 +14,9 @@ from fedlab_core import plots
 from fedlab_core.check import checked
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
+from fedlab_core.glossary import define
 from fedlab_core.plots import finetuning
+from fedlab_core.workbench.labels import KNOB_TERMS
 from fedlab_core.workbench.options import differing
 
 Source = Experiment | Federation | Iterator[Any]
@@ -209,6 +211,7 @@ class Plan:
         experiment: the experiment to open in the workbench, from the knobs' values; None offers none.
         behind: recorded results to draw faintly, from the knobs' values.
         size: of the picture in inches.
+        about: by knob, a few words for its hover; what the glossary says of a knob that is not named here.
         views: knobs that only choose what is shown of the frames; moving one redraws and trains nothing.
     """
 
@@ -222,7 +225,14 @@ class Plan:
     experiment: Callable[..., Experiment] | None = None
     behind: Callable[..., Sequence[Band]] = nothing_recorded
     size: tuple[float, float] = (8.0, 3.4)
+    about: Mapping[str, str] = field(default_factory=dict)
     views: Sequence[str] = ()
+
+    def hover(self, knob: str) -> str:
+        """What a knob is, as far as it is known, and its values."""
+        known = self.about.get(knob) or define(KNOB_TERMS.get(knob, ""))
+        head = f"{knob}: {known}" if known else knob
+        return f"{head}\nvalues: {'; '.join(map(say, self.knobs[knob]))}"
 
     def trained(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that what is trained depends on."""

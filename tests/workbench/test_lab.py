@@ -68,7 +68,7 @@ def test_earlier_results_are_one_word_of_the_legend():
 def test_a_long_sentence_has_lines_and_a_knob_says_what_it_takes():
     lab = Lab(replace(PLAN, sentence=lambda result: "a b " * 60)).run(block=True)
     assert max(map(len, lab.sentence.splitlines())) <= 100 and lab.sentence.split() == ["a", "b"] * 60
-    assert lab.knobs["mu"].tooltip == "mu: " + ", ".join(f"{value:g}" for value in PLAN.knobs["mu"])
+    assert lab.knobs["mu"].tooltip == "mu\nvalues: " + "; ".join(f"{value:g}" for value in PLAN.knobs["mu"])
 
 
 def test_the_buttons_do_what_the_calls_do():

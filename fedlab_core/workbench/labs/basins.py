@@ -121,6 +121,10 @@ BASIN = Plan(
     sentence=read_pair,
     experiment=lambda start, alpha, other, norm: experiment(start, alpha, 0 if other == "same weights" else 100, norm),
     size=(10.0, 3.9),
+    about={
+        "other": "First weights of the skewed run: those of the run with IID clients, or others",
+        "norm": "Normalisation of the network",
+    },
 )
 
 
@@ -205,6 +209,7 @@ STEADY = Plan(
     sentence=read_steady,
     experiment=steady_experiment,
     size=(10.5, 3.7),
+    about={"mixtures": "Random mixtures of the clients' models in every round"},
 )
 
 

@@ -133,6 +133,11 @@ NORMALISERS = Plan(
     experiment=race_experiment,
     behind=race_behind,
     size=(10.5, 3.9),
+    about={
+        "field": "Who races",
+        "skew": "0: every client holds all classes; 1: two each",
+        "steps": "Local steps a round",
+    },
 )
 
 
@@ -213,6 +218,7 @@ EXCHANGES = Plan(
     draw=draw_errors,
     sentence=read_errors,
     size=(10.5, 3.9),
+    about={"off": "The exchange that is left out", "unequal": "Clients' batches of different sizes"},
 )
 
 
@@ -250,4 +256,5 @@ FIVE_NUMBERS = Plan(
     draw=draw_numbers,
     sentence=read_numbers,
     size=(9.0, 2.6),
+    about={"distance": "Between the numbers of the two clients"},
 )

@@ -88,6 +88,7 @@ BEGIN = Plan(
     sentence=read_begin,
     experiment=begun,
     size=(11.0, 3.8),
+    about={"server": "What the server does with the mean update"},
 )
 
 
@@ -151,4 +152,5 @@ TWO_LAYERS = Plan(
     draw=draw_filters,
     sentence=read_filters,
     size=(9.0, 3.4),
+    about={"start": "How the first weights of the 20 filters stand to the signals", "steps": "Local steps a round"},
 )

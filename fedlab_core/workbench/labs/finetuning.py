@@ -23,6 +23,7 @@ from fedlab_core.studies.finetuning_runs import (
 from fedlab_core.studies.record import recorded
 from fedlab_core.workbench.plan import Band, Plan, Result, before, looks_of
 
+SHOTS_ARE = "Training pictures of a class that a client keeps, at most"
 METHODS = ("bias", "layer_norm", "vpt_deep", "adapter", "lora", "head", "full")
 
 
@@ -107,6 +108,7 @@ TRAVEL = Plan(
     sentence=read_travel,
     behind=travel_behind,
     size=(10.5, 3.8),
+    about={"method": "What is trained and travels", "start": "How much the network has learnt", "shots": SHOTS_ARE},
 )
 
 
@@ -134,6 +136,7 @@ CLIP = Plan(
     sentence=read_travel,
     behind=clip_behind,
     size=(10.5, 3.8),
+    about={"network": "Tower and classifier", "shots": SHOTS_ARE},
 )
 
 
@@ -194,6 +197,7 @@ TOGETHER = Plan(
     draw=draw_together,
     sentence=read_together,
     size=(10.0, 3.4),
+    about={"shots": SHOTS_ARE},
 )
 
 
@@ -285,4 +289,5 @@ LORA = Plan(
     experiment=low_rank,
     sentence=read_aggregated,
     size=(9.0, 3.6),
+    about={"way": "How the server combines the clients' factors", "steps": "Local steps a round"},
 )

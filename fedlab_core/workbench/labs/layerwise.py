@@ -117,4 +117,10 @@ CLIMB = Plan(
     draw=draw_climb,
     sentence=read_climb,
     size=(10.5, 3.9),
+    about={
+        "scheme": "What is trained at a time: one block, all blocks so far, or the whole network",
+        "blocks": "Of the network",
+        "drop": "Share of the frozen blocks that a client leaves out (depth dropout)",
+        "stage_rounds": "Rounds for which a block is trained",
+    },
 )

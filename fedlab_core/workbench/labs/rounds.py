@@ -84,14 +84,16 @@ def pulls(alpha: float, E: int, clients: int = 10, **_: Any) -> dict[str, Iterat
     return {"FedAvg": (pull(run, record.round) for record in run.rounds(10**6))}
 
 
-def tug(ax: Axes, found: Pull, step: str = ALL) -> Axes:
-    """The clients' updates as arrows from the model they received, and their weighted mean in black."""
+def tug(ax: Axes, found: Pull, step: str = ALL, color: str | None = None) -> Axes:
+    """The clients' updates as arrows from the model they received, in one colour or each in its own, and their weighted
+    mean in black.
+    """
     reach = 1.15 * max(found.sizes.max(), found.mean)
     if step != "download":
         for client, (x, y) in zip(found.clients, found.arrows, strict=True):
-            color = plots.LINE_COLORS[client % 6]
-            ax.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.8})
-            ax.text(x, y, f" {client}", color=color, fontsize=8, va="center")
+            own = color or plots.LINE_COLORS[client % 6]
+            ax.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "color": own, "linewidth": 1.8})
+            ax.text(x, y, f" {client}", color=own, fontsize=8, va="center")
     if step in (ALL, "average"):
         look = {"arrowstyle": "-|>", "color": "black", "linewidth": 3, "mutation_scale": 16}
         ax.annotate("", (found.mean, 0), (0, 0), arrowprops=look)
@@ -112,7 +114,7 @@ def draw_steps(figure: Any, result: Result) -> None:
         return
     step = result.settings["step"]
     schematics.round_of(left, found.counts, found.clients, None if step == ALL else step)
-    tug(right, found, step)
+    tug(right, found, step, plots.LINE_COLORS[2])  # as the uploads on the left, whose bars have the other colours
 
 
 def read_steps(result: Result) -> str:
@@ -170,6 +172,7 @@ STEP_BY_STEP = Plan(
     sentence=read_steps,
     experiment=experiment,
     size=(10.0, 3.6),
+    about={"step": "The part of the round that is shown; all parts are trained"},
     views=("step",),
 )
 TUG_OF_WAR = Plan(
@@ -182,4 +185,5 @@ TUG_OF_WAR = Plan(
     sentence=read_tug,
     experiment=experiment,
     size=(10.5, 3.5),
+    about={"clients": "Of the federation; half of them, ten at most, take part in a round"},
 )

@@ -134,6 +134,7 @@ START = Plan(
     experiment=experiment,
     behind=behind,
     size=(10.0, 5.4),
+    about={"method": "FedAvg, or one that corrects the clients' drift"},
 )
 
 
@@ -217,4 +218,10 @@ OWN_START = Plan(
     draw=draw_own,
     sentence=read_own,
     size=(9.0, 4.6),
+    about={
+        "codes": "Fractals whose renders make up the images",
+        "images": "From which the start is learnt",
+        "epochs": "Passes over these images",
+        "decentralised": "Rounds on the clients' own images without labels, after the fractals",
+    },
 )

@@ -69,4 +69,9 @@ WHY = Plan(
     sentence=read_causes,
     experiment=federated,
     size=(12.0, 3.8),
+    about={
+        "m": "Clients that take part in a round, of ten",
+        "E": "Local steps between two averages",
+        "labels": "Runs of one label that a client holds",
+    },
 )
