@@ -61,7 +61,7 @@ PLACES = {
     "without exchange 2 (variances)": 4, "without exchange 3 (gradients)": 5,
     "random": 0, "letters": 1, "fractal pairs": 2, "fractal labels": 3, "fractal twins": 4, "noise": 5,
     "decentralised": 6, "own start": 15, "pairs, decentralised": 9, "ImageNet": 10, "Caltech-101": 11,
-    "shared start": 0, "independent start": 1,
+    "different random": 2, "shared start": 0, "independent start": 1,
     "CLIP, text head": 0, "ViT, linear head": 1, "CLIP, text head, trained": 2, "CLIP, random head": 3,
     "CLIP, learnt prompt": 4, "ViT, prototype head": 5,
 }  # fmt: skip
