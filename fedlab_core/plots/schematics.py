@@ -17,6 +17,7 @@ from fedlab_core.plots import HATCHES, LINE_COLORS, OKABE_ITO
 
 CLIENTS = (LINE_COLORS[0], LINE_COLORS[1])
 SERVER, STILL = "black", "0.62"
+ACTIVE, BATCH_NORM = OKABE_ITO[1], OKABE_ITO[6]  # of a network, apart from the clients' colours
 STEPS = ("download", "local steps", "upload", "average")
 """The parts of a round, in order."""
 
@@ -163,7 +164,7 @@ def _fedtan(ax: Axes) -> None:
     _layers(
         ax,
         ("layer", "batch norm", "layer", "batch norm", "loss"),
-        ("0.6", CLIENTS[0], "0.6", CLIENTS[0], "0.6"),
+        ("0.6", BATCH_NORM, "0.6", BATCH_NORM, "0.6"),
         ("", "", "", "", ""),
     )
     for y in (1.35, 2.79):
@@ -177,7 +178,7 @@ def _layerwise(ax: Axes) -> None:
     _layers(
         ax,
         ("block 1", "block 2", "block 3", "block 4", "heads"),
-        ("0.6", "0.6", CLIENTS[1], "0.85", CLIENTS[1]),
+        ("0.6", "0.6", ACTIVE, "0.85", ACTIVE),
         ("////", "////", "", "", ""),
     )
     for text, y in (

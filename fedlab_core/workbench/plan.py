@@ -157,10 +157,10 @@ def accuracy_curves(figure: Any, result: Result) -> None:
     ax = figure.subplots()
     for index, band in enumerate(result.behind):
         band.draw(ax, index)
-    for old in result.earlier:
-        for line in lines_of(old):
-            values = [plots.measured(record, "test_accuracy") for record in line.history]
-            ax.plot(values, color=line.style["color"], alpha=0.3, linewidth=1)
+    for place, line in enumerate(line for old in result.earlier for line in lines_of(old)):
+        values = [plots.measured(record, "test_accuracy") for record in line.history]
+        look = {"color": line.style["color"], "alpha": 0.3, "linewidth": 1, "label": "" if place else "before (pale)"}
+        ax.plot(values, **look)
     plots.curves(ax, lines_of(result), "test_accuracy")
     ax.legend(frameon=True, framealpha=0.8)
 

@@ -76,12 +76,12 @@ def draw_travel(figure: Any, result: Result) -> None:
 def read_travel(result: Result) -> str:
     """Accuracy, parameters and megabytes of each."""
     parts = [
-        f"{name}: {frames[-1].test:.2f} with {frames[-1].trained:,} parameters, {frames[-1].megabytes:.2f} MB"
+        f"{name} {frames[-1].test:.2f} with {frames[-1].trained:,} parameters, {frames[-1].megabytes:.2f} MB"
         for name, frames in result.frames.items()
         if frames
     ]
     rounds = max((f[-1].round for f in result.frames.values() if f), default=0)
-    return f"After {rounds} rounds: {'; '.join(parts)}."
+    return f"Test accuracy after {rounds} rounds: {'; '.join(parts)}."
 
 
 def travel_behind(method: str, start: str, shots: int) -> Sequence[Band]:
@@ -184,7 +184,8 @@ def read_together(result: Result) -> str:
         if frames:
             last = frames[-1]
             gap = last.train - last.own
-            parts.append(f"{name}: all classes {last.test:.2f}, own classes {last.own:.2f}, over-fitting {gap:+.2f}")
+            said = f"{name}: all classes {last.test:.2f}, own classes {last.own:.2f}"
+            parts.append(f"{said}, over-fitting (training minus own) {gap:+.2f}")
     return "; ".join(parts).capitalize() + "."
 
 

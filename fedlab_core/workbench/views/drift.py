@@ -112,7 +112,7 @@ def drift_view(run: Run, round: int) -> Figure:
         left.set_title(
             f"round {round}: {what}\n{100 * found.share:.0f} % of their squared length is in this plane", fontsize=9
         )
-        left.set_xlabel(f"drift {record.metrics['drift']:.2f}: mean length of the thin arrows in full", fontsize=8)
+        left.set_xlabel(f"drift {record.metrics['drift']:.2f}: mean full length of the thin arrows", fontsize=8)
         left.tick_params(labelsize=7)
     for ax, (key, title) in zip(right, OVER_ROUNDS.items(), strict=True):
         plots.curves(ax, lines_of(run, reference=False), key, at=round)
