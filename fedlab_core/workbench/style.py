@@ -117,6 +117,11 @@ LAB_CSS = """<style>
 .fedlab-frame > img { width: 100%; min-width: 640px; height: auto; background: white; margin: 0; }
 body[data-jp-theme-light=false] .fedlab-frame > img:not(.fedlab-colours) { filter: invert(.9) hue-rotate(180deg); }
 @container (max-width: 480px) { .fedlab-lab .fedlab-knobs > * { width: 100%; } }
+@container (max-width: 600px) {
+  .fedlab-frame + .widget-html { flex-wrap: wrap; }
+  .fedlab-frame + .widget-html::before { content: "⟷ push the picture sideways to see all of it"; flex: 1 0 100%;
+    font-size: 11px; color: var(--jp-ui-font-color2); }
+}
 @media (max-width: 640px) {
   :is(.jp-RenderedImage, .jp-RenderedMarkdown p) > img:not(.jupyter-widgets) { max-width: none !important; zoom: .8; }
   .jp-RenderedMarkdown p:has(> img) { overflow-x: auto; }
