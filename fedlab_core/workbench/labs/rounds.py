@@ -97,7 +97,10 @@ def tug(ax: Axes, found: Pull, step: str = ALL, color: str | None = None) -> Axe
     if step in (ALL, "average"):
         look = {"arrowstyle": "-|>", "color": "black", "linewidth": 3, "mutation_scale": 16}
         ax.annotate("", (found.mean, 0), (0, 0), arrowprops=look)
-        ax.text(found.mean, -0.07 * reach, "mean", ha="right", va="top", fontsize=9, fontweight="bold")
+        beside = found.arrows[(found.arrows[:, 0] > 0) & (found.arrows[:, 0] < 1.3 * found.mean), 1]
+        side = 1 if (beside < 0).sum() > (beside > 0).sum() else -1  # where fewer clients' numbers stand
+        va = "bottom" if side > 0 else "top"
+        ax.text(found.mean, 0.07 * side * reach, "mean", ha="right", va=va, fontsize=9, fontweight="bold")
     ax.plot(0, 0, "o", color="black", markersize=6)
     ax.set(xlim=(-0.55 * reach, reach), ylim=(-0.85 * reach, 0.85 * reach), aspect="equal")
     ax.set_xlabel("along the mean update")
