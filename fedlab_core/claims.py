@@ -128,15 +128,15 @@ def _ends(ends: list[Any] | None) -> str:
     return f" [{_value(ends[0])}, {_value(ends[1])}]" if ends else ""
 
 
-def _judged(row: dict[str, Any]) -> tuple[str, str]:
-    """What decides, expected and measured, in a few words: of an exact claim the first part that failed, if any."""
+def _judged(row: dict[str, Any]) -> tuple[str, str, str]:
+    """What decides, its range, and measured, in a few words: of an exact claim the first part that failed, if any."""
     if row["headline"]:
         part = row["headline"]
-        return f"{part} {row['expected'][part]}", f"{_value(row['measured'].get(part))}{_ends(row['interval'])}"
+        return part, row["expected"][part], f"{_value(row['measured'].get(part))}{_ends(row['interval'])}"
     names = row["failed"] or list(row["expected"])
     part = names[0]
     more = f", and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{part} {row['expected'][part]}{more}", f"{_value(row['measured'].get(part))}"
+    return part, f"{row['expected'][part]}{more}", _value(row["measured"].get(part))
 
 
 def _parts(row: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -164,8 +164,8 @@ def _facts(row: dict[str, Any]) -> str:
 
 def _line(row: dict[str, Any]) -> str:
     """One line: verdict, id, what was measured, what was expected."""
-    expected, measured = _judged(row)
-    return f"{_MARKS[row['verdict']]} {row['verdict']:9}  {row['id']:30} {measured}; expected {expected}"
+    part, limits, measured = _judged(row)
+    return f"{_MARKS[row['verdict']]} {row['verdict']:9}  {row['id']:30} {measured}; expected {part} {limits}"
 
 
 def _details(row: dict[str, Any]) -> list[str]:
@@ -179,13 +179,14 @@ def _details(row: dict[str, Any]) -> list[str]:
 
 def _html(row: dict[str, Any]) -> str:
     left, escape = "style='text-align:left;vertical-align:top'", html.escape
-    expected, measured = map(escape, _judged(row))
+    part, limits, measured = map(escape, _judged(row))
     inner = "".join(
         f"<tr><td {left}>{escape(name)}</td><td {left}>{escape(value)}</td><td {left}>{escape(limits)}</td></tr>"
         for name, value, limits in _parts(row)
     )
     unfolds = f"<details><summary>{escape(row['claim'])}</summary>{escape(_facts(row))}<table>{inner}</table></details>"
-    cells = (f"<b>{escape(row['verdict'])}</b>", f"<b>{escape(row['id'])}</b>{unfolds}", expected, measured)
+    verdict, about = f"<b>{escape(row['verdict'])}</b>", f"<b>{escape(row['id'])}</b>{unfolds}"
+    cells = (verdict, about, f"{part}<br>{limits}", measured)
     return f"<tr>{''.join(f'<td {left}>{cell}</td>' for cell in cells)}</tr>"
 
 

@@ -23,6 +23,8 @@ from fedlab_core.history import Record
 
 # Okabe and Ito's palette, for every common colour vision; neighbours in this order differ in lightness.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#F0E442", "#56B4E9", "#D55E00", "#CC79A7", "#000000")
+HATCHES = ("", "////", "....", "xxxx")
+"""Over the palette's colours, where there are more classes than colours: the first for classes 0 to 7, and so on."""
 COLORMAP = "cividis"
 Places = Annotated[int, Within(1, 100)]
 """Rows or columns of Axes."""
@@ -59,7 +61,7 @@ PLACES = {
     "without exchange 2 (variances)": 4, "without exchange 3 (gradients)": 5,
     "random": 0, "letters": 1, "fractal pairs": 2, "fractal labels": 3, "fractal twins": 4, "noise": 5,
     "decentralised": 6, "own start": 15, "pairs, decentralised": 9, "ImageNet": 10, "Caltech-101": 11,
-    "shared start": 0, "independent start": 1,
+    "different random": 2, "shared start": 0, "independent start": 1,
     "CLIP, text head": 0, "ViT, linear head": 1, "CLIP, text head, trained": 2, "CLIP, random head": 3,
     "CLIP, learnt prompt": 4, "ViT, prototype head": 5,
 }  # fmt: skip

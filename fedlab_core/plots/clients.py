@@ -13,10 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from fedlab_core.check import checked, sized
 from fedlab_core.hints import Shaped
 from fedlab_core.history import Record
-from fedlab_core.plots import AXES, COLORMAP, OKABE_ITO, Line
+from fedlab_core.plots import AXES, COLORMAP, HATCHES, OKABE_ITO, Line
 
 MOST_CLIENTS = 200  # more rows than this cannot be told apart in a figure; an even selection is drawn
-_HATCHES = ("", "////", "....", "xxxx")
 
 
 @checked
@@ -45,7 +44,7 @@ def holdings_bars(
     many = len(classes) > 32  # too many to name: a gradient over the classes instead
     for c, name in enumerate(classes):
         color = matplotlib.colormaps[COLORMAP](c / (len(classes) - 1)) if many else OKABE_ITO[c % 8]
-        hatch = None if many else _HATCHES[c // 8]
+        hatch = None if many else HATCHES[c // 8]
         x0, x1 = right[:, c] - counts[:, c], right[:, c]
         corners = np.stack([[x0, bottom], [x1, bottom], [x1, top], [x0, top]]).transpose(2, 0, 1)
         bars = PolyCollection(list(corners[counts[:, c] > 0]), facecolor=color, hatch=hatch, label=name)

@@ -170,7 +170,7 @@ def over_shots(groups: Groups) -> Figure:
         kinds = [groups[count][name] for count in shots]
         _band(axes[0, 0], shots, [_ends(seeds) for seeds in kinds], name, own)
         _band(axes[0, 1], shots, [[one["test"][0] for one in seeds] for seeds in kinds], name, own)
-    for ax, title in zip(axes.flat, ("after fine-tuning", "before"), strict=True):
+    for ax, title in zip(axes.flat, ("after fine-tuning", "before fine-tuning"), strict=True):
         _shots_axis(ax, shots)
         ax.set(title=title, ylim=(0, 1.02), ylabel="test accuracy")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
@@ -181,18 +181,20 @@ def over_shots(groups: Groups) -> Figure:
 def federated_or_alone(groups: Groups) -> Figure:
     """The recorded federated and local-only runs over shots: accuracy on all and on the client's own classes, and
     the gap to the training pictures."""
-    fig, axes = figure(1, 3, (12, 3.6))
+    fig, axes = figure(1, 3, (10, 3.6))
     shots = list(groups)
     for name, own in styles(groups[shots[0]]).items():
         kinds = [[one["clients"] for one in groups[count][name]] for count in shots]
         for ax, measure in zip(axes.flat, ("test", "own"), strict=False):
             _band(ax, shots, [[one[measure] for one in seeds] for seeds in kinds], name, own)
         _band(axes[0, 2], shots, [[one["train"] - one["own"] for one in seeds] for seeds in kinds], name, own)
-    for ax, title in zip(axes.flat, ("all classes", "the client's own distribution", "train minus own"), strict=True):
+    titles = ("all classes", "the client's own classes", "training minus own classes")
+    for ax, title in zip(axes.flat, titles, strict=True):
         _shots_axis(ax, shots)
         ax.set(title=title)
     for ax in axes.flat[:2]:
         ax.set(ylim=(0, 1.02), ylabel="test accuracy")
+    axes[0, 2].set_ylabel("difference in accuracy")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig
 

@@ -136,7 +136,7 @@ def budgets(
         lines_across(ax)
         if axis != "round":
             logarithmic(ax)
-    axes[0].set_ylabel(MEASURES[measure])
+    axes[0].set_ylabel(f"{MEASURES[measure]}, accuracy", fontsize=8)
     return axes
 
 
@@ -147,16 +147,16 @@ def three_budgets(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
     Args:
         found: runs by name, one per seed, see `studies.layerwise_runs.run`.
     """
-    fig, axes = figure(2, 4, (12, 6))
+    fig, axes = figure(2, 4, (9.6, 5.8))
     runs = {name: seeds for name, seeds in found.items() if name not in ("centralised", "supervised")}
-    low, high = 1.0, 0.0
     for row, measure in zip(axes, ("knn", "few"), strict=True):
         floor = float(np.mean([one[measure][0] for one in runs["end-to-end"]]))
         ceiling = float(np.mean([one["accuracy"] for one in found["supervised"]])) if measure == "knn" else None
         budgets(row, runs, measure, floor, ceiling)
-        low, high = min(low, *(ax.get_ylim()[0] for ax in row)), max(high, *(ax.get_ylim()[1] for ax in row))
-    for ax in axes.flat:
-        ax.set_ylim(low, min(high, 1.0))
+        low, high = min(ax.get_ylim()[0] for ax in row), max(ax.get_ylim()[1] for ax in row)
+        for ax in row:
+            ax.set_ylim(low, min(high, 1.0))
+            ax.tick_params(axis="y", labelleft=ax is row[0])
     for ax in axes[0]:
         ax.set_xlabel("")
     fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)

@@ -13,10 +13,11 @@ from numpy.typing import ArrayLike
 
 from fedlab_core.check import checked, choice
 from fedlab_core.hints import Shaped
-from fedlab_core.plots import LINE_COLORS, OKABE_ITO
+from fedlab_core.plots import HATCHES, LINE_COLORS, OKABE_ITO
 
 CLIENTS = (LINE_COLORS[0], LINE_COLORS[1])
 SERVER, STILL = "black", "0.62"
+ACTIVE, BATCH_NORM = OKABE_ITO[1], OKABE_ITO[6]  # of a network, apart from the clients' colours
 STEPS = ("download", "local steps", "upload", "average")
 """The parts of a round, in order."""
 
@@ -59,27 +60,28 @@ def round_of(
     counts = np.asarray(counts, dtype=float)
     n, most = len(counts), max(1.0, counts.sum(1).max())
     wide, chosen = max(8.0, 0.75 * n), set(sampled)
+    fan = 2.1 / wide  # the arrows' ends at the server take its whole width
     _canvas(ax, wide, 4.6)
     _box(ax, wide / 2 - 1.2, 3.75, 2.4, 0.7, "server: average" if step == "average" else "server: model $w_t$")
     for k in range(n):
         x, bottom = (k + 0.5) * wide / n, 0.5
         part = k in chosen
         for c, size in enumerate(counts[k] / most * 1.35):
-            color = OKABE_ITO[c % 8]
-            ax.add_patch(Rectangle((x - 0.22, bottom), 0.44, size, color=color, alpha=1 if part else 0.3, linewidth=0))
+            face = {"facecolor": OKABE_ITO[c % 8], "hatch": HATCHES[c // 8 % 4], "edgecolor": "white", "linewidth": 0}
+            ax.add_patch(Rectangle((x - 0.22, bottom), 0.44, size, alpha=1 if part else 0.3, **face))
             bottom += size
         busy = part and step == "local steps"
         edge = {"linewidth": 2.4 if busy else 0.8, "edgecolor": SERVER if part else STILL}
         ax.add_patch(Rectangle((x - 0.26, 0.46), 0.52, bottom - 0.42, fill=False, **edge))
         ax.text(x, 0.36, str(k), ha="center", va="top", fontsize=8, color=SERVER if part else STILL)
         if part and step in (None, "download"):
-            _arrow(ax, (wide / 2 - 0.12 + (x - wide / 2) * 0.12, 3.7), (x - 0.1, bottom + 0.12), STILL)
+            _arrow(ax, (wide / 2 - 0.1 + (x - wide / 2) * fan, 3.7), (x - 0.1, bottom + 0.12), STILL)
         if part and step in (None, "upload", "average"):
-            _arrow(ax, (x + 0.1, bottom + 0.12), (wide / 2 + 0.12 + (x - wide / 2) * 0.12, 3.7), LINE_COLORS[2])
+            _arrow(ax, (x + 0.1, bottom + 0.12), (wide / 2 + 0.1 + (x - wide / 2) * fan, 3.7), LINE_COLORS[2])
     ax.text(
         0.05,
         4.45,
-        "grey: download of $w_t$\ngreen: upload of $w_t^k$\nbars: client's data,\ncolour = class",
+        "grey: download of $w_t$\ngreen: upload of $w_t^k$\nbars: client's data,\ncolour, hatch = class",
         fontsize=7.5,
         va="top",
     )
@@ -162,7 +164,7 @@ def _fedtan(ax: Axes) -> None:
     _layers(
         ax,
         ("layer", "batch norm", "layer", "batch norm", "loss"),
-        ("0.6", CLIENTS[0], "0.6", CLIENTS[0], "0.6"),
+        ("0.6", BATCH_NORM, "0.6", BATCH_NORM, "0.6"),
         ("", "", "", "", ""),
     )
     for y in (1.35, 2.79):
@@ -176,7 +178,7 @@ def _layerwise(ax: Axes) -> None:
     _layers(
         ax,
         ("block 1", "block 2", "block 3", "block 4", "heads"),
-        ("0.6", "0.6", CLIENTS[1], "0.85", CLIENTS[1]),
+        ("0.6", "0.6", ACTIVE, "0.85", ACTIVE),
         ("////", "////", "", "", ""),
     )
     for text, y in (

@@ -258,7 +258,7 @@ class Comparison:
         fig, axes = plots.figure(1, 1, (1.5 + 1.3 * max(len(groups), 3), 3.6))
         ax = axes[0, 0]
         for index, line in enumerate(lines):
-            style = {"fmt": "os^Dvp*h"[index % 8], "color": plots.OKABE_ITO[index % len(plots.OKABE_ITO)]}
+            style = {"fmt": "os^Dvp*h"[index % 8], "color": plots.LINE_COLORS[index % len(plots.LINE_COLORS)]}
             ax.errorbar([], [], **style, markersize=5, elinewidth=1, label=line)
             for at, group in enumerate(groups):
                 values = self.finals(data, f"{group}: {line}" if group else line)

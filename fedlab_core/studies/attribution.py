@@ -78,11 +78,11 @@ def draw(data: Mapping[str, Any]) -> Figure:
     """
     if (found := attribution(data)) is None:
         raise ValueError(f"data: {len(data['units'])} units, accepted: all cells of at least one seed")
-    fig, axes = plots.figure(1, 4, (16, 4.2))
+    fig, axes = plots.figure(2, 2, (9.6, 8))
     plots_attribution.waterfall(axes[0, 0], found)
     plots_attribution.waterfall(axes[0, 1], found, "test_loss")
-    plots_attribution.cells(axes[0, 2], found)
-    plots_attribution.over_rounds(axes[0, 3], found)
+    plots_attribution.cells(axes[1, 0], found)
+    plots_attribution.over_rounds(axes[1, 1], found)
     fig.suptitle(f"{data['title']} ({len(found.seeds)} of {len(SEEDS)} seeds)")
     return fig
 

@@ -55,13 +55,13 @@ def draw(data: Mapping[str, Any]) -> Figure:
     """Final accuracy of every variant, and curves over rounds and exchanges; some variants have no curve, so that the
     others can be told apart."""
     runs = by_arm(data)
-    fig, axes = plots.figure(1, 3, (13, 4))
-    plots_batchnorm.finals(axes[0, 0], runs)
+    fig, (bars, over_rounds, over_exchanges) = plots.mosaic("ab;ac", (9.6, 6.4))
+    plots_batchnorm.finals(bars, runs)
     undrawn = ("FedAvg+BN, total variance", "SiloBN", "LayerNorm", "weight standardised", "HBN")
     shown = {name: found for name, found in runs.items() if name not in undrawn}
-    plots_batchnorm.accuracy_against(axes[0, 1], shown)
-    plots_batchnorm.accuracy_against(axes[0, 2], shown, "exchanges")
-    fig.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=8)
+    plots_batchnorm.accuracy_against(over_rounds, shown)
+    plots_batchnorm.accuracy_against(over_exchanges, shown, "exchanges")
+    fig.legend(*over_rounds.get_legend_handles_labels(), loc="outside lower center", ncols=5)
     return fig
 
 

@@ -85,16 +85,16 @@ def finals(data: Mapping[str, Any] | None, aggregator: str, case: str) -> list[f
 
 def draw(data: Mapping[str, Any]) -> Figure:
     """Final accuracy, mean and 95 % interval, over the share that fails: a panel per way, a line per aggregator."""
-    fig, axes = plots.figure(1, len(SHARES), (12, 3.8))
+    fig, axes = plots.figure(1, len(SHARES), (10, 3.8))
     for ax, (how, shares) in zip(axes.flat, SHARES.items(), strict=True):
         for index, name in enumerate(AGGREGATORS):
             cases = {share: f"{how} {share:g}" if share else "none" for share in shares}
             found = {share: values for share, case in cases.items() if (values := finals(data, name, case))}
             means, errors = ([of(values) for values in found.values()] for of in (fmean, half_width))
-            style = {"marker": "os^Dv*"[index], "color": plots.OKABE_ITO[index], "markersize": 5, "linewidth": 1}
-            ax.errorbar([s + 0.006 * (index - 2.5) for s in found], means, errors, label=name, elinewidth=1, **style)
+            style = plots.look(index) | {"linewidth": 1.2, "elinewidth": 1}
+            ax.errorbar([s + 0.006 * (index - 2.5) for s in found], means, errors, label=name, **style)
         ax.axhline(CHANCE, color="0.6", linestyle=":", linewidth=1)
-        ax.set(title=how, xlabel="share of the clients", ylim=(0, 1))
+        ax.set(title=how, xlabel="share of the clients that fail", ylim=(0, 1))
     axes[0, 0].set_ylabel("test accuracy (mean, 95 % interval)")
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
     fig.suptitle(f"{data['title']} ({data['note']})")

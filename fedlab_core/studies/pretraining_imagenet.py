@@ -160,8 +160,9 @@ def draw(data: Mapping[str, Any]) -> Figure:
     plots_probes.by_skew(first, by, dict(zip(STARTS, final["pooled"], strict=True)))
     for (i, start), (skew, dash) in product(enumerate(STARTS), ((SKEW, "-"), ("pooled", ":"))):
         rounds, curves = (values(pairs, skew, key)[i] for key in ("round", "test_accuracy"))
+        split = "centralised" if skew == "pooled" else skew
         mean = [statistics.fmean(each) for each in zip(*curves, strict=False)]
-        second.plot(rounds[0][: len(mean)], mean, dash, color=looks[start]["color"], label=f"{start}, {skew}")
+        second.plot(rounds[0][: len(mean)], mean, dash, color=looks[start]["color"], label=f"{start}, {split}")
     second.set(xlabel="round", ylabel="test accuracy (mean of the seeds)")
     second.legend()
     plots_probes.loss_lines(third, dict(zip(STARTS, (one["line"] for one in pairs[0]), strict=True)))

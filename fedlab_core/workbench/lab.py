@@ -5,7 +5,6 @@ import html
 import textwrap
 import threading
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +17,7 @@ from fedlab_core.federation import Federation
 from fedlab_core.workbench.bench import Workbench
 from fedlab_core.workbench.fields import Choice
 from fedlab_core.workbench.panel import SIGNS
-from fedlab_core.workbench.pictures import FramePace, Live
+from fedlab_core.workbench.pictures import FramePace, Live, put
 from fedlab_core.workbench.plan import Plan, Result, experiment_code, plan_code, say
 from fedlab_core.workbench.style import CSS, LAB_CSS, status
 from fedlab_core.workbench.worker import Busy, Worker
@@ -56,12 +55,13 @@ class Lab:
         self._drawing = threading.RLock()  # a move of a view draws while the worker may
         self._asked: dict[str, Any] | None = None  # settings that the worker is to run to the end; None: a look at most
         self._pressed = -OVERTAKEN  # when Run was
-        self.knobs = {name: _knob(name, values, plan.start.get(name)) for name, values in plan.knobs.items()}
+        self.knobs = {name: _knob(plan, name) for name in plan.knobs}
         self._run = widgets.Button(description="Run", icon="play", button_style="success", tooltip="train to the end")
         self._stop = widgets.Button(description="Stop", icon="stop", tooltip="stop; what was finished stays")
         self._open = widgets.Button(description="Open in the workbench", icon="external-link")
         self._copy = widgets.Button(description="Copy as code", icon="code", tooltip="show the code of these settings")
-        self._bar = widgets.FloatProgress(0.0, min=0.0, max=1.0, layout={"width": "100%", "height": "8px"})
+        self._bar = widgets.FloatProgress(0.0, min=0.0, max=1.0)
+        self._bar.add_class("fedlab-progress")
         self._about, self._status, self._said = widgets.HTML(), widgets.HTML(), widgets.HTML()
         self._image = widgets.Image(format="png")
         self._list, self._text = widgets.HTML(), widgets.HTML()
@@ -302,16 +302,18 @@ class Lab:
     def _draw(self, live: bool = False) -> None:
         with self._drawing:
             began = time.perf_counter()
-            self._image.value = self._pictures.png("lab", self.figure, live=live)
+            figure = self.figure
+            put(self._image, figure, self._pictures.png("lab", figure, live=live))
             self._said.value = f"<p class='fedlab-sentence'>{html.escape(self.sentence)}</p>"
             rows = [f"<li>{html.escape(old.label)}: {html.escape(self.plan.sentence(old))}</li>" for old in self.kept]
             self._list.value = f"<p>Before:</p><ul>{''.join(rows)}</ul>" if rows else ""
             self._pace.drawn(began, live=live)
 
 
-def _knob(name: str, values: Sequence[Any], start: Any) -> widgets.Widget:
+def _knob(plan: Plan, name: str) -> widgets.Widget:
+    values, start = plan.knobs[name], plan.start.get(name)
     options = [(say(value), value) for value in values]
     kind = Choice if isinstance(values[0], str | bool) else widgets.SelectionSlider
     more: dict[str, Any] = {} if kind is Choice else {"continuous_update": False}
-    more |= {"tooltip": f"{name}: {', '.join(map(say, values))}", "style": {"description_width": "auto"}}
+    more |= {"tooltip": plan.hover(name), "style": {"description_width": "auto"}}
     return kind(options=options, value=values[0] if start is None else start, description=name, **more)

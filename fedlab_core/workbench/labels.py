@@ -17,6 +17,16 @@ POLICY_LABELS = {
     "frozen": "frozen statistics (FixBN)",
     "total_variance": "average, total variance",
 }
+KNOB_TERMS = {
+    "alpha": "Dirichlet label skew",
+    "E": "epochs E",
+    "B": "batch size B",
+    "C": "fraction C",
+    "lr": "learning rate",
+    "seed": "seed",
+    "start": "start",
+}
+"""Knobs of labs that stand for a term of the glossary."""
 TUNING_WORDS = {
     "tokens": "number of learnt tokens",
     "reduction": "the bottleneck is so many times narrower than the model",

@@ -15,6 +15,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.collections import QuadMesh
+from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.text import Text
@@ -105,6 +107,13 @@ class Live:
                 (ax.get_position(), *_label_places(ax), ax.title.get_position()[1]) for ax in figure.axes
             ]
         return content
+
+
+def put(image: widgets.Image, figure: Figure, content: bytes) -> None:
+    """Shows a drawn figure; one with a photograph or a scale of colours keeps its colours in the dark theme."""
+    own = any(ax.images or any(isinstance(c, ContourSet | QuadMesh) for c in ax.collections) for ax in figure.axes)
+    (image.add_class if own else image.remove_class)("fedlab-colours")
+    image.value = content
 
 
 class FramePace:
@@ -244,7 +253,7 @@ class Look(Shown):
 
     def show(self, figure: Figure) -> None:
         """Shows a figure in its own size, or smaller where there is less room."""
-        self.image.value = png(figure)
+        put(self.image, figure, png(figure))
         self.image.layout.width = f"{100 * figure.get_size_inches()[0]:.0f}px"
 
     def say(self, words: str) -> None:

@@ -14,8 +14,10 @@ from fedlab_core import plots
 from fedlab_core.check import checked
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
+from fedlab_core.glossary import define
 from fedlab_core.intervals import half_width
 from fedlab_core.plots import finetuning
+from fedlab_core.workbench.labels import KNOB_TERMS
 from fedlab_core.workbench.options import differing
 
 Source = Experiment | Federation | Iterator[Any]
@@ -154,10 +156,10 @@ def accuracy_curves(figure: Any, result: Result) -> None:
     ax = figure.subplots()
     for index, band in enumerate(result.behind):
         band.draw(ax, index)
-    for old in result.earlier:
-        for line in lines_of(old):
-            values = [plots.measured(record, "test_accuracy") for record in line.history]
-            ax.plot(values, color=line.style["color"], alpha=0.3, linewidth=1)
+    for place, line in enumerate(line for old in result.earlier for line in lines_of(old)):
+        values = [plots.measured(record, "test_accuracy") for record in line.history]
+        look = {"color": line.style["color"], "alpha": 0.3, "linewidth": 1, "label": "" if place else "before (pale)"}
+        ax.plot(values, **look)
     plots.curves(ax, lines_of(result), "test_accuracy")
     ax.legend(frameon=True, framealpha=0.8)
 
@@ -208,6 +210,7 @@ class Plan:
         experiment: the experiment to open in the workbench, from the knobs' values; None offers none.
         behind: recorded results to draw faintly, from the knobs' values.
         size: of the picture in inches.
+        about: by knob, a few words for its hover; what the glossary says of a knob that is not named here.
         views: knobs that only choose what is shown of the frames; moving one redraws and trains nothing.
     """
 
@@ -221,7 +224,14 @@ class Plan:
     experiment: Callable[..., Experiment] | None = None
     behind: Callable[..., Sequence[Band]] = nothing_recorded
     size: tuple[float, float] = (8.0, 3.4)
+    about: Mapping[str, str] = field(default_factory=dict)
     views: Sequence[str] = ()
+
+    def hover(self, knob: str) -> str:
+        """What a knob is, as far as it is known, and its values."""
+        known = self.about.get(knob) or define(KNOB_TERMS.get(knob, ""))
+        head = f"{knob}: {known}" if known else knob
+        return f"{head}\nvalues: {'; '.join(map(say, self.knobs[knob]))}"
 
     def trained(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that what is trained depends on."""

@@ -35,7 +35,7 @@ CSS = """<style>
 .fedlab-bar .jupyter-button { width: auto; padding: 0 6px; border-radius: 3px; height: 26px; line-height: 26px; }
 .fedlab-bar select, .fedlab-bar input { height: 26px !important; }
 .fedlab-push { flex: 1 0 0; }
-.fedlab-main > .fedlab-progress { width: 100%; height: 6px; margin: 0; flex-shrink: 0; }
+.fedlab-main > .fedlab-progress, .fedlab-lab > .fedlab-progress { width: 100%; height: 6px; margin: 0; flex-shrink: 0; }
 .fedlab-progress > .progress { height: 6px; margin: 0; border-radius: 3px; background: var(--jp-layout-color3); }
 .fedlab-progress > .progress > div { border-radius: 3px; }
 .fedlab-line, .fedlab-status, .fedlab-shown { font-size: 12px; overflow: hidden auto; color: var(--jp-ui-font-color1);
@@ -82,9 +82,9 @@ img.fedlab-picture { max-width: 100%; height: auto; background: white; }
   color: var(--jp-ui-inverse-font-color0, white); background: var(--jp-error-color1); border-radius: 3px;
   animation: fedlab-gone 1s 14s forwards; }
 @keyframes fedlab-gone { to { visibility: visible; height: auto; padding: 4px 8px; } }
-body[data-jp-theme-light=false] :is(.fedlab-stage > img, img.fedlab-small, .fedlab-picture) {
+body[data-jp-theme-light=false] :is(.fedlab-stage > img, img.fedlab-small, .fedlab-picture):not(.fedlab-colours) {
   filter: invert(.9) hue-rotate(180deg); }
-body[data-jp-theme-light=false] .fedlab-stage { background: #191919; }
+body[data-jp-theme-light=false] .fedlab-stage:not(:has(> .fedlab-colours)) { background: #191919; }
 body[data-jp-theme-light=false] .fedlab :is(select, input) { color-scheme: dark; }
 .fedlab select { appearance: auto !important; background-image: none !important; padding-right: 2px !important;
   text-overflow: ellipsis; }
@@ -112,9 +112,14 @@ LAB_CSS = """<style>
 .fedlab-lab .fedlab-bar { gap: 6px; }
 .fedlab-lab .fedlab-bar .jupyter-button { padding: 0 10px; }
 .fedlab-lab .fedlab-frame { overflow: auto hidden; border: 1px solid var(--jp-border-color2); border-radius: 4px; }
-.fedlab-lab img { width: 100%; min-width: 640px; height: auto; background: white; margin: 0; }
-body[data-jp-theme-light=false] .fedlab-lab img { filter: invert(.9) hue-rotate(180deg); }
+.fedlab-frame > img { width: 100%; min-width: 640px; height: auto; background: white; margin: 0; }
+body[data-jp-theme-light=false] .fedlab-frame > img:not(.fedlab-colours) { filter: invert(.9) hue-rotate(180deg); }
 @container (max-width: 480px) { .fedlab-lab .fedlab-knobs > * { width: 100%; } }
+@container (max-width: 600px) {
+  .fedlab-frame + .widget-html { flex-wrap: wrap; }
+  .fedlab-frame + .widget-html::before { content: "⟷ push the picture sideways to see all of it"; flex: 1 0 100%;
+    font-size: 11px; color: var(--jp-ui-font-color2); }
+}
 @media (max-width: 640px) {
   :is(.jp-RenderedImage, .jp-RenderedMarkdown p) > img:not(.jupyter-widgets) { max-width: none !important; zoom: .8; }
   .jp-RenderedMarkdown p:has(> img) { overflow-x: auto; }

@@ -75,7 +75,8 @@ def train(
             if run.diverged is not None:
                 break
     except NonFiniteError as error:
-        run.broke, broken = error.round, f" {error}."
+        run.broke, broken = error.round, f" client {error.client} handed back values that are not finite "
+        broken += f"(mean training loss {error.loss:g}, lr={error.lr:g})."
     if reference() and not stop.is_set():
         panel.advance(run.round - first, count, time.perf_counter() - began, "centralised reference")
         run.advance_reference(stop)

@@ -3,10 +3,13 @@
 import threading
 from dataclasses import replace
 
+import ipywidgets as widgets
 import pytest
 
+from fedlab_core import plots
 from fedlab_core.experiment import Experiment
 from fedlab_core.workbench.lab import Lab
+from fedlab_core.workbench.pictures import put
 from fedlab_core.workbench.plan import Band, Plan, draw_pair
 from fedlab_core.workbench.worker import Busy
 
@@ -68,7 +71,17 @@ def test_earlier_results_are_one_word_of_the_legend():
 def test_a_long_sentence_has_lines_and_a_knob_says_what_it_takes():
     lab = Lab(replace(PLAN, sentence=lambda result: "a b " * 60)).run(block=True)
     assert max(map(len, lab.sentence.splitlines())) <= 100 and lab.sentence.split() == ["a", "b"] * 60
-    assert lab.knobs["mu"].tooltip == "mu: " + ", ".join(f"{value:g}" for value in PLAN.knobs["mu"])
+    assert lab.knobs["mu"].tooltip == "mu\nvalues: " + "; ".join(f"{value:g}" for value in PLAN.knobs["mu"])
+    assert replace(PLAN, about={"mu": "Strength"}).hover("mu").startswith("mu: Strength\nvalues: ")
+
+
+def test_photographs_and_scales_of_colours_keep_theirs_in_the_dark():
+    image, drawings = widgets.Image(), {"plot": False, "imshow": True, "contourf": True}
+    for draw, keeps in drawings.items():
+        fig, axes = plots.figure()
+        getattr(axes[0, 0], draw)([[0, 1], [1, 2]])
+        put(image, fig, b"")
+        assert ("fedlab-colours" in image._dom_classes) == keeps, draw
 
 
 def test_the_buttons_do_what_the_calls_do():

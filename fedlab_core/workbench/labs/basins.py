@@ -78,11 +78,12 @@ def draw_pair(figure: Any, result: Result) -> None:
     if not frames:
         return
     last = frames[-1]
-    for old in (f for f in frames if f.round < last.round):
-        left.plot(old.line.theta, old.line.loss, color=plots.LINE_COLORS[0], alpha=0.2, linewidth=1)
-    for kept in result.earlier:
-        line = kept.frames["pair"][-1].line
-        left.plot(line.theta, line.loss, color="0.7", linewidth=1.2, label=f"before, barrier {line.barrier:.2f}")
+    for kept, dash in zip(result.earlier, ("-", "--", "-.", ":"), strict=False):
+        line, grey = kept.frames["pair"][-1].line, {"color": "0.65", "linewidth": 1.2, "linestyle": dash}
+        left.plot(line.theta, line.loss, label=f"before: barrier {line.barrier:.2f}", **grey)
+    for i, old in enumerate(f for f in frames if f.round < last.round):
+        pale = {"color": plots.LINE_COLORS[0], "alpha": 0.25, "linewidth": 1, "label": "" if i else "earlier rounds"}
+        left.plot(old.line.theta, old.line.loss, **pale)
     left.plot(last.line.theta, last.line.loss, "o-", color=plots.LINE_COLORS[0], markersize=4)
     left.plot([], [], "o-", color=plots.LINE_COLORS[0], label=f"round {last.round}: barrier {last.line.barrier:.2f}")
     if last.fresh is not None:
@@ -121,6 +122,10 @@ BASIN = Plan(
     sentence=read_pair,
     experiment=lambda start, alpha, other, norm: experiment(start, alpha, 0 if other == "same weights" else 100, norm),
     size=(10.0, 3.9),
+    about={
+        "other": "First weights of the skewed run: those of the run with IID clients, or others",
+        "norm": "Normalisation of the network",
+    },
 )
 
 
@@ -163,12 +168,13 @@ def draw_steady(figure: Any, result: Result) -> None:
     frames = result.frames
     plots_probes.spread_over_rounds(middle, right, {name: [f.spread for f in fs] for name, fs in frames.items()})
     before(right, result, lambda f: f.spread["round"], lambda f: f.spread["loss_sd"] / f.spread["size"])
-    shown = [fs[-1] for fs in frames.values() if fs]
+    shown = [(name, fs[-1]) for name, fs in frames.items() if fs]
     if shown:
-        last = shown[-1]
+        start, last = shown[-1]
         names = [f"client {k}" for k in last.clients]
         plots_probes.triangle(left, WEIGHTS, last.triangle, names, last.shares)
-        left.set_title(f"round {int(last.spread['round'])}: mixtures of three clients", fontsize=9)
+        what = "mixtures of three clients\n(star: their average)"
+        left.set_title(f"{start}, round {int(last.spread['round'])}: {what}", fontsize=9)
         middle.legend(loc="lower right", fontsize=7)
     if result.earlier:
         right.legend(fontsize=7)
@@ -205,6 +211,7 @@ STEADY = Plan(
     sentence=read_steady,
     experiment=steady_experiment,
     size=(10.5, 3.7),
+    about={"mixtures": "Random mixtures of the clients' models in every round"},
 )
 
 
@@ -238,7 +245,7 @@ def read_connected(result: Result) -> str:
         for round, c in frames[-1:]:
             said = f"{c.barrier:+.2f} nats on the test data and {c.own:+.2f} on their own, pairs at most {c.worst:.2f}"
             parts.append(f"{name}, round {round}: {said}")
-    return f"{'; '.join(parts)}." if parts else "No round yet."
+    return f"Loss of the mean minus mean loss: {'; '.join(parts)}." if parts else "No round yet."
 
 
 CONNECTED = Plan(

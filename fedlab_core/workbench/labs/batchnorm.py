@@ -91,8 +91,10 @@ def draw_race(figure: Any, result: Result) -> None:
                 ax.plot(rounds, [max(v, 1e-8) for v in values], **look)
     axes[0].set(xlabel="round", title="test accuracy", ylim=(0, 1.02))
     top = 1.06 * axes[1].get_ylim()[1]  # room for the marks
-    axes[1].set(xlabel="round", title="mismatch: variance between clients", ylim=(0, top))
-    axes[2].set(xlabel="round", title="error of the averaged gradient", yscale="log", ylim=(1e-8, 30))
+    if any(frames and frames[-1].between is None for frames in result.frames.values()):
+        axes[1].text(0.03, 0.03, "no line: no batch norm", transform=axes[1].transAxes, fontsize=8, color="0.35")
+    axes[1].set(xlabel="round", title="mismatch: share of variance between clients", ylim=(0, top))
+    axes[2].set(xlabel="round", title="relative error of the averaged gradient", yscale="log", ylim=(1e-8, 30))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
@@ -133,6 +135,11 @@ NORMALISERS = Plan(
     experiment=race_experiment,
     behind=race_behind,
     size=(10.5, 3.9),
+    about={
+        "field": "Who races",
+        "skew": "0: every client holds all classes; 1: two each",
+        "steps": "Local steps a round",
+    },
 )
 
 
@@ -213,6 +220,7 @@ EXCHANGES = Plan(
     draw=draw_errors,
     sentence=read_errors,
     size=(10.5, 3.9),
+    about={"off": "The exchange that is left out", "unequal": "Clients' batches of different sizes"},
 )
 
 
@@ -250,4 +258,5 @@ FIVE_NUMBERS = Plan(
     draw=draw_numbers,
     sentence=read_numbers,
     size=(9.0, 2.6),
+    about={"distance": "Between the numbers of the two clients"},
 )

@@ -70,12 +70,12 @@ def draw_begin(figure: Any, result: Result) -> None:
 def read_begin(result: Result) -> str:
     """The last round's accuracy, and diversity and curvature of the first."""
     parts = [
-        f"{name}: accuracy {frames[-1].record.metrics['test_accuracy']:.2f}, in round 1 diversity "
+        f"{name[0].upper()}{name[1:]}: accuracy {frames[-1].record.metrics['test_accuracy']:.2f}, in round 1 diversity "
         f"{frames[0].record.metrics['diversity']:.2f} and largest eigenvalue {frames[0].top:.2g}"
         for name, frames in result.frames.items()
         if frames
     ]
-    return f"After {max((len(f) for f in result.frames.values()), default=0)} rounds. {'; '.join(parts)}."
+    return f"After {max((len(f) for f in result.frames.values()), default=0)} rounds. {'. '.join(parts)}."
 
 
 BEGIN = Plan(
@@ -88,6 +88,7 @@ BEGIN = Plan(
     sentence=read_begin,
     experiment=begun,
     size=(11.0, 3.8),
+    about={"server": "What the server does with the mean update"},
 )
 
 
@@ -138,7 +139,8 @@ def read_filters(result: Result) -> str:
     for name, frames in result.frames.items():
         if frames:
             after, error = frames[min(1, len(frames) - 1)].misaligned, 100 * frames[-1].error
-            parts.append(f"{name}: misaligned {frames[0].misaligned}, {after} after a round; error {error:.1f} %")
+            said = f"{frames[0].misaligned} filters misaligned, {after} after a round, test error {error:.1f} %"
+            parts.append(f"{name[0].upper()}{name[1:]}: {said}")
     return f"After {max((len(f) - 1 for f in result.frames.values()), default=0)} rounds. {'. '.join(parts)}."
 
 
@@ -151,4 +153,5 @@ TWO_LAYERS = Plan(
     draw=draw_filters,
     sentence=read_filters,
     size=(9.0, 3.4),
+    about={"start": "How the first weights of the 20 filters stand to the signals", "steps": "Local steps a round"},
 )

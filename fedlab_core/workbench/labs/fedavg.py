@@ -12,6 +12,7 @@ from fedlab_core import plots
 from fedlab_core.data import Dataset, load_dataset
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
+from fedlab_core.glossary import define
 from fedlab_core.history import rounds_to_target
 from fedlab_core.models import build_model
 from fedlab_core.partition import Partition
@@ -72,7 +73,7 @@ def read_race(result: Result) -> str:
         )
         parts.append(f"{name}: {reached}")
     fast, *others = counted.values() or (0.0,)
-    ratio = f", {others[0] / fast:.1f} times fewer" if others and math.isfinite(others[0]) and fast else ""
+    ratio = f", {others[0] / fast:.1f} times as many" if others and math.isfinite(others[0]) and fast else ""
     return f"To {100 * TARGET:.0f} % test accuracy: {'; '.join(parts)}{ratio}."
 
 
@@ -92,6 +93,7 @@ RACE = Plan(
     sentence=read_race,
     experiment=race_experiment,
     size=(10.5, 3.4),
+    about={"partition": "How the digits are dealt out to the clients", "FedSGD": define("FedSGD")},
 )
 
 
@@ -162,6 +164,12 @@ TWO_MODELS = Plan(
     draw=draw_two_models,
     sentence=read_two_models,
     size=(9.0, 3.5),
+    about={
+        "start": "Drawn on the left: two models from the same first weights, or each from its own",
+        "epochs": "Passes of each model over its own examples",
+        "examples": "Of each model",
+        "theta": "Weight of the first model in the mixture that is ringed",
+    },
     views=("start", "theta"),
 )  # fmt: skip
 
@@ -228,6 +236,10 @@ UNBALANCED = Plan(
     sentence=read_sizes,
     experiment=lambda spread, printed: sized_experiment(spread),
     size=(9.0, 3.4),
+    about={
+        "spread": "Standard deviation of the logarithm of the clients' sizes",
+        "printed": "Also weight as the third version of the paper prints it",
+    },
 )  # fmt: skip
 
 
@@ -271,4 +283,5 @@ BACKGROUND = Plan(
     draw=draw_pair,
     sentence=read_rounds,
     size=(9.0, 3.4),
+    about={"background": "Value of an empty pixel; a full one is 1 more"},
 )

@@ -23,6 +23,7 @@ from fedlab_core.studies.finetuning_runs import (
 from fedlab_core.studies.record import recorded
 from fedlab_core.workbench.plan import Band, Plan, Result, before, looks_of
 
+SHOTS_ARE = "Training pictures of a class that a client keeps, at most"
 METHODS = ("bias", "layer_norm", "vpt_deep", "adapter", "lora", "head", "full")
 
 
@@ -75,12 +76,12 @@ def draw_travel(figure: Any, result: Result) -> None:
 def read_travel(result: Result) -> str:
     """Accuracy, parameters and megabytes of each."""
     parts = [
-        f"{name}: {frames[-1].test:.2f} with {frames[-1].trained:,} parameters, {frames[-1].megabytes:.2f} MB"
+        f"{name} {frames[-1].test:.2f} with {frames[-1].trained:,} parameters, {frames[-1].megabytes:.2f} MB"
         for name, frames in result.frames.items()
         if frames
     ]
     rounds = max((f[-1].round for f in result.frames.values() if f), default=0)
-    return f"After {rounds} rounds: {'; '.join(parts)}."
+    return f"Test accuracy after {rounds} rounds: {'; '.join(parts)}."
 
 
 def travel_behind(method: str, start: str, shots: int) -> Sequence[Band]:
@@ -107,6 +108,7 @@ TRAVEL = Plan(
     sentence=read_travel,
     behind=travel_behind,
     size=(10.5, 3.8),
+    about={"method": "What is trained and travels", "start": "How much the network has learnt", "shots": SHOTS_ARE},
 )
 
 
@@ -134,6 +136,7 @@ CLIP = Plan(
     sentence=read_travel,
     behind=clip_behind,
     size=(10.5, 3.8),
+    about={"network": "Tower and classifier", "shots": SHOTS_ARE},
 )
 
 
@@ -181,7 +184,8 @@ def read_together(result: Result) -> str:
         if frames:
             last = frames[-1]
             gap = last.train - last.own
-            parts.append(f"{name}: all classes {last.test:.2f}, own classes {last.own:.2f}, over-fitting {gap:+.2f}")
+            said = f"{name}: all classes {last.test:.2f}, own classes {last.own:.2f}"
+            parts.append(f"{said}, over-fitting (training minus own) {gap:+.2f}")
     return "; ".join(parts).capitalize() + "."
 
 
@@ -194,6 +198,7 @@ TOGETHER = Plan(
     draw=draw_together,
     sentence=read_together,
     size=(10.0, 3.4),
+    about={"shots": SHOTS_ARE},
 )
 
 
@@ -285,4 +290,5 @@ LORA = Plan(
     experiment=low_rank,
     sentence=read_aggregated,
     size=(9.0, 3.6),
+    about={"way": "How the server combines the clients' factors", "steps": "Local steps a round"},
 )

@@ -78,7 +78,9 @@ def draw_climb(figure: Any, result: Result) -> None:
         ["now", "end to end"], [last.memory / MIB, last.whole / MIB], color=(plots.LINE_COLORS[1], "0.75")
     )
     middle.bar_label(bars, fmt="%.1f", fontsize=8)
-    middle.set(title="memory of a step (MiB)", ylim=(0, 1.15 * last.whole / MIB))
+    middle.set(
+        title=f"memory of a step, MiB\n(batch of {DIGITS.settings.batch_size})", ylim=(0, 1.15 * last.whole / MIB)
+    )
     before(right, result, lambda f: f.round, lambda f: f.knn)
     label, color = next(iter(result.frames)), plots.LINE_COLORS[0]
     right.plot([f.round for f in frames], [f.knn for f in frames], "o-", color=color, markersize=4, label=label)
@@ -97,8 +99,8 @@ def read_climb(result: Result) -> str:
         return "No round yet."
     last, most = frames[-1], max(f.memory for f in frames)
     return (
-        f"{name}, round {last.round}: a step needs {last.memory / MIB:.1f} MiB (peak {most / MIB:.1f}), end to end "
-        f"{last.whole / MIB:.1f}; nearest neighbours {last.knn:.3f}, of random features {frames[0].knn:.3f}; "
+        f"{name.capitalize()}, round {last.round}: a step needs {last.memory / MIB:.1f} MiB (peak {most / MIB:.1f}), "
+        f"end to end {last.whole / MIB:.1f}; nearest neighbours {last.knn:.3f}, random features {frames[0].knn:.3f}; "
         f"{last.gflop:.0f} GFLOP and {last.megabytes:.1f} MB."
     )
 
@@ -117,4 +119,10 @@ CLIMB = Plan(
     draw=draw_climb,
     sentence=read_climb,
     size=(10.5, 3.9),
+    about={
+        "scheme": "What is trained at a time: one block, all blocks so far, or the whole network",
+        "blocks": "Of the network",
+        "drop": "Share of the frozen blocks that a client leaves out (depth dropout)",
+        "stage_rounds": "Rounds for which a block is trained",
+    },
 )

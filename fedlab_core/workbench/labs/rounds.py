@@ -84,18 +84,23 @@ def pulls(alpha: float, E: int, clients: int = 10, **_: Any) -> dict[str, Iterat
     return {"FedAvg": (pull(run, record.round) for record in run.rounds(10**6))}
 
 
-def tug(ax: Axes, found: Pull, step: str = ALL) -> Axes:
-    """The clients' updates as arrows from the model they received, and their weighted mean in black."""
+def tug(ax: Axes, found: Pull, step: str = ALL, color: str | None = None) -> Axes:
+    """The clients' updates as arrows from the model they received, in one colour or each in its own, and their weighted
+    mean in black.
+    """
     reach = 1.15 * max(found.sizes.max(), found.mean)
     if step != "download":
         for client, (x, y) in zip(found.clients, found.arrows, strict=True):
-            color = plots.LINE_COLORS[client % 6]
-            ax.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.8})
-            ax.text(x, y, f" {client}", color=color, fontsize=8, va="center")
+            own = color or plots.LINE_COLORS[client % 6]
+            ax.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "color": own, "linewidth": 1.8})
+            ax.text(x, y, f" {client}", color=own, fontsize=8, va="center")
     if step in (ALL, "average"):
         look = {"arrowstyle": "-|>", "color": "black", "linewidth": 3, "mutation_scale": 16}
         ax.annotate("", (found.mean, 0), (0, 0), arrowprops=look)
-        ax.text(found.mean, -0.07 * reach, "mean", ha="right", va="top", fontsize=9, fontweight="bold")
+        beside = found.arrows[(found.arrows[:, 0] > 0) & (found.arrows[:, 0] < 1.3 * found.mean), 1]
+        side = 1 if (beside < 0).sum() > (beside > 0).sum() else -1  # where fewer clients' numbers stand
+        va = "bottom" if side > 0 else "top"
+        ax.text(found.mean, 0.07 * side * reach, "mean", ha="right", va=va, fontsize=9, fontweight="bold")
     ax.plot(0, 0, "o", color="black", markersize=6)
     ax.set(xlim=(-0.55 * reach, reach), ylim=(-0.85 * reach, 0.85 * reach), aspect="equal")
     ax.set_xlabel("along the mean update")
@@ -112,7 +117,7 @@ def draw_steps(figure: Any, result: Result) -> None:
         return
     step = result.settings["step"]
     schematics.round_of(left, found.counts, found.clients, None if step == ALL else step)
-    tug(right, found, step)
+    tug(right, found, step, plots.LINE_COLORS[2])  # as the uploads on the left, whose bars have the other colours
 
 
 def read_steps(result: Result) -> str:
@@ -170,6 +175,7 @@ STEP_BY_STEP = Plan(
     sentence=read_steps,
     experiment=experiment,
     size=(10.0, 3.6),
+    about={"step": "The part of the round that is shown; all parts are trained"},
     views=("step",),
 )
 TUG_OF_WAR = Plan(
@@ -182,4 +188,5 @@ TUG_OF_WAR = Plan(
     sentence=read_tug,
     experiment=experiment,
     size=(10.5, 3.5),
+    about={"clients": "Of the federation; half of them, ten at most, take part in a round"},
 )

@@ -92,6 +92,11 @@ def draw_race(figure: Any, result: Result) -> None:
     axes[0].legend(loc="lower right", fontsize=7)
 
 
+def _below(gap: float) -> str:
+    """How far below something, or above it."""
+    return f"{abs(gap):.2f} {'below' if gap >= 0 else 'above'}"
+
+
 def read_race(result: Result) -> str:
     """Each start's last round in numbers."""
     parts = []
@@ -99,7 +104,7 @@ def read_race(result: Result) -> str:
         if frames:
             last = frames[-1]
             parts.append(
-                f"{name}: accuracy {last.record.metrics['test_accuracy']:.2f}, {last.gap:+.2f} to centralised, drift "
+                f"{name}: accuracy {last.record.metrics['test_accuracy']:.2f}, {_below(last.gap)} centralised, drift "
                 f"{last.record.metrics['drift']:.2f}, barrier {last.barrier:.2f}, mixtures {last.mixture:.2f} "
                 f"± {last.spread:.2f}"
             )
@@ -134,6 +139,7 @@ START = Plan(
     experiment=experiment,
     behind=behind,
     size=(10.0, 5.4),
+    about={"method": "FedAvg, or one that corrects the clients' drift"},
 )
 
 
@@ -188,6 +194,7 @@ def draw_own(figure: Any, result: Result) -> None:
             for cell, picture in zip(above.subplots(1, 12), frames[-1].pictures, strict=True):
                 cell.imshow(picture)
                 cell.axis("off")
+            above.suptitle("some of the images that the start was learnt from", fontsize=8)
         xs, ys = [f.megabytes for f in frames], [f.record.metrics["test_accuracy"] for f in frames]
         ax.plot(xs, ys, label=name, **looks[name])
     before(ax, result, lambda f: f.megabytes, lambda f: f.record.metrics["test_accuracy"])
@@ -217,4 +224,10 @@ OWN_START = Plan(
     draw=draw_own,
     sentence=read_own,
     size=(9.0, 4.6),
+    about={
+        "codes": "Fractals whose renders make up the images",
+        "images": "From which the start is learnt",
+        "epochs": "Passes over these images",
+        "decentralised": "Rounds on the clients' own images without labels, after the fractals",
+    },
 )

@@ -54,4 +54,5 @@ LSTM = Plan(
     sentence=read_bits,
     experiment=text_experiment,
     size=(7.5, 3.4),
+    about={"hidden": "Units of the LSTM"},
 )

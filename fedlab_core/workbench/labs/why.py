@@ -68,5 +68,10 @@ WHY = Plan(
     draw=draw_causes,
     sentence=read_causes,
     experiment=federated,
-    size=(12.0, 3.8),
+    size=(10.6, 3.9),
+    about={
+        "m": "Clients that take part in a round, of ten",
+        "E": "Local steps between two averages",
+        "labels": "Runs of one label that a client holds",
+    },
 )

@@ -108,11 +108,11 @@ def drift_view(run: Run, round: int) -> Figure:
     else:
         found = arrows_of(run, round)
         draw_arrows(left, found, run.line.style["color"])
-        what = f"{len(found.clients)} updates, their mean in black"
+        what = f"{len(found.clients)} updates; thick: their mean"
         left.set_title(
-            f"round {round}: {what}\n{100 * found.share:.0f} % of their length lie in this plane", fontsize=9
+            f"round {round}: {what}\n{100 * found.share:.0f} % of their squared length is in this plane", fontsize=9
         )
-        left.set_xlabel(f"drift {record.metrics['drift']:.2f}: mean length of the coloured arrows", fontsize=8)
+        left.set_xlabel(f"drift {record.metrics['drift']:.2f}: mean full length of the thin arrows", fontsize=8)
         left.tick_params(labelsize=7)
     for ax, (key, title) in zip(right, OVER_ROUNDS.items(), strict=True):
         plots.curves(ax, lines_of(run, reference=False), key, at=round)

@@ -36,9 +36,13 @@ def plane_view(run: Run, round: int) -> Figure:
     *_, seen = probes.scan(federation, plane, around, size=GRID)
     plots_probes.landscape(ax, seen)
     for one, path in found.items():
-        ax.plot(path[:, 0], path[:, 1], label=one.label, markevery=(0, max(1, len(path) - 1)), **one.line.style)
+        x, y, own = path[:, 0], path[:, 1], one.line.style
+        ax.plot(x, y, linestyle=own["linestyle"], color="white", linewidth=4)  # a run may have the colour of the map
+        ax.plot(x, y, label=one.label, markevery=[len(x) - 1], markeredgecolor="white", **own | {"markersize": 8})
+        ax.plot(x[0], y[0], ".", color=own["color"], markeredgecolor="white", markersize=9)
     off = found[run][:, 2].max() if run in found else 0.0
-    fig.suptitle(f"test loss; the path of {run.label} leaves its plane by {off:.2g} at most", fontsize=10)
+    what = f"the path of {run.label} leaves its plane by {off:.2g} at most"
+    fig.suptitle(f"test loss; every path leads from its dot to its mark\n{what}", fontsize=9)
     fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig
 
@@ -84,7 +88,7 @@ def stability_view(run: Run, round: int) -> Figure:
         ax.axvline(round, color="0.6", linewidth=1)
         ax.xaxis.get_major_locator().set_params(integer=True)
     accuracy.set_title("12 mixtures: mean, sd, worst (x)")
-    per_drift.set_title("stable, or only still?")
+    per_drift.set(title="stable, or only moved little?")
     fig.legend(*accuracy.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig
 

@@ -38,7 +38,10 @@ def twins_view(run: Run, round: int) -> Figure:
         found = twins_of(run, round) if round else []
         words = ROUND_0
     except ValueError as error:
-        found, words = [], f"This round cannot be played in twins. {error}"
+        found, words = (
+            [],
+            f"This round cannot be played in twins with these settings (see More settings). {error}.",
+        )
     if not found:
         for ax in (far, loss, accuracy):
             ax.set_axis_off()
