@@ -26,6 +26,9 @@ WORK: dict[str, dict[str, Any]] = {
 }
 """Local work per round: E passes in batches of B, as in tables 2 and 4 of the paper."""
 
+TITLES = {"iid": "IID clients", "shards": "label shards, two a client", "natural": "a client per role"}
+"""Of panels, by the partition that their arms are named after."""
+
 Rounds = dict[tuple[str, str], Tuned]
 
 
@@ -62,23 +65,25 @@ def speed_ups(cells: Rounds, work: str, partition: str) -> list[float]:
 
 
 def draw(data: Mapping[str, Any]) -> Figure:
-    """The recorded curves: a panel per group of arms, a line per run, with its target."""
+    """The recorded curves: a panel per group of arms, with its target; a line per seed in the colour of its arm."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for unit in data["units"]:
         groups.setdefault(unit["arm"].partition(": ")[0], []).append(unit)
     fig, axes = plots.figure(1, len(groups) or 1, (4.2 * (len(groups) or 1), 3.2))
     for ax, (group, units) in zip(axes[0], groups.items(), strict=False):
         metric, target = units[0]["settings"]["metric"], units[0]["settings"]["target"]
-        for index, unit in enumerate(units):
+        arms = [unit["arm"].partition(": ")[2] for unit in units]
+        places = plots.places(dict.fromkeys(arms))
+        for number, (arm, unit) in enumerate(zip(arms, units, strict=True)):
             lr = full(unit["settings"]["experiment"]).settings.lr
-            name = f"{unit['arm'].partition(': ')[2]}, lr {lr:g}, seed {unit['seed']}"
-            style = plots.Line(name, [], index=index).style
+            name = f"{arm}, lr {lr:g} ({arms.count(arm)} seeds)" if arm not in arms[:number] else None
+            look = plots.look(places[arm]) | {"linewidth": 1.2, "label": name}
             rounds = unit["result"]["round"]
-            ax.plot(rounds, unit["result"][metric], label=name, markevery=max(1, len(rounds) // 8), **style)
+            ax.plot(rounds, unit["result"][metric], markevery=max(1, len(rounds) // 8), **look)
         if metric == "test_accuracy":
             ax.axhline(target, color="0.35", linewidth=1, linestyle=":", label=f"target {target:g}")
             ax.set_ylim(0.8 if target > 0.9 else 0, 1)
-        ax.set(title=group, xlabel="round", ylabel=plots.AXES[metric])
+        ax.set(title=TITLES.get(group, group), xlabel="round", ylabel=plots.AXES[metric])
         plots.lines_across(ax)
         ax.legend()
     fig.suptitle(data["title"], fontsize=10)
