@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+from fedlab_core.local.cores import release_threads
+
 Result = TypeVar("Result")
 
 
@@ -116,6 +118,7 @@ class Worker:
         self.stop.clear()
         self.training, self._job = False, Job(yields)
         self._thread = threading.Thread(target=self._run, args=(work, self._job), name="workbench", daemon=True)
+        release_threads()  # of a cell that trained before, or every step here would wait for them
         try:
             self._thread.start()
             if self._tick is not None:
