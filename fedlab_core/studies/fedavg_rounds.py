@@ -27,7 +27,7 @@ WORK: dict[str, dict[str, Any]] = {
 """Local work per round: E passes in batches of B, as in tables 2 and 4 of the paper."""
 
 TITLES = {"iid": "IID clients", "shards": "label shards, two a client", "natural": "a client per role"}
-"""Of panels, by the partition that their arms are named after."""
+"""What stands above a panel, by the partition that its arms are named after."""
 
 Rounds = dict[tuple[str, str], Tuned]
 

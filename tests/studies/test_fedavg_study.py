@@ -102,12 +102,17 @@ def test_recorded_races_are_drawn_by_partition() -> None:
         f"{p}: a": Arm({"partition": p}, lr=0.2, more=rounds.STUDY.arms["iid: E=1, B=10"].more)
         for p in ("iid", "shards")
     }
-    tiny = replace(rounds.STUDY, experiment=SMALL, rounds=3, arms=arms, seeds=(0,))
+    tiny = replace(rounds.STUDY, experiment=SMALL, rounds=3, arms=arms, seeds=(0, 1))
     units = [
-        {"arm": name, "seed": 0, "settings": tiny.unit(name, None, 0).settings, "result": found[0]}
+        {"arm": name, "seed": seed, "settings": tiny.unit(name, None, seed).settings, "result": result}
         for name, found in tiny.here().items()
+        for seed, result in enumerate(found)
     ]
-    assert [ax.get_title() for ax in tiny.record.draw({"title": "a", "units": units}).axes] == ["iid", "shards"]
+    axes = tiny.record.draw({"title": "a", "units": units}).axes
+    assert [ax.get_title() for ax in axes] == ["IID clients", "label shards, two a client"]
+    for ax in axes:  # seeds in one colour, named once
+        assert len({line.get_color() for line in ax.lines[:2]}) == 1
+        assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a, lr 0.2 (2 seeds)", "target 0.97"]
 
 
 @pytest.mark.parametrize("record", [rounds.STUDY.record, fedavg_text.RECORD], ids=lambda record: record.name)
