@@ -14,6 +14,7 @@ from matplotlib.collections import Collection, PathCollection
 from matplotlib.colors import to_hex, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Patch, Rectangle
+from matplotlib.quiver import Quiver
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Affine2D, Transform
 from numpy.typing import ArrayLike, NDArray
@@ -117,12 +118,15 @@ def items(ax: Axes) -> Iterator[Item]:
             yield from arrow(ax, artist, ax.transData)
         elif isinstance(artist, Patch) and artist in ax.patches:
             yield from patch(ax, artist)
+        elif isinstance(artist, Quiver):
+            yield from quiver(ax, artist)
         elif isinstance(artist, Collection):
             yield from collection(ax, artist)
         elif isinstance(artist, Text) and artist in ax.texts:
             if isinstance(artist, Annotation) and artist.arrow_patch is not None:
                 ends = np.array([artist.get_position(), artist.xy])
-                yield arrow_item(units(ax, ax.transData, ends), artist.arrow_patch)
+                look = artist.arrow_patch
+                yield arrow_item(units(ax, ax.transData, ends), look.get_edgecolor(), look.get_linewidth())
             if artist.get_text():
                 transform, place = artist.get_transform(), artist.get_position()
                 if isinstance(artist, Annotation):  # before it is drawn it has no transform of its own
@@ -141,13 +145,19 @@ def arrow(ax: Axes, artist: FancyArrowPatch, transform: Transform) -> Iterator[I
     """An arrow between two places."""
     ends = artist._posA_posB  # type: ignore[attr-defined]  # nothing public tells the two ends
     if ends is not None:
-        yield arrow_item(units(ax, transform, ends), artist)
+        yield arrow_item(units(ax, transform, ends), artist.get_edgecolor(), artist.get_linewidth())
 
 
-def arrow_item(ends: NDArray, artist: FancyArrowPatch) -> Item:
-    """An arrow of that look."""
-    width = round(float(artist.get_linewidth()), 1)
-    return {"t": "arrow", "p": ends.ravel().tolist(), "c": ink(artist.get_edgecolor()), "w": width}
+def quiver(ax: Axes, artist: Quiver) -> Iterator[Item]:
+    """Arrows of a field that is drawn in the data's units, as wide as inches say."""
+    begin = np.column_stack((artist.X, artist.Y))
+    for ends in np.stack((begin, begin + np.column_stack((artist.U, artist.V))), 1):
+        yield arrow_item(units(ax, ax.transData, ends), artist.get_facecolor()[0], 72 * artist.width)
+
+
+def arrow_item(ends: NDArray, color: Any, width: float) -> Item:
+    """An arrow of that look, its width in points."""
+    return {"t": "arrow", "p": ends.ravel().tolist(), "c": ink(color), "w": round(float(width), 1)}
 
 
 def patch(ax: Axes, artist: Patch) -> Iterator[Item]:

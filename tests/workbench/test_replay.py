@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from fedlab_core.workbench import export, replay, scene
 from fedlab_core.workbench.labs.rounds import TUG_OF_WAR
 from fedlab_core.workbench.plan import say
 from fedlab_core.workbench.runs import Run
+from fedlab_core.workbench.views.drift import arrows
 from tools import replays
 
 KEPT = sorted(replays.FOLDER.glob("*.json"))
@@ -115,6 +117,26 @@ def test_what_a_replay_does_not_show_is_said_with_its_reason() -> None:
     assert {title for title, line in named.items() if "shows neither" in line} == without["holdings"]
 
 
+def test_the_updates_of_a_replay_are_arrows_from_the_received_model() -> None:
+    federation = Experiment(clients=6).replace(fraction=0.5, steps=1).build().run(1)
+    found = arrows(federation, 1)
+    (panel, _) = scene.replay([replay.clients_figure(federation, 1)])
+    ends = np.array([item["p"] for item in frame(panel, 0) if item["t"] == "arrow"], dtype=float).reshape(-1, 2, 2)
+    moved = ends[:, 1] - ends[:, 0]
+    assert len(moved) == 3 + 1 and len(np.unique(ends[:, 0], axis=0)) == 1
+    tips = np.concatenate((found.tips, found.mean[None]))
+    scale = moved[np.abs(tips).argmax() // 2] / tips[np.abs(tips).argmax() // 2]
+    assert moved == pytest.approx(tips * scale, abs=3)
+
+
+def test_committed_replays_show_an_arrow_for_each_update() -> None:
+    for path in KEPT:
+        for panel in json.loads(path.read_text(encoding="utf-8"))["panels"]:
+            if "mean (thick)" in panel["looks"][0]["title"]:
+                drawn = [[item["t"] for item in frame(panel, n)].count("arrow") for n in range(len(panel["frames"]))]
+                assert all(count > 1 for count, items in zip(drawn, panel["frames"], strict=True) if items), path
+
+
 def test_words_beside_a_place_stand_there() -> None:
     """An offset in points is kept: a number above a bar is not drawn on its edge."""
     fig, axes = plots.figure()
@@ -130,8 +152,8 @@ def test_words_beside_a_place_stand_there() -> None:
 def test_a_lab_is_recorded_with_who_holds_what() -> None:
     data = replay.lab_replay(TUG_OF_WAR, frames=2)
     assert data["steps"] == ["1 of 2", "2 of 2"] and "in round 2;" in data["said"][1]
-    arrows = [item for item in frame(data["panels"][0], 1) if item["t"] == "arrow"]
-    assert len(arrows) == 5 + 1 and [a["c"] for a in arrows].count("ink") == 1
+    colors = [item["c"] for item in frame(data["panels"][0], 1) if item["t"] == "arrow"]
+    assert len(colors) == 5 + 1 and colors.count("ink") == 1
     held = data["panels"][-1]
     assert held["looks"][0]["title"] == "who holds what"
     assert {item["l"] for item in held["items"] if "l" in item} == set("0123456789")
