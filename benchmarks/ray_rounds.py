@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from scipy.optimize import nnls
 
 from benchmarks.__main__ import known, machine, save
 from benchmarks.tasks import TASKS, BenchTask
@@ -37,7 +38,7 @@ def parts(sampled: int, workers: int) -> tuple[float, float, float]:
 
 
 def fit(rounds: Sequence[tuple[int, int, float]], step: float) -> tuple[float, ...]:
-    """a, b and c by least squares.
+    """a, b and c by least squares, none of them negative.
 
     Args:
         rounds: clients, workers and seconds of each.
@@ -45,7 +46,7 @@ def fit(rounds: Sequence[tuple[int, int, float]], step: float) -> tuple[float, .
     """
     matrix = np.array([parts(sampled, workers) for sampled, workers, _ in rounds])
     took = np.array([seconds for *_, seconds in rounds])
-    return tuple(map(float, np.linalg.lstsq(matrix, took - step * matrix[:, 2])[0]))
+    return tuple(map(float, nnls(matrix, took - step * matrix[:, 2])[0]))
 
 
 def clusters() -> Iterator[int]:
