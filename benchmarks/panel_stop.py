@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from benchmarks.summary import summary
@@ -24,9 +24,9 @@ PHASES = {
 VIEWS = ("Drift", "Stability", "Basin", "Twins")
 
 
-def stop(names: Sequence[str] = ()) -> Iterator[tuple[str, Any]]:
-    """Seconds from Stop to a free panel, by data set (all at hand unless given) and phase: median and worst of five."""
-    for name in names or [n for n in dataset_names() if not missing_data(n)]:
+def stop() -> Iterator[tuple[str, Any]]:
+    """Seconds from Stop to a free panel, by data set and phase: median and worst of five."""
+    for name in [n for n in dataset_names() if not missing_data(n)]:
         data = prepared.load_prepared(name)
         clients = max(10, len(data.x) // EACH)
         kind = {"model": "lstm", "partition": "natural"} if data.kind == "text" else {"model": "cnn"}

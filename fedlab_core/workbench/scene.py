@@ -125,8 +125,8 @@ def items(ax: Axes) -> Iterator[Item]:
         elif isinstance(artist, Text) and artist in ax.texts:
             if isinstance(artist, Annotation) and artist.arrow_patch is not None:
                 ends = np.array([artist.get_position(), artist.xy])
-                look = artist.arrow_patch
-                yield arrow_item(units(ax, ax.transData, ends), look.get_edgecolor(), look.get_linewidth())
+                shaft = artist.arrow_patch
+                yield arrow_item(units(ax, ax.transData, ends), shaft.get_edgecolor(), shaft.get_linewidth())
             if artist.get_text():
                 transform, place = artist.get_transform(), artist.get_position()
                 if isinstance(artist, Annotation):  # before it is drawn it has no transform of its own
