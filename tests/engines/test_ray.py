@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -184,6 +185,19 @@ def test_frozen_tensors_are_placed_with_the_model(cluster: Cluster, monkeypatch:
     assert [list(puts[0][1]), *(name in broadcast[-1] for broadcast in puts[1:])] == [[name], False, False]
 
 
+def started_beside(others: set[int]) -> list[psutil.Process]:
+    """The processes that this one has started beside the others, and theirs; not what one of the others has started
+    meanwhile: the browser of the browser tests starts processes whenever it likes."""
+    own = [child for child in psutil.Process().children() if child.pid not in others]
+    left = []
+    for process in own:
+        with suppress(psutil.NoSuchProcess):
+            left += [
+                each for each in [process, *process.children(recursive=True)] if each.status() != psutil.STATUS_ZOMBIE
+            ]
+    return left
+
+
 @pytest.mark.parametrize("by", ["stop", "Ctrl-C"])
 def test_leaving_a_round_leaves_no_process_and_the_next_is_as_ever(cluster: Cluster, tmp_path: Path, by: str) -> None:
     ray.shutdown()  # from the two nodes: now on a cluster of its own
@@ -204,10 +218,7 @@ def test_leaving_a_round_leaves_no_process_and_the_next_is_as_ever(cluster: Clus
         assert by == "Ctrl-C" and not ray.is_initialized()  # while a traceback still holds the frames, as in a notebook
     assert run.round == 0 and not ray.is_initialized()
     deadline = time.monotonic() + 120  # on a busy machine; left as soon as they are gone
-    while left := [p for p in psutil.Process().children(recursive=True) if p.pid not in others and p.is_running()]:
-        left = [p for p in left if p.status() != psutil.STATUS_ZOMBIE]
-        if not left or time.monotonic() > deadline:
-            break
+    while (left := started_beside(others)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert left == []
     if by == "stop":
