@@ -144,7 +144,7 @@ class Federation(Standing):
         asked = stop.is_set if stop else never
         if not self.past.records:
             try:
-                metrics = self.rules(1).measure([self.state], "test", self.past.now, asked)[0]
+                metrics = self.rules(1).measure([self.state], now=self.past.now, stop=asked)[0]
             except Stopped:
                 return
             self.past = replace(self.past, records=(Record(0, self.settings.lr_at(1), metrics, Costs(), Costs(), []),))
@@ -156,7 +156,7 @@ class Federation(Standing):
                 return
             snapshot, inside = done
             try:
-                test = functools.partial(rules.measure, split="test", now=snapshot, stop=asked)
+                test = functools.partial(rules.measure, now=snapshot, stop=asked)
                 record = make_record(self.past, inside, snapshot.state, self.roles.trained, test)
             except Stopped:
                 return
@@ -181,7 +181,7 @@ class Federation(Standing):
     ) -> list[dict[str, float]]:
         """Loss and metrics of many states on the "train", "validation" or "test" split, see `evaluate`."""
         now = self._snapshot(round)
-        return self.rules(now.round + 1).measure(states, split, now, self._asked)
+        return self.rules(now.round + 1).measure(states, split=split, now=now, stop=self._asked)
 
     def state_at(self, round: int) -> State:
         """The global model after a round, replayed if its snapshot was thinned."""

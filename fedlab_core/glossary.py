@@ -18,7 +18,8 @@ GLOSSARY: dict[str, str] = {
     "accuracy": "Share of the examples of the global test set that the model classifies correctly.",
     "loss": "Mean cross-entropy per target on the global test set, in nats.",
     "nat": "Unit of information with natural logarithms: 1 nat = 1.443 bits; guessing among c classes costs log c.",
-    "client spread": "Each sampled client's own model, after its local training, evaluated on the global test set.",
+    "client spread": "Each sampled client's own model, after its local training, evaluated on the global test set; "
+    "while it is watched on 1,000 of its examples, the same in every round.",
     "IID": "Every client's examples are a uniform random share of all examples.",
     "label shards": "Examples sorted by label and cut into shards; each client holds a few shards, so few labels "
     "(McMahan et al. 2017, section 3).",

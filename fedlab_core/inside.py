@@ -120,29 +120,36 @@ class Round:
 
 @checked
 def make_record(
-    past: Past, inside: Round, state: State, names: Sequence[str], test: Callable[[list[State]], list[dict[str, float]]]
+    past: Past,
+    inside: Round,
+    state: State,
+    names: Sequence[str],
+    test: Callable[[list[State], int | None], list[dict[str, float]]],
 ) -> Record:
     """The record of the round that follows a past, its time and engine left out.
 
     Args:
         state: the global model after the round.
         names: of the trained parameters.
-        test: evaluates models on the test set.
+        test: evaluates models on so many examples of the test set; None: on all.
     """
     segment = past.segment(inside.number)
     with single_threaded():
         metrics, rows = inside.measures(names)
     personal = segment.method.personal
     if inside.number % segment.settings.evaluate_every == 0:
-        metrics |= {} if personal else test([state])[0]
+        metrics |= {} if personal else test([state], None)[0]
         if inside.updates and (segment.settings.evaluate_clients or personal):
-            results = test([update.state for update in inside.updates])
+            some = None if personal else segment.settings.client_examples
+            results = test([update.state for update in inside.updates], some)
             for row, result in zip(rows, results, strict=True):
                 row |= result
             for key in results[0]:
                 pairs = [(share, result[key]) for share, result in zip(inside.shares, results, strict=True) if share]
                 if pairs:
                     metrics[key if personal else f"clients_{key}"] = sum(share * value for share, value in pairs)
+            if "test_examples" in results[0]:
+                metrics["clients_test_examples"] = results[0]["test_examples"]
     total = past.records[-1].total + inside.costs
     lr = segment.settings.lr_at(inside.number)
     return Record(inside.number, lr, metrics, inside.costs, total, rows, inside.non_finite, inside.failed)

@@ -95,16 +95,28 @@ class Rules:
         return Task(client, state, {n: t for n, t in memory.items() if not n.startswith(STALE)})
 
     def measure(
-        self, states: Sequence[State], split: str, now: Snapshot, stop: Callable[[], bool] = never
+        self,
+        states: Sequence[State],
+        examples: int | None = None,
+        split: str = "test",
+        *,
+        now: Snapshot,
+        stop: Callable[[], bool] = never,
     ) -> list[dict[str, float]]:
         """Evaluate states as the round after a snapshot would begin with them.
+
+        Args:
+            examples: take only so many of the split, see `Work.evaluated_rows`; where these are not all, the results
+                say how many.
 
         Raises:
             Stopped: `stop()` was true before a batch.
         """
         with single_threaded(), fits(split=split, engine=self.segment.settings.engine):
-            work = self.work(now.round + 1, now.server, stop)
+            work = replace(self.work(now.round + 1, now.server, stop), tested=examples)
             results = self.segment.method.evaluate(self.engine, work, states, split)
+        if examples is not None and examples < len(self.dataset.split(split)[0]):
+            results = [result | {"examples": float(examples)} for result in results]
         return [{f"{split}_{name}": value for name, value in result.items()} for result in results]
 
     def advance(

@@ -62,6 +62,8 @@ class Settings:
         seed: root of every random draw of the run.
         evaluate_every: rounds between two evaluations of the global model.
         evaluate_clients: also evaluate every sampled client's model, after its local training, on the global test set.
+        client_examples: of the test set, on which the clients' models are evaluated, the same ones in every round and
+            run; None: all. Where there is no global model, theirs are evaluated on all.
         double: compute in float64 instead of float32 (for exact identities).
         channels_last: lay images and convolutions out channel by channel within each pixel; None does so on a CPU,
             where it makes convolutions and poolings faster. It changes their rounding.
@@ -91,6 +93,7 @@ class Settings:
     seed: int = 0
     evaluate_every: int = 1
     evaluate_clients: bool = False
+    client_examples: int | None = None
     double: bool = False
     channels_last: bool | None = None
     mixed_precision: bool = False
@@ -110,7 +113,7 @@ class Settings:
             )
         for name in ("schedule_rounds", "evaluate_every"):
             check.whole(name, getattr(self, name), 1, check.LARGEST)
-        for name in ("epochs", "steps", "batch_size"):
+        for name in ("epochs", "steps", "batch_size", "client_examples"):
             _or_none(check.whole, name, getattr(self, name), 1, check.LARGEST)
         check.whole("seed", self.seed)
         check.number("fraction", self.fraction, 0, 1)

@@ -3,6 +3,7 @@
 import copy
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -297,6 +298,33 @@ def test_records_are_plain_data() -> None:
     assert "test_accuracy" not in run.history[1].metrics
     assert {"test_accuracy", "clients_test_accuracy", "drift", "cosine"} <= run.history[2].metrics.keys()
     assert run.history[2].clients[1]["client"] == 1
+
+
+@pytest.mark.parametrize("engine", ["loop", "threads", "stacked"])
+def test_clients_are_evaluated_on_the_same_few_examples_and_the_global_model_on_all(engine: str) -> None:
+    options = {"evaluate_clients": True, "engine": engine}
+    every, few = (small_federation(split(20, 20, 20), client_examples=n, **options).run(2) for n in (None, 7))
+    again = small_federation(split(20, 20, 20), client_examples=7, seed=1, **options).run(1)
+    rows = again.rules(1).work(1, {}).evaluated_rows("test")
+    assert len(rows) == len(few.dataset.split("test")[0])  # nothing is left out unless a client is evaluated
+    rows = replace(again.rules(1).work(1, {}), tested=7).evaluated_rows("test")
+    assert len(set(rows.tolist())) == 7
+    for run, number in ((few, 1), (few, 2), (again, 1)):
+        record, inside = run.history[number], run.inside(number)
+        assert record.metrics["clients_test_examples"] == 7
+        x, y = run.dataset.prepare(run.dataset.test_x[rows]).double(), run.dataset.test_y[rows]
+        for row, update in zip(record.clients, inside.updates, strict=True):
+            model = run.trained_model()
+            model.load_state_dict(update.state)
+            assert row["test_accuracy"] == pytest.approx((model(x).argmax(1) == y).double().mean().item())
+            assert row["test_loss"] == pytest.approx(task_loss(model(x), y).item())
+            assert row["test_examples"] == 7
+    assert all("test_examples" not in row for row in every.history[2].clients)
+    for ours, theirs in zip(few.history, every.history, strict=True):
+        assert ours.metrics["test_loss"] == theirs.metrics["test_loss"] and ours.costs == theirs.costs
+    assert small_federation(split(20, 20, 20), client_examples=20, **options).run(2).history == every.history
+    alone = (small_federation(split(20, 20), LocalOnly(), client_examples=n, **options).run(1) for n in (None, 3))
+    assert next(alone).history == next(alone).history  # its clients' models are the result
 
 
 def test_drift_measures_are_those_of_their_definition() -> None:

@@ -184,7 +184,7 @@ class FrozenEngine:
 
     def evaluate(self, work: Work, states: Sequence[State], split: str = "test") -> list[dict[str, float]]:
         """See `local.work.Engine`."""
-        rows = torch.arange(len(work.dataset.split(split)[0]))
+        rows = work.evaluated_rows(split)
         results: list[dict[str, float]] = []
         for state in states:
             behind = self._behind(work, state, {split: rows})

@@ -140,6 +140,9 @@ class LayerWise(FedAvg):
             depth = self.depth(work.round - 1, len(model.units))
             bank = features(model, data, state, depth)
             x, y = (bank.test_x, data.test_y) if split == "test" else (bank.x, data.y)
+            if split == "test" and work.tested is not None:
+                rows = work.evaluated_rows(split).to(y.device)
+                x, y = x[rows], y[rows]
             found.append({"accuracy": knn_accuracy(bank.x, data.y, x, y, leave_one_out=split == "train")})
         return found
 

@@ -218,6 +218,9 @@ def evaluation_batches(work: Work, split: str) -> list[tuple[Tensor, Tensor]]:
         ValueError: an unknown split, or one without examples.
     """
     inputs, targets = on_device(work.dataset, work.settings.device).split(split)
+    if work.tested is not None:
+        rows = work.evaluated_rows(split).to(inputs.device)
+        inputs, targets = inputs[rows], targets[rows]
     if not (targets.ndim == 2 and inputs.shape == targets.shape and work.dataset.loss is None):
         return list(zip(inputs.split(EVALUATION_BATCH), targets.split(EVALUATION_BATCH), strict=True))
     if not getattr(work.model, "causal", False):

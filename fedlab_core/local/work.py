@@ -44,6 +44,7 @@ class Work:
         roles: what happens to each tensor of the model.
         traits: what engines have to know about the model.
         stop: asked before every batch of an evaluation; once it is true, `Stopped` is raised.
+        tested: an evaluation takes so many examples of a split, see `evaluated_rows`; None: all.
     """
 
     model: nn.Module
@@ -55,6 +56,14 @@ class Work:
     roles: Roles = Roles()
     traits: Traits = Traits()
     stop: Callable[[], bool] = field(default=lambda: False, compare=False, repr=False)
+    tested: int | None = None
+
+    def evaluated_rows(self, split: str) -> Tensor:
+        """The examples of a split that an evaluation takes, int64, ascending: drawn once, whatever the run's seed."""
+        examples = len(self.dataset.split(split)[0])
+        if self.tested is None or self.tested >= examples:
+            return torch.arange(examples)
+        return torch.randperm(examples, generator=generator(0, "evaluated examples"))[: self.tested].sort().values
 
     @property
     def memory_format(self) -> torch.memory_format:

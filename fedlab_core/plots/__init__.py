@@ -262,8 +262,14 @@ def client_band(ax: Axes, line: Line, y: str) -> Axes:
     spans = [(round, min(values), max(values)) for round, values in rows if values]
     if spans:
         style = {"color": line.style["color"], "alpha": 0.18, "linewidth": 0}
-        ax.fill_between(*zip(*spans, strict=True), label="clients' own models, worst to best", **style)
+        ax.fill_between(*zip(*spans, strict=True), label=f"{_whose(line.history)}, worst to best", **style)
     return ax
+
+
+def _whose(history: Sequence[Record]) -> str:
+    """Whose models, and on how many test examples where these are not all."""
+    examples = history[-1].metrics.get("clients_test_examples")
+    return "clients' own models" if examples is None else f"clients on {examples:,.0f} test examples"
 
 
 @checked

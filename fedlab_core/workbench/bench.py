@@ -14,7 +14,7 @@ from fedlab_core.federation import Federation
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.workbench import alive, export, store
 from fedlab_core.workbench.advice import Advice
-from fedlab_core.workbench.catalog import what_there_is
+from fedlab_core.workbench.catalog import watched, what_there_is
 from fedlab_core.workbench.controls import Controls
 from fedlab_core.workbench.display import Display
 from fedlab_core.workbench.keeper import Keeper
@@ -49,7 +49,7 @@ class Workbench(Shown):
         experiment: the first settings, or a federation.
         views: further views, after `BUILT_IN`.
         rounds: how many rounds Run trains, at first.
-        band: whether sampled clients' own models are evaluated, to draw their band.
+        band: whether sampled clients' own models are evaluated, on 1,000 test examples, to draw their band.
         reference: whether the centralised reference is trained beside the run.
         root: the data root, see `data.data_root`.
         memory_mib: limit of all runs' kept states together.
@@ -83,7 +83,7 @@ class Workbench(Shown):
         self.share_mib = memory_mib / most_runs
         self._advice: Any = None  # made of the panel, which is made of the controls, which report to it
         given = experiment if isinstance(experiment, Federation) else None
-        first = first if given else first.replace(evaluate_clients=band)
+        first = first if given else watched(first, band)
         self.controls = Controls(first, lambda: None if self._advice is None else self._advice.look(), self.catalog)
         self.controls.reference.value = reference
         known = {view.name: view for view in (*BUILT_IN, *views)}

@@ -26,6 +26,7 @@ from fedlab_core.workbench.options import Option, options_from, options_of
 from fedlab_core.workbench.runs import method_label
 
 GIVEN = "given"  # name of what a federation brings along
+CLIENT_EXAMPLES = 1000  # a band that is watched need not be as exact as a record
 TYPED = {"folder:": "a folder of images …", "text:": "a text file …"}
 
 
@@ -210,6 +211,15 @@ def of_federation(federation: Federation) -> tuple[Catalog, Experiment]:
         settings=first.settings,
     )
     return catalog, experiment
+
+
+@checked
+def watched(experiment: Experiment, band: bool) -> Experiment:
+    """An experiment as a panel begins with it: whether its clients' models are evaluated, on few examples unless it
+    says on how many."""
+    return experiment.replace(
+        evaluate_clients=band, client_examples=experiment.settings.client_examples or CLIENT_EXAMPLES
+    )
 
 
 @checked

@@ -33,6 +33,7 @@ SHORT = {
     "settings.lr": "lr",
     "settings.batch_norm": "batch norm",
     "settings.evaluate_clients": "client spread",
+    "settings.client_examples": "clients' test examples",
     "settings.seed": "seed",
 }
 # Settings that a fork cannot change: data, partition and initial weights hang on them, or the numbers' type.

@@ -71,7 +71,8 @@ def clients_view(run: Run, round: int) -> Figure:
         key, title = ("test_accuracy", "own models") if measured else ("loss", "local loss")
         client_dots(score, record, key, run.line, record.metrics.get("test_accuracy") if measured else None)
         if measured:
-            score.set_xlim(0, 1.02)
+            some = record.metrics.get("clients_test_examples")
+            score.set(xlim=(0, 1.02), xlabel=f"test accuracy{'' if some is None else f' on {some:,.0f} examples'}")
         score.set_title(f"round {record.round}: {title}")
         client_dots(moved, record, "drift", run.line)
         moved.set(title=r"drift $\Vert w_k - w_t \Vert$", ylabel="", xlim=(0, None), xlabel="drift")

@@ -31,7 +31,9 @@ def numbers(record: Record | None) -> str:
             parts.append(f"{term(label)} <b>{metrics[key]:.3f}</b>")
     scores = [row["test_accuracy"] for row in record.clients if "test_accuracy" in row]
     if scores:
-        parts.append(f"{term('clients', 'client spread')} {min(scores):.2f} to {max(scores):.2f}")
+        some = metrics.get("clients_test_examples")
+        on = "" if some is None else f" on {some:,.0f} examples"
+        parts.append(f"{term('clients', 'client spread')} {min(scores):.2f} to {max(scores):.2f}{on}")
     for key, name in (("drift", "drift"), ("relative_drift", "relative drift"), ("cosine", "cosine")):
         if key in metrics and not math.isnan(metrics[key]):
             parts.append(f"{term(name)} {metrics[key]:.2f}")

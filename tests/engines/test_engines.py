@@ -178,6 +178,7 @@ def federations(draw: st.DrawFn) -> Federation:
         weight_decay=0.0 if scaffold else draw(st.sampled_from([0.0, 0.1])),
         batch_norm=draw(st.sampled_from(sorted(BATCH_NORM_POLICIES))) if norm == "batch" else None,
         evaluate_clients=draw(st.booleans()),
+        client_examples=draw(st.sampled_from([None, 3])),
         **work,
     )
     data = drawn_data("text" if name == "lstm" else "image", sum(sizes))

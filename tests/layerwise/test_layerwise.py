@@ -421,6 +421,16 @@ def test_evaluation_uses_every_unit_trained_so_far() -> None:
     assert run.evaluate(run.state_at(2), round=2)["test_accuracy"] == two
 
 
+def test_clients_are_evaluated_on_the_few_examples_that_are_asked_for():
+    run = federation(LayerWise(), evaluate_every=1, evaluate_clients=True, client_examples=5).run(1)
+    rows = replace(run.rules(1).work(1, {}), tested=5).evaluated_rows("test")
+    data, few = run.dataset, run.dataset.test_x[rows]
+    for row, update in zip(run.history[1].clients, run.inside(1).updates, strict=True):
+        bank = features(run.model, replace(data, test_x=few, test_y=data.test_y[rows]), update.state, 1)
+        assert row["test_accuracy"] == knn_accuracy(bank.x, data.y, bank.test_x, data.test_y[rows])
+        assert row["test_examples"] == run.history[1].metrics["clients_test_examples"] == 5
+
+
 def test_a_fork_goes_on_in_the_stage_of_its_round() -> None:
     whole, plain = federation(LayerWise()).run(UNITS), federation(LayerWise(drop=0.5)).run(1)
     fork = plain.fork("without dropout", method=LayerWise()).run(UNITS - 1)

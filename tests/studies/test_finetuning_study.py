@@ -28,6 +28,7 @@ from fedlab_core.studies.finetuning_runs import COMPARISONS, SCENES, Way, arm, a
 from fedlab_core.studies.queue import known, results
 from fedlab_core.studies.units import sparse
 from fedlab_core.workbench import Workbench
+from fedlab_core.workbench.catalog import watched
 from fedlab_core.workbench.views.finetuning import VIEWS, budgets_view, trained_view
 from fedlab_core.workbench.views.tuner import Tuner
 
@@ -257,7 +258,7 @@ def test_an_experiment_says_what_is_trained() -> None:
 
 def test_the_workbench_shows_what_is_trained_and_accuracy_for_the_cost() -> None:
     bench = Workbench(TUNED, views=VIEWS, band=False)
-    assert bench.experiment == TUNED.replace(evaluate_clients=False)
+    assert bench.experiment == watched(TUNED, band=False)
     bench.run(1, block=True)
     assert "trained: bias" in bench.panel.shown.value and "start: vit_strong" in bench.panel.shown.value
     with pytest.raises(ValueError, match="tuning bias → full"):

@@ -23,6 +23,7 @@ from fedlab_core.registry import METHODS
 from fedlab_core.settings import Settings
 from fedlab_core.workbench import pictures as panel_pictures
 from fedlab_core.workbench.bench import BUILT_IN, Workbench
+from fedlab_core.workbench.catalog import watched
 from fedlab_core.workbench.export import code, page
 from fedlab_core.workbench.options import options_of
 from fedlab_core.workbench.panel import TERMS
@@ -63,7 +64,7 @@ def test_settings_that_are_objects_survive_the_form_the_code_and_the_fork(name):
     experiment = SMALL.replace(**{name: nested(Settings)[name]})
     bench = Workbench(experiment)
     bench.run(2, block=True)
-    experiment = experiment.replace(evaluate_clients=True)  # as the panel usually does
+    experiment = watched(experiment, band=True)
     assert bench.experiment == experiment and bench.result.settings == experiment.settings
     assert eval(experiment_code(experiment), {"Experiment": Experiment}) == experiment
     bench.fork(at=1, lr=0.05)

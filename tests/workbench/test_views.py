@@ -21,7 +21,8 @@ from fedlab_core.state import flatten
 from fedlab_core.workbench import export
 from fedlab_core.workbench.bench import Workbench
 from fedlab_core.workbench.pictures import DPI, LIVE_DPI, Live, png
-from fedlab_core.workbench.tabs import SIZE, draw_holdings
+from fedlab_core.workbench.tabs import SIZE, clients_view, curves_view, draw_holdings
+from fedlab_core.workbench.text import numbers
 from fedlab_core.workbench.views.drift import arrows, draw_arrows
 from tests.workbench.panels import PATIENCE, SMALL
 
@@ -154,6 +155,22 @@ def test_live_pictures_of_axes_without_ticks_of_flat_ones_and_of_none(pictures):
             ax.plot([0, 1], [0, 1])
         seen.append(np.asarray(Image.open(io.BytesIO(live.png("three", fig, live=round > 0)))))
     assert all(np.abs(one.astype(int) - seen[1]).max() <= 1 for one in seen[2:])
+
+
+def test_a_band_says_on_how_many_examples_it_was_measured():
+    bench = Workbench(SMALL)
+    assert bench.experiment.settings.client_examples == 1000  # more than digits have
+    bench.run(1, block=True)
+    bench.set(client_examples=50)
+    bench.run(1, block=True)
+    legends = [curves_view(run).axes[0].get_legend_handles_labels()[1] for run in (bench.runs[0], bench.runs[1])]
+    assert "clients' own models, worst to best" in legends[0]
+    assert "clients on 50 test examples, worst to best" in legends[1]
+    assert [" on 50 examples" in numbers(run.at(1)) for run in bench.runs] == [False, True]
+    assert [clients_view(run, 1).axes[1].get_xlabel() for run in bench.runs] == [
+        "test accuracy",
+        "test accuracy on 50 examples",
+    ]
 
 
 @pytest.mark.parametrize(("classes", "long"), [(17, 1), (37, 1), (101, 12)])
