@@ -183,6 +183,14 @@ def cell_of(federation: Federation, on: Sequence[str], *, lr: float | None = Non
 
 
 @checked
+def cells_of(federation: Federation) -> list[Federation]:
+    """All cells, in the order of `cells.subsets`, as forks of one run: the model that they begin with is examined and
+    evaluated once."""
+    first = cell_of(federation, ()).run(0)
+    return [first.fork(said(on), at=0, method=Cell(on)) for on in subsets(CAUSES)]
+
+
+@checked
 def gathered(
     causes: Sequence[str], seeds: Sequence[int], found: Sequence[Sequence[Curves]], lrs: Sequence[float]
 ) -> Attribution:

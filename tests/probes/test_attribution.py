@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 import torch
-from small import gap, small_data, small_federation, split
+from small import equal, gap, small_data, small_federation, split
 from torch import nn
 
 from fedlab_core.experiment import Experiment
@@ -15,7 +15,7 @@ from fedlab_core.local.work import task_loss
 from fedlab_core.methods.client import FedProx
 from fedlab_core.models import build_model
 from fedlab_core.probes import attribution, cells, games
-from fedlab_core.probes.attribution import attribute, cell_of
+from fedlab_core.probes.attribution import attribute, cell_of, cells_of
 from fedlab_core.probes.cells import CAUSES, Cell
 from fedlab_core.probes.twins import twin_round
 from fedlab_core.randomness import generator
@@ -108,6 +108,14 @@ def test_with_one_local_step_the_cause_local_steps_vanishes_exactly() -> None:
 def test_everything_on_and_everybody_there_is_federated_averaging() -> None:
     federation = sorted_federation(fraction=1.0)
     assert gap(parameters(cell_of(federation, CAUSES).run(3)), parameters(federation.run(3))) < EXACT
+
+
+def test_cells_that_share_their_beginning_are_those_that_begin_alone():
+    federation = sorted_federation()
+    for on, run in zip(cells.subsets(CAUSES), cells_of(federation), strict=True):
+        alone = cell_of(federation, on)
+        assert run.run(2).history == alone.run(2).history and equal(run.state, alone.state)
+        assert run.name == alone.name
 
 
 def test_the_parts_add_up_to_the_gap_in_every_round_and_measure() -> None:

@@ -5,8 +5,8 @@ from typing import Any
 
 from fedlab_core.experiment import Experiment
 from fedlab_core.plots import attribution as plots_attribution
-from fedlab_core.probes.attribution import Attribution, cell_of, curves, gathered
-from fedlab_core.probes.cells import CAUSES, subsets
+from fedlab_core.probes.attribution import Attribution, cells_of, curves, gathered
+from fedlab_core.probes.cells import CAUSES
 from fedlab_core.studies.attribution import SETTINGS
 from fedlab_core.workbench.plan import Plan, Result
 
@@ -23,11 +23,10 @@ DIGITS = Experiment(
 
 def growing(experiment: Experiment) -> Iterator[Attribution]:
     """All cells round by round, with one seed."""
-    federation, on = experiment.build(), subsets(CAUSES)
-    runs = [cell_of(federation, cell) for cell in on]
+    runs = cells_of(experiment.build())
     while True:
         found = [curves(run.run(1)) for run in runs]
-        yield gathered(CAUSES, (experiment.settings.seed,), [found], [experiment.settings.lr] * len(on))
+        yield gathered(CAUSES, (experiment.settings.seed,), [found], [experiment.settings.lr] * len(runs))
 
 
 def federated(m: int, E: int, lr: float, labels: int, seed: int) -> Experiment:
