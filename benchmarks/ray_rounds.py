@@ -17,7 +17,7 @@ from scipy.optimize import nnls
 
 from benchmarks.__main__ import known, machine, save
 from benchmarks.tasks import TASKS, BenchTask
-from fedlab_core.engines.ray import RayEngine
+from fedlab_core.engines.ray import connect, disconnect
 from fedlab_core.federation import Federation
 
 STEP = replace(TASKS["2nn"], examples=10)  # one step a client
@@ -51,12 +51,10 @@ def fit(rounds: Sequence[tuple[int, int, float]], step: float) -> tuple[float, .
 
 def clusters() -> Iterator[int]:
     """Clusters of one worker and of two, one after the other."""
-    import ray
-
     for workers in WORKERS:
-        ray.init("local", num_cpus=workers, log_to_driver=False, logging_level="error", include_dashboard=False)
+        connect(workers=workers)
         yield workers
-        ray.shutdown()
+        disconnect()
 
 
 def alone(task: BenchTask, rounds: int) -> float:
@@ -72,7 +70,6 @@ def measure(small: int = 9, whole: int = 3) -> dict[str, Any]:
     Args:
         small, whole: rounds of one step, and of whole tasks.
     """
-    RayEngine()  # a token for the clusters, which is read when Ray is imported
     step = alone(STEP, small)
     training = {name: alone(TASKS[name], whole) for name in WHOLE}
     found, more = list[tuple[int, int, float]](), list[float]()

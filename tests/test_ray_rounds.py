@@ -15,7 +15,8 @@ def test_the_parts_of_a_round_are_found_again() -> None:
 
 
 def test_ray_is_measured_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("ray")
+    ray = pytest.importorskip("ray")
+    assert not ray.is_initialized()
     monkeypatch.setattr(ray_rounds, "SAMPLED", (1, 2, 4))
     monkeypatch.setattr(ray_rounds, "WHOLE", ("2nn",))
     monkeypatch.setitem(TASKS, "2nn", TASKS["2nn"].quick())
@@ -25,4 +26,12 @@ def test_ray_is_measured_and_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert task["predicted"] == pytest.approx(a + 10 * b + 5 * (c + task["loop_a_client"]))
     assert task["predicted_16"] == pytest.approx(a + 16 * b + c + task["loop_a_client"])
     assert task["loop_16"] == pytest.approx(16 * task["loop_a_client"]) and task["measured"] > 0
+    assert not ray.is_initialized()
     assert page.ray_rows(found)[-1].startswith("| 2NN |")
+
+
+def test_a_cluster_has_as_many_workers_as_asked_for() -> None:
+    ray = pytest.importorskip("ray")
+    for workers in ray_rounds.clusters():
+        assert ray.cluster_resources()["CPU"] == workers
+        assert {node["NodeManagerAddress"] for node in ray.nodes()} == {"127.0.0.1"}

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from fedlab_core.check import checked, refuse
+from fedlab_core.check import Many, checked, refuse
 from fedlab_core.engines.threads import ThreadsEngine
 from fedlab_core.local.training import train_client, worker_copy
 from fedlab_core.local.work import LocalMethod, Task, Update, Work
@@ -135,24 +135,32 @@ def _ray(address: str | None) -> Any:
 
 
 @checked
-def connect(address: str | None = None) -> None:
+def connect(address: str | None = None, workers: Many | None = None) -> None:
     """Connect this process to a cluster unless it is connected; start one where no address is given, on this machine
     and reached from this machine only.
 
+    Args:
+        address: see `RayEngine`.
+        workers: clients that a cluster started here trains at a time; one per core by default.
+
     Raises:
+        ValueError: `workers` for a cluster that is not started here.
         ConnectionError: nothing at the address answers as a cluster of Ray, within 20 s; or none could be started here
             in two tries, as on a machine that is very busy.
     """
     ray = _ray(address)
+    found = address or os.environ.get("RAY_ADDRESS") or "local"
+    here = found == "local" and not ray.is_initialized()
+    if workers is not None and not here:
+        raise refuse("workers", workers, "None for a cluster that was started elsewhere or before")
     if ray.is_initialized():
         return
-    found = address or os.environ.get("RAY_ADDRESS")
-    if found is None or found == "local":
+    if here:
         try:
-            _start(ray)
+            _start(ray, workers)
         except Exception:  # a busy machine may be too slow once
             try:
-                _start(ray)
+                _start(ray, workers)
             except Exception as error:
                 raise ConnectionError(f"engine='ray': Ray does not start on this machine: {error}") from error
         return
@@ -161,13 +169,13 @@ def connect(address: str | None = None) -> None:
     ray.init(found, log_to_driver=False, logging_level="error")
 
 
-def _start(ray: Any) -> None:
-    """Start a cluster of this machine's cores; nothing of it is left where that fails or is interrupted."""
+def _start(ray: Any, workers: int | None) -> None:
+    """Start a cluster of so many workers; nothing of it is left where that fails or is interrupted."""
     global _started_here
     _started_here = True  # also where Ctrl-C comes while it starts
     try:
         with _loopback(), _ctrl_c_afterwards():
-            ray.init("local", log_to_driver=False, logging_level="error", include_dashboard=False)
+            ray.init("local", num_cpus=workers, log_to_driver=False, logging_level="error", include_dashboard=False)
     except BaseException:
         disconnect()
         raise

@@ -230,5 +230,7 @@ def test_an_engine_that_was_not_asked_to_start_a_cluster_does_not_end_it(cluster
     connect(cluster.address)
     disconnect()
     assert ray.is_initialized()
+    with pytest.raises(ValueError, match="workers=2, accepted: None for a cluster that was started elsewhere"):
+        connect(cluster.address, workers=2)
     with pytest.raises(ValueError, match="engine='loop:x', accepted"):
         get_engine("loop:x")

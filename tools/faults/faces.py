@@ -114,7 +114,7 @@ def _panel(root: Path) -> list[Scene]:
         lambda: [store.Store(root / "other"), store.new_folder(root), store.earlier(root), store.title(root / "panel")],
         lambda: store.bring_back(root / "panel", catalog.Catalog(), run.stop),
         lambda: [catalog.Catalog(), catalog.of_federation(small_run())],
-        lambda: catalog.what_there_is(SMALL, {}, {}, None, None),
+        lambda: [catalog.what_there_is(SMALL, {}, {}, None, None), catalog.watched(SMALL, True)],
         lambda: [options.Option("mu", 0.1), options.options_of(run.federation.settings)],
         lambda: [options.options_from({"mu": 0.1}), options.accepted_by(type(SMALL.settings), "weighting")],
         lambda: [options.described(type(SMALL.settings), "lr"), options.differing(SMALL.settings)],

@@ -289,7 +289,11 @@ def _probes(run: Federation, root: Path) -> list[Scene]:
         lambda: planes.plane_through(*states, run.trained_names),
         lambda: attribution.attribute(lambda seed: small.fork(f"seed {seed}"), 1, causes=causes, seeds=(0,)),
         lambda: attribution.Attribution(found.causes, found.seeds, found.rounds, found.values, found.lrs),
-        lambda: [attribution.run_cell(small, ("skew",), 1), attribution.cell_of(small, ("skew",)), attribution.cells_of(small)],
+        lambda: [
+            attribution.run_cell(small, ("skew",), 1),
+            attribution.cell_of(small, ("skew",)),
+            attribution.cells_of(small),
+        ],
         lambda: attribution.gathered(("skew",), (0,), [[cell, cell]], (0.1,)),
         lambda: attribution.best_rates([held_out]),
         lambda: [attribution.shapley(causes), attribution.moebius(causes), attribution.said(causes)],
