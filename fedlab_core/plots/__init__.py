@@ -1,6 +1,5 @@
 """Figures: every function draws into the Axes it is given and returns it; only `save` writes, nothing is shown here."""
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -20,6 +19,7 @@ from fedlab_core.about import versions
 from fedlab_core.check import Amount, Natural, checked
 from fedlab_core.hints import Within
 from fedlab_core.history import Record
+from fedlab_core.plots.blank import Picture, blank
 
 # Okabe and Ito's palette, for every common colour vision; neighbours in this order differ in lightness.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#F0E442", "#56B4E9", "#D55E00", "#CC79A7", "#000000")
@@ -30,6 +30,7 @@ Places = Annotated[int, Within(1, 100)]
 """Rows or columns of Axes."""
 STYLE: dict[str, Any] = {
     "figure.figsize": (6, 3.5),
+    "text.hinting": "none",  # on dense screens it is not seen, and takes as long as drawing the letters
     "figure.dpi": 100,
     "savefig.dpi": 100,
     "figure.facecolor": "white",
@@ -86,16 +87,6 @@ def style() -> None:
     matplotlib.rcParams.update(STYLE)  # type: ignore[arg-type]
 
 
-class Picture(Figure):
-    """A figure that a notebook shows as PNG although pyplot does not know of it."""
-
-    def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
-        """The figure with twice its pixels, sharp on a dense screen, and the width to show it at."""
-        buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=2 * self.dpi, metadata={"Software": None})
-        return buffer.getvalue(), {"width": round(self.get_figwidth() * self.dpi)}
-
-
 @checked
 def figure(rows: Places = 1, columns: Places = 1, size: tuple[float, float] | None = None) -> tuple[Picture, NDArray]:
     """A figure in the house style that pyplot does not know of, so it is freed with its last reference, in any thread.
@@ -108,8 +99,8 @@ def figure(rows: Places = 1, columns: Places = 1, size: tuple[float, float] | No
     Returns:
         The figure, with constrained layout, and its Axes (rows, columns).
     """
-    fig = _empty(size or STYLE["figure.figsize"])
-    return fig, fig.subplots(rows, columns, squeeze=False)
+    style()
+    return blank("subplots", size or STYLE["figure.figsize"], (rows, columns), {"squeeze": False})
 
 
 @checked
@@ -125,13 +116,9 @@ def mosaic(layout: str, size: tuple[float, float], **ratios: Sequence[float]) ->
     Returns:
         The figure, and its Axes in the order of their letters.
     """
-    fig = _empty(size)
-    return fig, [ax for _, ax in sorted(fig.subplot_mosaic(layout, **ratios).items())]
-
-
-def _empty(size: tuple[float, float]) -> Picture:
     style()
-    return Picture(figsize=size, layout="constrained")
+    fig, places = blank("subplot_mosaic", size, (layout,), ratios)
+    return fig, [ax for _, ax in sorted(places.items())]
 
 
 @checked

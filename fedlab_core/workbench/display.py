@@ -83,7 +83,7 @@ class Display:
             self.panel.round.value = last
         finally:
             self._moving = None
-        self._pace.hurry()  # the first round that comes is drawn at once
+        self._pace.begin()  # the first round that comes is drawn at once
         if draw:
             self.draw()
 

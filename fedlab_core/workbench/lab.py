@@ -247,6 +247,7 @@ class Lab:
             result.seconds += time.perf_counter() - began
             self._result = result
         result = self._result
+        self._pace.begin()
         first, total = self._count(result), self.plan.length(result.settings) * len(result.sources)
         self.say("busy", "Running …" if budget is None else "A first look …")
         sweeps = 0

@@ -7,7 +7,7 @@ import struct
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import ipywidgets as widgets
@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
-from matplotlib.collections import QuadMesh
+from matplotlib.collections import Collection, QuadMesh
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -29,7 +29,7 @@ from fedlab_core.workbench.style import CSS
 DPI = 200  # sharp on dense screens
 LIVE_DPI = 130  # while rounds arrive
 SHORTEST = 0.2  # seconds from one live drawing to the next, at least
-SHARE = 0.15  # of the time that live drawings take: with the first and the last, a fifth
+SHARE = 0.18  # of the time that drawings take while rounds arrive: with the last one, a fifth
 _DRAWING = threading.Lock()  # Matplotlib is not safe in two threads at once
 INTERACTIVE = "[interactive: run this cell in JupyterLab to use it]"
 
@@ -76,9 +76,9 @@ def encoded(pixels: NDArray, dpi: int) -> bytes:
 class Live:
     """Pictures of views while rounds arrive, for a fraction of the time that one takes when it is drawn with care.
 
-    That time goes into finding places for axes, labels and titles, and into ticks and legends, all of which seldom
-    change. So live pictures of a kind take over the places of its last careful one, and nothing jumps; ticks and
-    legends that look as they did before are kept as pixels.
+    That time goes into finding places for axes, labels and titles, and into ticks, legends and hatched areas, all of
+    which seldom change. So live pictures of a kind take over the places of its last careful one, and nothing jumps;
+    ticks, legends and hatched areas that look as they did before are kept as pixels.
     """
 
     def __init__(self) -> None:
@@ -98,7 +98,8 @@ class Live:
                 ax.set_title(ax.get_title(), y=above, fontproperties=ax.title.get_fontproperties().copy())
             plain = [ax for ax in figure.axes if ax.name == "rectilinear"]
             steady = [axis for ax in plain for axis in (ax.xaxis, ax.yaxis)] + figure.legends
-            stamps = self._stamps.setdefault(key, [Stamp() for _ in steady])
+            steady += [hatched for ax in plain for hatched in ax.collections if hatched.get_hatch()]
+            stamps = self._stamps.setdefault((*key, len(steady)), [Stamp() for _ in steady])
             for artist, stamp in zip(steady, stamps, strict=True):
                 artist.draw = functools.partial(stamp.draw, artist)
         content = png(figure, LIVE_DPI if live else DPI)
@@ -121,38 +122,38 @@ class FramePace:
 
     def __init__(self) -> None:
         self._took = math.inf
-        self.hurry()
+        self.begin()
 
     @property
     def due(self) -> bool:
         """Whether it is time."""
         return time.perf_counter() >= self._due
 
-    def hurry(self) -> None:
-        """Makes the next picture due at once."""
-        self._due = time.perf_counter()
+    def begin(self) -> None:
+        """Makes the next picture due at once; the time is counted from here."""
+        self._since = self._due = time.perf_counter()
+        self._spent = 0.0
 
     def drawn(self, began: float, *, live: bool) -> None:
         """After a picture whose drawing began at that time of `time.perf_counter`: settles when the next one is due."""
         now = time.perf_counter()
-        if not live:
-            self._due = now + SHORTEST
-            return
-        usual, self._took = min(now - began, self._took), now - began  # one that was held up counts as the last
-        late = max(self._due, began - SHORTEST)  # a round that ends late does not put off the drawings after it
-        self._due = late + max(SHORTEST, usual / SHARE)
+        took = now - began
+        usual, self._took = min(took, self._took), took
+        self._spent += min(took, 2 * usual)  # one that was held up does not put off the next ones for long
+        self._due = max((began if live else now) + SHORTEST, self._since + (self._spent + usual) / SHARE)
 
 
 class Stamp:
-    """The pixels of an axis with its ticks, or of a legend, from the second picture on in which it looks alike."""
+    """The pixels of an axis with its ticks, of a legend or of hatched areas, from the second picture on in which they
+    look alike."""
 
     def __init__(self) -> None:
         self._look, self._place = "", (0, 0)
         self._pixels: NDArray | None = None
 
-    def draw(self, artist: Axis | Legend, renderer: RendererAgg) -> None:
+    def draw(self, artist: Axis | Legend | Collection, renderer: RendererAgg) -> None:
         """Draws an artist, or puts its pixels."""
-        tell, draw = (_axis_look, _draw_axis) if isinstance(artist, Axis) else (_legend_look, Legend.draw)
+        tell, draw = next(pair for kind, pair in _WAYS.items() if isinstance(artist, kind))
         look = tell(artist)
         if look != self._look:
             self._look, self._pixels = look, None
@@ -208,6 +209,22 @@ def _legend_look(legend: Legend) -> str:
     parts = "color", "linestyle", "linewidth", "marker", "markersize", "facecolor", "edgecolor", "hatch", "alpha"
     handles = [[getattr(h, f"get_{part}", str)() for part in parts] for h in legend.legend_handles]
     return repr([legend.get_bbox_to_anchor().bounds, handles, *map(_text_look, legend.get_texts())])
+
+
+def _hatched_look(areas: Collection) -> str:
+    """All that the pixels of hatched areas hang on."""
+    clip, view = areas.get_clip_box(), areas.axes.viewLim.bounds
+    shapes = [path.vertices.tobytes() for path in areas.get_paths()]
+    colors = areas.get_facecolor().tobytes(), areas.get_edgecolor().tobytes()
+    return repr((clip and clip.bounds, view, areas.get_hatch(), areas.get_linewidth(), hash((*shapes, *colors))))
+
+
+_WAYS: dict[type, tuple[Callable[[Any], str], Callable[[Any, RendererAgg], None]]] = {
+    Axis: (_axis_look, _draw_axis),
+    Legend: (_legend_look, Legend.draw),
+    Collection: (_hatched_look, lambda areas, renderer: type(areas).draw(areas, renderer)),
+}
+"""What tells how an artist looks, and what draws it."""
 
 
 def _text_look(text: Text) -> str:

@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import io
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from fedlab_core.randomness import generator
 from fedlab_core.state import flatten
 from fedlab_core.workbench import export
 from fedlab_core.workbench.bench import Workbench
-from fedlab_core.workbench.pictures import DPI, LIVE_DPI, Live, png
+from fedlab_core.workbench.pictures import DPI, LIVE_DPI, FramePace, Live, png
 from fedlab_core.workbench.tabs import SIZE, clients_view, curves_view, draw_holdings
 from fedlab_core.workbench.text import numbers
 from fedlab_core.workbench.views.drift import arrows, draw_arrows
@@ -142,6 +143,24 @@ def test_live_pictures_are_those_drawn_from_scratch(bench, name, pictures):
             del artist.draw
         seen, scratch = (np.asarray(Image.open(io.BytesIO(content))) for content in (seen, png(figure, LIVE_DPI)))
         assert np.abs(seen.astype(int) - scratch).max() <= 1  # of 255: pixels are blended as whole numbers
+
+
+@pytest.mark.parametrize(("round", "drawing"), [(0.01, 0.02), (0.01, 0.06), (0.05, 0.15), (0.6, 0.05), (0.001, 0.3)])
+def test_live_pictures_take_their_share_of_the_time_and_no_more(monkeypatch, round, drawing):
+    clock = [100.0]
+    monkeypatch.setattr("fedlab_core.workbench.pictures.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    pace, spent, shown = FramePace(), 0.0, [100.0]
+    while clock[0] < 160:
+        clock[0] += round
+        if pace.due:
+            began, held_up = clock[0], 1.0 * (130 < clock[0] < 131)
+            clock[0] += drawing + held_up
+            spent += drawing
+            shown.append(clock[0])
+            pace.drawn(began, live=True)
+    assert 0 < spent / 60 < 0.2
+    most = max(round + drawing, 0.2, drawing / 0.18)  # seconds from one picture to the next
+    assert len(shown) > 0.8 * 60 / most and max(np.diff(shown)) < 1 + 3 * most
 
 
 def test_live_pictures_of_axes_without_ticks_of_flat_ones_and_of_none(pictures):

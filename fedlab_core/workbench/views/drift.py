@@ -114,6 +114,7 @@ def drift_view(run: Run, round: int) -> Figure:
         )
         left.set_xlabel(f"drift {record.metrics['drift']:.2f}: mean full length of the thin arrows", fontsize=8)
         left.tick_params(labelsize=7)
+        left.locator_params(nbins=5)
     for ax, (key, title) in zip(right, OVER_ROUNDS.items(), strict=True):
         plots.curves(ax, lines_of(run, reference=False), key, at=round)
         rounds_axis(ax, run)
