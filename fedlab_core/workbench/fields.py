@@ -12,6 +12,7 @@ from traitlets import Bool, HasTraits, Unicode, observe
 
 from fedlab_core.check import checked, refuse
 from fedlab_core.workbench.options import Option, differing
+from fedlab_core.workbench.plan import Plan, say
 
 LABEL_WIDTH = "86px"
 OPTION_WIDTH = "132px"  # the names of most options are long and their values short
@@ -64,6 +65,17 @@ def finish(control: widgets.Widget, tooltip: str) -> Any:
     control.style.description_width = LABEL_WIDTH
     control.layout.width = "auto"
     return control
+
+
+@checked
+def knob(plan: Plan, name: str) -> widgets.Widget:
+    """The control of a lab's knob: a choice among words, a slider over numbers."""
+    values, start = plan.knobs[name], plan.start.get(name)
+    kind = Choice if isinstance(values[0], str | bool) else widgets.SelectionSlider
+    more: dict[str, Any] = {} if kind is Choice else {"continuous_update": False}
+    more |= {"tooltip": plan.hover(name), "style": {"description_width": "auto"}}
+    options = [(say(value), value) for value in values]
+    return kind(options=options, value=values[0] if start is None else start, description=name, **more)
 
 
 @checked

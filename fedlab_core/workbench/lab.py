@@ -15,10 +15,10 @@ from fedlab_core import plots
 from fedlab_core.check import checked
 from fedlab_core.federation import Federation
 from fedlab_core.workbench.bench import Workbench
-from fedlab_core.workbench.fields import Choice
+from fedlab_core.workbench.fields import knob
 from fedlab_core.workbench.panel import SIGNS
 from fedlab_core.workbench.pictures import FramePace, Live, put
-from fedlab_core.workbench.plan import Plan, Result, experiment_code, plan_code, say
+from fedlab_core.workbench.plan import Plan, Result, experiment_code, plan_code
 from fedlab_core.workbench.style import CSS, LAB_CSS, status
 from fedlab_core.workbench.worker import Busy, Worker
 
@@ -55,7 +55,7 @@ class Lab:
         self._drawing = threading.RLock()  # a move of a view draws while the worker may
         self._asked: dict[str, Any] | None = None  # settings that the worker is to run to the end; None: a look at most
         self._pressed = -OVERTAKEN  # when Run was
-        self.knobs = {name: _knob(plan, name) for name in plan.knobs}
+        self.knobs = {name: knob(plan, name) for name in plan.knobs}
         self._run = widgets.Button(description="Run", icon="play", button_style="success", tooltip="train to the end")
         self._stop = widgets.Button(description="Stop", icon="stop", tooltip="stop; what was finished stays")
         self._open = widgets.Button(description="Open in the workbench", icon="external-link")
@@ -76,8 +76,8 @@ class Lab:
         self.view.add_class("fedlab")
         self.view.add_class("fedlab-lab")
         self._worker = Worker(self)
-        for knob in self.knobs.values():
-            knob.observe(self._on_knob, "value")
+        for control in self.knobs.values():
+            control.observe(self._on_knob, "value")
         self._run.on_click(lambda _: self._worker.press(self.run))
         self._stop.on_click(lambda _: self.stop())
         self._open.on_click(lambda _: self._worker.press(self.open_workbench))
@@ -309,12 +309,3 @@ class Lab:
             rows = [f"<li>{html.escape(old.label)}: {html.escape(self.plan.sentence(old))}</li>" for old in self.kept]
             self._list.value = f"<p>Before:</p><ul>{''.join(rows)}</ul>" if rows else ""
             self._pace.drawn(began, live=live)
-
-
-def _knob(plan: Plan, name: str) -> widgets.Widget:
-    values, start = plan.knobs[name], plan.start.get(name)
-    options = [(say(value), value) for value in values]
-    kind = Choice if isinstance(values[0], str | bool) else widgets.SelectionSlider
-    more: dict[str, Any] = {} if kind is Choice else {"continuous_update": False}
-    more |= {"tooltip": plan.hover(name), "style": {"description_width": "auto"}}
-    return kind(options=options, value=values[0] if start is None else start, description=name, **more)

@@ -101,7 +101,7 @@ def _panel(root: Path) -> list[Scene]:
         lambda: plan.Plan("title", lambda alpha: {"run": SMALL}, {"alpha": (0.1, 1.0)}, rounds=1),
         lambda: [plan.Band("label", [0.0], [0.1], [0.0], [0.2], 2), band.draw(ax)],
         lambda: plan.Result({"alpha": 0.1}, {"run": run.federation}, frames={"run": []}),
-        lambda: [plan.experiment_code(SMALL), plan.plan_code(shown)],
+        lambda: [plan.experiment_code(SMALL), plan.plan_code(shown), fields.knob(shown, "alpha")],
         lambda: [plan.lines_of(result), plan.looks_of(result), plots.places(["FedAvg", "other"])],
         lambda: plan.accuracy_curves(plots.figure()[0], result),
         lambda: [plan.final_accuracies(result), plan.best_of(run.federation.history)],
