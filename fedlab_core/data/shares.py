@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from fedlab_core.check import Amount, Many, checked
+from fedlab_core.check import Amount, Many, Natural, checked
 
 
 @checked
@@ -18,7 +18,7 @@ def dirichlet_rows(alpha: Amount, rows: Many, columns: Many, generator: torch.Ge
 
 
 @checked
-def raised_to(sizes: Tensor, least: int) -> Tensor:
+def raised_to(sizes: Tensor, least: Natural) -> Tensor:
     """Raise every size to `least` and keep the total: the largest are levelled down."""
     missing = int((least - sizes).clamp(min=0).sum())
     low, high = least, int(sizes.max())  # the lowest level that the top must give down to, by bisection

@@ -3,10 +3,12 @@
 import io
 import pickle
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib
 from matplotlib.figure import Figure
+
+from fedlab_core.check import checked
 
 MOST_KEPT = 32
 _KEPT: dict[tuple[Any, ...], bytes] = {}
@@ -22,7 +24,10 @@ class Picture(Figure):
         return buffer.getvalue(), {"width": round(self.get_figwidth() * self.dpi)}
 
 
-def blank(make: str, size: Sequence[float], what: Sequence[Any], how: Mapping[str, Any]) -> tuple[Picture, Any]:
+@checked
+def blank(
+    make: Literal["subplots", "subplot_mosaic"], size: tuple[float, float], what: Sequence[Any], how: Mapping[str, Any]
+) -> tuple[Picture, Any]:
     """A figure with constrained layout, and the Axes that one of its methods makes.
 
     From the second on they are unpickled, in a third of the time of making them; pictures of panels are drawn anew
@@ -35,7 +40,7 @@ def blank(make: str, size: Sequence[float], what: Sequence[Any], how: Mapping[st
     """
     key = make, tuple(size), repr(what), repr(how), *map(repr, dict.values(matplotlib.rcParams))
     if key not in _KEPT:
-        figure = Picture(figsize=(size[0], size[1]), layout="constrained")
+        figure = Picture(figsize=size, layout="constrained")
         _KEPT[key] = pickle.dumps((figure, getattr(figure, make)(*what, **how)))
         while len(_KEPT) > MOST_KEPT:
             _KEPT.pop(next(iter(_KEPT)), None)
