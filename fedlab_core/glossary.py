@@ -47,6 +47,8 @@ GLOSSARY: dict[str, str] = {
     "steps, partial participation or batch-norm statistics.",
     "centralised": "The same model trained on all clients' data in one place, with as many gradient steps: what "
     "federated learning is measured against.",
+    "centralised (union batches)": "No federated algorithm but the reference for one: each step is a gradient step on "
+    "the batches of all sampled clients together.",
     "communication": "Bytes that travel between server and clients, both ways, counted from the tensors that are sent.",
     "gradient steps": "Local steps of all sampled clients, added up.",
     "divergence": "The run has left the finite numbers: a loss or a parameter is infinite or not a number, and no "

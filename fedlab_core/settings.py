@@ -56,7 +56,7 @@ class Settings:
         cache_frozen: compute what stands before the first trained module once per example, where it is frozen; equal to
             computing it every time within rounding. Needs a model with `features` and `head`, or an `nn.Sequential`.
         non_finite: what happens when a client hands back a loss or a weight that is not finite, a key of `NON_FINITE`.
-        weighting: "examples" (default), "uniform" or "printed_v3", see `WEIGHTINGS`.
+        weighting: how clients count in the average, a key of `WEIGHTINGS`.
         batch_norm: what happens to batch normalisation, a key of `state.BATCH_NORM_POLICIES`; None only without such
             layers.
         seed: root of every random draw of the run.

@@ -274,5 +274,5 @@ def _halves(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def _staged(model: nn.Module) -> StagedModel:
     if not isinstance(model, StagedModel):
-        raise ValueError(f"model is a {type(model).__name__}, accepted: a StagedModel")
+        raise ValueError(f"model is a {type(model).__name__}, accepted: a StagedModel, whose units are trained in turn")
     return model

@@ -82,8 +82,8 @@ class GeometricMedian(Robust):
     that lies on models: these are left out of the sums, and hold z back by their weight.
 
     Args:
-        steps: at most; it ends earlier where the subgradient of least norm, divided by the sum of all p_k, is at most
-            1e-6, since f is then within 2e-6 of its minimum, relative to f.
+        steps: most steps towards it; they end earlier once f is within 2e-6 of its minimum, relative to f: where the
+            subgradient of least norm, divided by the sum of all p_k, is at most 1e-6.
     """
 
     steps: int = 100

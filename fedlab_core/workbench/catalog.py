@@ -21,7 +21,7 @@ from fedlab_core.models.build import MODELS
 from fedlab_core.partition import Partition
 from fedlab_core.pretraining.kept import Start
 from fedlab_core.registry import METHODS, PARTITIONS, register
-from fedlab_core.workbench.labels import TUNING_WORDS
+from fedlab_core.workbench.labels import MODEL_WORDS, PARTITION_WORDS, TUNING_WORDS
 from fedlab_core.workbench.options import Option, options_from, options_of
 from fedlab_core.workbench.runs import method_label
 
@@ -113,19 +113,18 @@ class Catalog:
 
     def model_options(self, name: str) -> tuple[Option, ...]:
         """The options of a model with its own defaults."""
-        return () if name in self.models else options_from(MODELS[name].options)
+        return () if name in self.models else options_from(MODELS[name].options, MODEL_WORDS)
 
     def tuning_options(self, name: str) -> tuple[Option, ...]:
         """The options of a way to fine-tune with its own defaults."""
-        plain = options_from(TUNINGS[name].options)
-        return tuple(dataclasses.replace(one, words=TUNING_WORDS.get(one.name, "")) for one in plain)
+        return options_from(TUNINGS[name].options, TUNING_WORDS)
 
     def partition_options(self, name: str) -> tuple[Option, ...]:
         """The options of a partition with its own defaults."""
         if name == GIVEN:
             return ()
         parameters = list(inspect.signature(PARTITIONS[name]).parameters.items())[3:]
-        return options_from({key: parameter.default for key, parameter in parameters})
+        return options_from({key: parameter.default for key, parameter in parameters}, PARTITION_WORDS)
 
     def load(self, experiment: Experiment) -> Dataset:
         """The data set of an experiment, never by a download that nobody asked for.

@@ -33,6 +33,7 @@ WORDS: dict[str, Callable[[Any], str]] = {
     "batch_norm": lambda policy: f"batch-norm policy {policy or 'none'}",
     "start": lambda _: "a random start",
     "tuning": lambda way: "full training" if way == "full" else "low-rank updates",
+    "drop_last": lambda _: "full batches only",
     "momentum": lambda value: f"momentum {value:g}",
     "weight_decay": lambda value: f"weight decay {value:g}",
 }
@@ -72,7 +73,8 @@ class Trials:
         dataset = self.catalog.load(experiment)
         self.catalog.divide(experiment, dataset)
         recipe(experiment.start, dataset.input_shape)  # raises where its images are not of that shape
-        key = _choices(experiment).key
+        built_in = experiment.model in MODELS and MODELS[experiment.model].built_in
+        key = _choices(experiment, whole=experiment.norm == "batch" or not built_in).key
         if key not in self._known:
             try:
                 self._try(experiment, dataset)
@@ -156,6 +158,8 @@ class Trials:
         elif s.batch_norm != "average":
             yield {"batch_norm": "average"}
             yield {"batch_norm": None}
+        if e.norm == "batch" and not s.drop_last:  # else a client's last batch may be one example, without variance
+            yield {"drop_last": True}
         if e.norm != "none":
             yield {"norm": "none"}
         kinds = [name for name in ("natural", "iid", GIVEN) if name in self.catalog.partition_names]
@@ -195,8 +199,15 @@ class Trials:
         return "Use " + (" and ".join([", ".join(parts[:-1]), parts[-1]]) if len(parts) > 1 else parts[0])
 
 
-def _choices(experiment: Experiment) -> Experiment:
-    """The experiment without what cannot make choices fit or not fit: numbers of training, clients and partition."""
+def _choices(experiment: Experiment, whole: bool) -> Experiment:
+    """The experiment without what cannot make choices fit or not fit: numbers of training, clients and partition.
+
+    Args:
+        whole: whether clients and their batches count too, as with batch normalisation: it cannot learn from a batch
+            of one example.
+    """
+    if whole:
+        return experiment.replace(lr=0.1, engine="loop", evaluate_clients=False)
     settings = experiment.settings
     every = settings.clients_per_round(experiment.clients) == experiment.clients  # some methods need that
     usual = {"fraction": float(every), "steps": 1, "batch_size": 1, "lr": 0.1, "engine": "loop", "seed": 0}

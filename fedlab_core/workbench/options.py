@@ -55,9 +55,14 @@ def options_of(given: Any) -> tuple[Option, ...]:
 
 
 @checked
-def options_from(defaults: Mapping[str, Any]) -> tuple[Option, ...]:
-    """Options that are known by their defaults only, such as a model's."""
-    return tuple(Option(name, value) for name, value in defaults.items() if isinstance(value, SIMPLE))
+def options_from(defaults: Mapping[str, Any], words: Mapping[str, str]) -> tuple[Option, ...]:
+    """Options that are known by their defaults only, such as a model's.
+
+    Args:
+        words: what they mean, by name.
+    """
+    plain = {name: value for name, value in defaults.items() if isinstance(value, SIMPLE)}
+    return tuple(Option(name, value, words=words.get(name, "")) for name, value in plain.items())
 
 
 @checked
@@ -93,10 +98,28 @@ def described(kind: type, name: str) -> str:
         )
         if part:
             words = " ".join(part[2].split())
+            known = vars(sys.modules[one.__module__])
             elsewhere = re.fullmatch(r"see `(?:\w+\.)*(\w+)`\.", words)
-            other = vars(sys.modules[one.__module__]).get(elsewhere[1]) if elsewhere else None
-            return described(other, name) if isinstance(other, type) else words
+            other = known.get(elsewhere[1]) if elsewhere else None
+            return described(other, name) if isinstance(other, type) else _said(words, known)
     return ""
+
+
+def _said(words: str, known: Mapping[str, Any]) -> str:
+    """Words of a docstring as a form says them: a table by what it says of its names, a switch by on and off."""
+    names = r"(?P<lead>,? ?)(?:a key of|see) `(?:\w+\.)*(?P<table>\w+)`"
+
+    def listed(found: re.Match[str]) -> str:
+        table = known.get(found["table"])
+        if not isinstance(table, Mapping):
+            return ""
+        meanings = (f'"{key}", {text}' if isinstance(text, str) else f'"{key}"' for key, text in table.items())
+        return f"{': ' if found['lead'] else ''}{'; '.join(meanings)}"
+
+    words = re.sub(names, listed, words)
+    for code, word in (("True", "on"), ("False", "off"), ("None", "none")):
+        words = re.sub(rf"\b{code}\b", word, words)
+    return re.sub(r"`([^`]*)`", lambda found: found[1].replace("_", " "), words).lstrip("; ")
 
 
 def _range(kind: type, name: str, default: Any) -> str:

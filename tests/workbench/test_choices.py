@@ -16,6 +16,7 @@ from fedlab_core.glossary import define
 from fedlab_core.models.build import MODELS as architectures
 from fedlab_core.pretraining import named
 from fedlab_core.pretraining.named import STARTS, recipe
+from fedlab_core.registry import METHODS as METHODS_BY_NAME
 from fedlab_core.registry import register
 from fedlab_core.settings import Settings
 from fedlab_core.workbench.bench import Workbench
@@ -25,6 +26,7 @@ from fedlab_core.workbench.display import Display
 from fedlab_core.workbench.fields import dropdown
 from fedlab_core.workbench.fits import Trials
 from fedlab_core.workbench.labels import PARTITION_LABELS
+from fedlab_core.workbench.options import options_of
 from tests.workbench.panels import said
 
 WHOLE = {
@@ -203,6 +205,19 @@ def test_what_the_reader_chose_last_is_left_alone_if_possible():
     assert way.words == "Use the data python_docs"
 
 
+def test_batches_of_one_example_are_judged_anew_when_batches_change() -> None:
+    trials, uneven = Trials(Catalog()), Experiment(partition="dirichlet", clients=20, model="mlp", norm="batch")
+    uneven = uneven.replace(batch_size=10, batch_norm="average")
+    with pytest.raises(ValueError, match="batch_size=10: .* would train on a batch of one example"):
+        trials.check(uneven)
+    trials.check(uneven.replace(batch_size=32))
+    with pytest.raises(ValueError, match="batch_size=20"):
+        trials.check(uneven.replace(batch_size=20))
+    (way,) = trials.ways_out(uneven.replace(batch_norm=None), "norm")
+    assert way.words == "Use batch-norm policy average and full batches only"
+    trials.check(uneven.replace(**way.changes))
+
+
 def test_methods_with_layers_of_their_own_bring_them_along():
     trials = Trials(Catalog())
     (way,) = trials.ways_out(BASE.replace(method="flora", fraction=0.5), "method")
@@ -223,11 +238,28 @@ def test_methods_with_layers_of_their_own_bring_them_along():
         ("hbn", "step", "Accepted: a number >= 0 and <= 1."),
         ("layer_wise", "drop", "probability of leaving out each unit below the stage's new ones"),
         ("fedtan", "gradients", "exchange 3, the gradients with respect to mean and variance"),
+        ("fedtan", "around_global_mean", "; off takes them around each client's own mean"),
+        ("layer_wise", "objective", '"byol", squared distance to a moving average of the network'),
     ],
 )
 def test_a_hover_says_what_an_option_means_and_which_numbers_it_takes(method: str, option: str, words: str) -> None:
     controls = Controls(BASE.replace(method=method), lambda: None)
     assert words in controls.option("method", option).tooltip
+
+
+def test_no_option_is_explained_by_names_of_code_or_not_at_all() -> None:
+    catalog = Catalog()
+    options = [*options_of(Settings), *(o for name in METHODS_BY_NAME for o in catalog.method_options(name))]
+    options += [o for name in architectures if architectures[name].built_in for o in catalog.model_options(name)]
+    options += [o for name in TUNINGS for o in catalog.tuning_options(name)]
+    options += [o for name in PARTITION_LABELS for o in catalog.partition_options(name)]
+    for option in options:
+        assert option.words and "`" not in option.words and "False" not in option.words, option
+
+
+def test_the_menu_of_methods_says_what_each_of_them_does() -> None:
+    for _, name in Catalog().method_labels:
+        assert len(Controls(BASE.replace(method=name), lambda: None).method.tooltip) > 30, name
 
 
 def test_what_is_on_or_off_has_a_tooltip_and_a_tick() -> None:

@@ -116,7 +116,7 @@ def _panel(root: Path) -> list[Scene]:
         lambda: [catalog.Catalog(), catalog.of_federation(small_run())],
         lambda: [catalog.what_there_is(SMALL, {}, {}, None, None), catalog.watched(SMALL, True)],
         lambda: [options.Option("mu", 0.1), options.options_of(run.federation.settings)],
-        lambda: [options.options_from({"mu": 0.1}), options.accepted_by(type(SMALL.settings), "weighting")],
+        lambda: [options.options_from({"mu": 0.1}, {}), options.accepted_by(type(SMALL.settings), "weighting")],
         lambda: [options.described(type(SMALL.settings), "lr"), options.differing(SMALL.settings)],
         lambda: tabs.words_only(plots.figure()[0], "nothing to draw"),
         lambda: [tabs.View("View", tabs.curves_view), tabs.curves_view(run), tabs.clients_view(run, 1)],
