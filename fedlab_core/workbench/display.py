@@ -127,7 +127,8 @@ class Display:
             return None
         replayed = 0 if self._worker.busy else export.REPLAYED
         shown = bytes(panel.image.value) if self._pictured == self._wanted()[:2] else None
-        path = export.save(kind, self.view, run, self.runs, panel.round.value, self.figure, replayed, shown)
+        colours = "fedlab-colours" in panel.image._dom_classes
+        path = export.save(kind, self.view, run, self.runs, panel.round.value, self.figure, replayed, shown, colours)
         panel.say("done", f"Saved {path.name} in {path.parent}.", export.download(path))
         return path
 

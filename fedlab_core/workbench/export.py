@@ -21,11 +21,11 @@ from fedlab_core.glossary import GLOSSARY
 from fedlab_core.models.build import MODELS
 from fedlab_core.registry import METHODS
 from fedlab_core.workbench.catalog import GIVEN, TYPED
-from fedlab_core.workbench.pictures import png
+from fedlab_core.workbench.pictures import has_colours, png
 from fedlab_core.workbench.plan import experiment_code
 from fedlab_core.workbench.replay import page_part, run_replay
 from fedlab_core.workbench.runs import Run, runs_to_frame, runs_to_json
-from fedlab_core.workbench.tabs import View, costs_view, curves_view
+from fedlab_core.workbench.tabs import COSTS, CURVES, View, costs_view, curves_view
 from fedlab_core.workbench.text import trouble
 
 COLUMNS = ("run", "forked from", "rounds", "test accuracy", "test loss", "MB sent", "gradient steps")
@@ -44,7 +44,7 @@ td, th {{ border-bottom: 1px solid #8885; padding: 3px 9px; text-align: left; ve
 img, svg {{ max-width: 100%; height: auto; }} dt {{ font-weight: 600; }}
 pre {{ background: #8882; padding: 10px; overflow: auto; font-size: 12px; }}
 @media (prefers-color-scheme: dark) {{ body {{ background: #17191c; color: #e6e6e6; }}
-img {{ filter: brightness(0.75); }} body > svg {{ filter: invert(0.91) hue-rotate(180deg); }} }}
+img {{ filter: brightness(0.75); }} body > :is(svg, .lines) {{ filter: invert(0.91) hue-rotate(180deg); }} }}
 </style></head><body><h1>{title}</h1>{body}
 <script type="application/json" id="data">{data}</script></body></html>
 """
@@ -94,6 +94,7 @@ def save(
     draw: Callable[[], Figure | None],
     replayed: Many = 0,
     shown: bytes | None = None,
+    colours: bool = False,
 ) -> Path:
     """Writes a file of that kind into the working directory under a new name; figures with their data (JSON) beside.
 
@@ -103,6 +104,7 @@ def save(
         draw: draws it; of a slow view reports hold `shown` instead.
         replayed: see `page`.
         shown: PNG that is shown of the view, if it is.
+        colours: whether it holds a photograph or a scale of colours.
 
     Returns:
         The path.
@@ -124,7 +126,8 @@ def save(
     elif kind == "csv":
         files.write(path, runs_to_frame(runs).to_csv(index=False).encode())
     else:
-        files.write(path, page(run, runs, shown if view.slow else draw(), replayed).encode())
+        picture = None if view in (CURVES, COSTS) else shown if view.slow else draw()  # these two every page has
+        files.write(path, page(run, runs, picture, replayed, colours).encode())
     return path
 
 
@@ -200,12 +203,15 @@ def _method(experiment: Experiment) -> str:
 
 
 @checked
-def page(run: Run, runs: Sequence[Run], figure: Figure | bytes | None, replayed: Many = REPLAYED) -> str:
+def page(
+    run: Run, runs: Sequence[Run], figure: Figure | bytes | None, replayed: Many = REPLAYED, colours: bool = False
+) -> str:
     """A page that opens without Jupyter and needs nothing from elsewhere: replay, settings, curves, costs, data.
 
     Args:
         figure: the view shown, or its PNG.
         replayed: at most so many rounds are trained once more, for a replay with the clients' updates; 0 for none.
+        colours: of a PNG, whether it keeps its colours where the reader's page is dark; a figure tells itself.
     """
     record = run.at(run.round)
     settings = [(str(after), name, str(value)) for after, e in run.plan for name, value in _flat(e).items()]
@@ -223,8 +229,10 @@ def page(run: Run, runs: Sequence[Run], figure: Figure | bytes | None, replayed:
         f"<h2>The same without a panel</h2><pre>{html.escape(code(run))}</pre>",
     ]
     if figure is not None:
-        picture = base64.b64encode(figure if isinstance(figure, bytes) else png(figure)).decode()
-        parts.insert(3, f"<h2>Picture</h2><img alt='the view shown' src='data:image/png;base64,{picture}'>")
+        drawn, kept = (figure, colours) if isinstance(figure, bytes) else (png(figure), has_colours(figure))
+        source = f"data:image/png;base64,{base64.b64encode(drawn).decode()}"
+        kind = "colours" if kept else "lines"
+        parts.insert(3, f"<h2>Picture</h2><img class='{kind}' alt='the view shown' src='{source}'>")
     made_with = ", ".join(f"{name} {version}" for name, version in versions().items())
     terms = "".join(f"<dt>{term}</dt><dd>{html.escape(GLOSSARY[term])}</dd>" for term in EXPLAINED)
     parts.append(f"<h2>Terms</h2><dl>{terms}</dl><p>Made with {html.escape(made_with)}.</p>")

@@ -112,9 +112,13 @@ class Live:
 
 def put(image: widgets.Image, figure: Figure, content: bytes) -> None:
     """Shows a drawn figure; one with a photograph or a scale of colours keeps its colours in the dark theme."""
-    own = any(ax.images or any(isinstance(c, ContourSet | QuadMesh) for c in ax.collections) for ax in figure.axes)
-    (image.add_class if own else image.remove_class)("fedlab-colours")
+    (image.add_class if has_colours(figure) else image.remove_class)("fedlab-colours")
     image.value = content
+
+
+def has_colours(figure: Figure) -> bool:
+    """Whether a figure holds a photograph or a scale of colours, which would be false when inverted."""
+    return any(ax.images or any(isinstance(c, ContourSet | QuadMesh) for c in ax.collections) for ax in figure.axes)
 
 
 class FramePace:

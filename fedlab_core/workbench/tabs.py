@@ -1,6 +1,7 @@
 """What the panel draws: a view is a name and a function from a run and a round to a figure."""
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 
@@ -104,7 +105,8 @@ def waiting_view(dataset: Dataset, partition: Partition) -> Figure:
         holdings_heatmap(ax, label_counts(partition, dataset.y, dataset.num_classes), dataset.classes)
     else:
         draw_holdings(ax, dataset, partition)
-    ax.set_title(f"Who holds what: {dataset.name}, {partition.description}. Press Run to train.")
+    title = f"Who holds what: {dataset.name}, {partition.description}. Press Run to train."
+    ax.set_title(textwrap.fill(title, 80))
     return fig
 
 

@@ -22,7 +22,7 @@ from fedlab_core.state import flatten
 from fedlab_core.workbench import export
 from fedlab_core.workbench.bench import Workbench
 from fedlab_core.workbench.pictures import DPI, LIVE_DPI, FramePace, Live, png
-from fedlab_core.workbench.tabs import SIZE, clients_view, curves_view, draw_holdings
+from fedlab_core.workbench.tabs import SIZE, clients_view, curves_view, draw_holdings, waiting_view
 from fedlab_core.workbench.text import numbers
 from fedlab_core.workbench.views.drift import arrows, draw_arrows
 from tests.workbench.panels import PATIENCE, SMALL
@@ -84,7 +84,7 @@ def test_code_rebuilds_the_run_forks_and_all(bench):
         assert names["federation"].history == run.federation.history
 
 
-@pytest.mark.parametrize("name", ["Curves", "Drift", "Stability", "Basin", "Twins"])
+@pytest.mark.parametrize("name", ["Clients", "Drift", "Stability", "Basin", "Twins"])
 def test_a_report_holds_the_picture_that_is_shown(bench, name, pictures, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     bench.run(1, block=True)
@@ -94,6 +94,34 @@ def test_a_report_holds_the_picture_that_is_shown(bench, name, pictures, tmp_pat
     page = bench.save("html").read_text()
     picture = base64.b64decode(page.split("data:image/png;base64,")[1].split("'")[0])
     assert picture == bytes(bench.panel.image.value) and picture.startswith(b"\x89PNG")
+    assert "<img class='lines'" in page  # what a dark page may invert
+
+
+@pytest.mark.parametrize("name", ["Curves", "Costs"])
+def test_a_report_shows_what_every_report_has_once(bench, name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bench.run(1, block=True)
+    bench.panel.tabs.value = name
+    assert bench._worker.join(PATIENCE)
+    monkeypatch.setattr(export, "REPLAYED", 0)
+    page = bench.save("html").read_text()
+    assert "<h2>Picture" not in page and page.count("<h2>Curves") == page.count("<h2>Costs") == 1
+
+
+def test_a_scale_of_colours_keeps_them_in_a_dark_report(bench):
+    bench.run(1, block=True)
+    run, data = bench._display.current, load_dataset("digits")
+    figure = waiting_view(data, iid(len(data.x), 4, generator(0, "test")))
+    assert "<img class='colours'" in export.page(run, [run], figure, 0)
+
+
+def test_a_long_description_of_who_holds_what_is_not_cut_off():
+    data, part = load_dataset("python_docs"), iid(40, 4, generator(0, "test"))
+    part = dataclasses.replace(part, description="natural(min_size=5, 27 groups left out), 28 clients")
+    figure = waiting_view(data.subset(40, 10), part)
+    FigureCanvasAgg(figure).draw()
+    box = figure.axes[0].title.get_window_extent()
+    assert 0 <= box.x0 and box.x1 <= figure.bbox.width and 0 <= box.y0 and box.y1 <= figure.bbox.height
 
 
 def test_a_picture_of_another_view_is_not_taken_for_the_one_chosen(bench, tmp_path, monkeypatch):
