@@ -18,6 +18,7 @@ from fedlab_core.plots import HATCHES, LINE_COLORS, OKABE_ITO
 CLIENTS = (LINE_COLORS[0], LINE_COLORS[1])
 SERVER, STILL = "black", "0.62"
 ACTIVE, BATCH_NORM = OKABE_ITO[1], OKABE_ITO[6]  # of a network, apart from the clients' colours
+UPLOAD = "#7A3E9D"  # violet: beside bars whose classes have all other colours
 STEPS = ("download", "local steps", "upload", "average")
 """The parts of a round, in order."""
 
@@ -77,11 +78,11 @@ def round_of(
         if part and step in (None, "download"):
             _arrow(ax, (wide / 2 - 0.1 + (x - wide / 2) * fan, 3.7), (x - 0.1, bottom + 0.12), STILL)
         if part and step in (None, "upload", "average"):
-            _arrow(ax, (x + 0.1, bottom + 0.12), (wide / 2 + 0.1 + (x - wide / 2) * fan, 3.7), LINE_COLORS[2])
+            _arrow(ax, (x + 0.1, bottom + 0.12), (wide / 2 + 0.1 + (x - wide / 2) * fan, 3.7), UPLOAD)
     ax.text(
         0.05,
         4.45,
-        "grey: download of $w_t$\ngreen: upload of $w_t^k$\nbars: client's data,\ncolour, hatch = class",
+        "grey: download of $w_t$\nviolet: upload of $w_t^k$\nbars: data, by class",
         fontsize=7.5,
         va="top",
     )

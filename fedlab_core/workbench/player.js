@@ -51,8 +51,10 @@
             this.width = 300;
             this.height = Math.round(300 * look.shape);
             const long = Math.max(0, ...data.looks.flatMap(l => l.yticks.map(t => t[1].length)));
-            this.left = look.bare ? 6 : (data.looks[0].y ? 24 : 12) + 6 * Math.min(long, 14);
             const wide = Math.max(0, ...data.looks.flatMap(l => l.xticks.map(t => t[1].length)));
+            // Room on the left for long words that end slanting under their ticks.
+            const lean = wide > 8 ? Math.max(...data.looks.flatMap(l => l.xticks.map(t => 4.8 * t[1].length - t[0] * this.width / 1000))) : 0;
+            this.left = look.bare ? 6 : Math.max((data.looks[0].y ? 24 : 12) + 6 * Math.min(long, 14), lean);
             this.below = look.bare ? 8 : wide > 8 ? 18 + 2.6 * wide : 38;
             // Slanting words that stand closer than their height are turned more, until they are apart.
             const gap = Math.min(...data.frames.map(refs => {
@@ -124,7 +126,7 @@
             if (item.t === "line") {
                 for (let i = 0; i < (count === undefined ? p.length / 2 : count); i++) points.push([this.x(p[2 * i]), this.y(p[2 * i + 1])]);
                 if (!item.n) node("polyline", {points: points.join(" "), fill: "none", stroke, "stroke-width": Math.max(1, item.w), opacity: item.a, "stroke-dasharray": item.d ? "6 3" : "none"}, inside);
-                if (item.m || item.n) for (const [cx, cy] of points) node("circle", {cx, cy, r: item.n ? 4 : 2.4, fill: stroke, opacity: item.a}, inside);
+                if (item.m || item.n) for (const [cx, cy] of points) node("circle", {cx, cy, r: item.o ? 6 : item.n ? 4 : 2.4, fill: item.o ? "none" : stroke, stroke: item.o ? stroke : "none", opacity: item.a}, inside);
             } else if (item.t === "shape") {
                 const d = p.map(o => "M" + Array.from({length: o.length / 2}, (_, i) => `${this.x(o[2 * i]).toFixed(1)} ${this.y(o[2 * i + 1]).toFixed(1)}`).join("L") + "Z").join("");
                 node("path", {d, fill: item.f ? color(item.f) : "none", "fill-opacity": item.a === undefined ? 1 : item.a, stroke: item.c ? stroke : "none"}, inside);
@@ -155,6 +157,8 @@
             const entry = html("span", "", list), mark = html("i", "", entry);
             mark.style.borderTop = `${item.t === "line" ? 3 : 11}px ${item.d ? "dashed" : "solid"} ${color(item.c || item.f)}`;
             if (item.x) mark.style.borderTopStyle = "double";
+            mark.style.opacity = item.a === undefined ? 1 : item.a;
+            if (item.n) Object.assign(mark.style, {width: 0, border: `5px solid ${color(item.c)}`, borderRadius: "50%"});
             entry.append(label);
         }
     }

@@ -35,7 +35,6 @@ def clients_figure(federation: Federation, round: int, updates: bool = True) -> 
         if sampled:
             draw_arrows(axes[0, 0], arrows(federation, round), plots.LINE_COLORS[0])
         axes[0, 0].set(title="updates of the clients, and their mean (thick)", aspect="equal", xlabel="", ylabel="")
-        axes[0, 0].set(xticks=[], yticks=[])
     draw_holdings(axes[0, -1], federation.dataset, federation.partition, sampled)
     axes[0, -1].set_title("who holds what")
     return fig

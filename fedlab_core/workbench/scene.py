@@ -56,12 +56,19 @@ def replay(figures: Sequence[Figure]) -> list[dict[str, Any]]:
     panels = []
     for number in range(max(map(len, axes))):
         same = [row[number] for row in axes if number < len(row)]
-        _share_limits([ax for ax in same if ax.has_data() or ax.texts or ax.patches])
+        if not any(map(_of_arrows, same)):  # else a late round shows specks; ticks tell the scale
+            _share_limits([ax for ax in same if ax.has_data() or ax.texts or ax.patches])
         frames = [list(items(row[number])) if number < len(row) else [] for row in axes]
         looks = [look(row[number] if number < len(row) else same[0]) for row in axes]
         if any(frames):
             panels.append({"looks": looks[:1] if all(one == looks[0] for one in looks) else looks, **pooled(frames)})
     return panels
+
+
+def _of_arrows(ax: Axes) -> bool:
+    """Whether arrows are drawn in the data's units, both ways alike."""
+    arrows = [a for a in ax.get_children() if isinstance(a, Quiver) or getattr(a, "arrow_patch", None) is not None]
+    return bool(arrows) and ax.get_aspect() == 1
 
 
 def _share_limits(same: Sequence[Axes]) -> None:
@@ -81,11 +88,12 @@ def look(ax: Axes) -> dict[str, Any]:
         shape = min(2.0, max(0.25, abs(high - low) / max(abs(right - left), 1e-12)))
     ticks = {}
     for name, axis, ends in (("xticks", ax.xaxis, ax.get_xlim()), ("yticks", ax.yaxis, ax.get_ylim())):
-        places = [t for t in axis.get_majorticklocs() if min(ends) - 1e-9 <= t <= max(ends) + 1e-9]
-        words = axis.get_major_formatter().format_ticks(places) if ax.axison and axis.get_visible() else []
+        places = np.asarray(axis.get_majorticklocs())
         at = np.array([(t, ends[0]) if name == "xticks" else (ax.get_xlim()[0], t) for t in places]).reshape(-1, 2)
         where = units(ax, ax.transData, at)[:, 0 if name == "xticks" else 1]
-        ticks[name] = [[int(t), plain(word)] for t, word in zip(where, words, strict=False) if word]
+        inside = (where >= 0) & (where <= UNITS)
+        words = axis.get_major_formatter().format_ticks(places[inside]) if ax.axison and axis.get_visible() else []
+        ticks[name] = [[int(t), plain(word)] for t, word in zip(where[inside], words, strict=False) if word]
     words = {"title": ax.get_title(), "x": ax.get_xlabel(), "y": ax.get_ylabel()}
     return (
         {name: plain(word) for name, word in words.items()} | {"shape": round(shape, 3), "bare": not ax.axison} | ticks
@@ -111,6 +119,7 @@ def items(ax: Axes) -> Iterator[Item]:
             style |= {"d": 1} if artist.get_linestyle() not in ("-", "None") else {}
             style |= {"m": 1} if artist.get_marker() not in ("None", None, "", " ") else {}
             style |= {"n": 1} if artist.get_linestyle() == "None" else {}
+            style |= {"o": 1} if "m" in style and to_rgba(artist.get_markerfacecolor())[3] == 0 else {}
             if len(points):
                 name = str(artist.get_label())
                 yield {"t": "line", "p": points.ravel().tolist(), **style} | _named(name)

@@ -17,7 +17,7 @@ from fedlab_core.workbench import export, replay, scene
 from fedlab_core.workbench.labs.rounds import TUG_OF_WAR
 from fedlab_core.workbench.plan import say
 from fedlab_core.workbench.runs import Run
-from fedlab_core.workbench.views.drift import arrows
+from fedlab_core.workbench.views.drift import Arrows, arrows, draw_arrows
 from tools import replays
 
 KEPT = sorted(replays.FOLDER.glob("*.json"))
@@ -76,6 +76,37 @@ def test_words_that_stand_slanting_are_turned() -> None:
     axes[0, 0].text(0.5, 0.5, "level")
     (panel,) = scene.replay([fig])
     assert {item["s"]: item.get("r") for item in frame(panel, 0) if item["t"] == "text"} == {"cause": 45, "level": None}
+
+
+def test_ticks_stand_inside_their_axes() -> None:
+    fig, axes = plots.figure()
+    axes[0, 0].semilogy([0, 1], [1e-16, 10])
+    axes[0, 0].set_ylim(1e-17, 100)
+    (panel,) = scene.replay([fig])
+    (look,) = panel["looks"]
+    assert len(look["yticks"]) > 2 and all(0 <= place <= 1000 for place, _ in look["xticks"] + look["yticks"])
+
+
+def test_a_ring_stays_open() -> None:
+    fig, axes = plots.figure()
+    axes[0, 0].plot(0, 0, "o", label="full")
+    axes[0, 0].plot(0, 0, "o", markerfacecolor="none", label="ring")
+    (panel,) = scene.replay([fig])
+    assert {item["l"]: item.get("o", 0) for item in frame(panel, 0)} == {"full": 0, "ring": 1}
+
+
+def test_short_updates_of_a_late_round_are_drawn_long_with_their_own_scale() -> None:
+    figures = []
+    for size in (10.0, 0.1):
+        found = Arrows((0, 1), np.array([[size, 0.0], [0.0, size]]), np.array([size / 2, size / 2]), 1.0)
+        fig, axes = plots.figure()
+        draw_arrows(axes[0, 0], found, "red")
+        figures.append(fig)
+    (panel,) = scene.replay(figures)
+    early, late = ([item["p"] for item in frame(panel, n) if item["t"] == "arrow"] for n in range(2))
+    assert early == late and len(early) == 3
+    ends = [max(float(word.replace("−", "-")) for _, word in look["xticks"]) for look in panel["looks"]]
+    assert ends[0] == pytest.approx(100 * ends[1])
 
 
 def test_labels_are_plain_characters() -> None:
@@ -154,6 +185,8 @@ def test_a_lab_is_recorded_with_who_holds_what() -> None:
     assert data["steps"] == ["1 of 2", "2 of 2"] and "in round 2;" in data["said"][1]
     colors = [item["c"] for item in frame(data["panels"][0], 1) if item["t"] == "arrow"]
     assert len(colors) == 5 + 1 and colors.count("ink") == 1
+    lengths = {item["l"]: item["c"] for item in data["panels"][1]["items"] if "l" in item}
+    assert lengths == {"each client": next(c for c in colors if c != "ink"), "their mean": "ink"}
     held = data["panels"][-1]
     assert held["looks"][0]["title"] == "who holds what"
     assert {item["l"] for item in held["items"] if "l" in item} == set("0123456789")

@@ -18,6 +18,7 @@ from fedlab_core.state import flatten
 from fedlab_core.workbench.plan import Plan, Result, before
 
 ALL = "all at once"
+CLIENTS = plots.LINE_COLORS[1]  # of all clients together, as arrows and as a curve
 
 
 @dataclass(frozen=True)
@@ -84,16 +85,13 @@ def pulls(alpha: float, E: int, clients: int = 10, **_: Any) -> dict[str, Iterat
     return {"FedAvg": (pull(run, record.round) for record in run.rounds(10**6))}
 
 
-def tug(ax: Axes, found: Pull, step: str = ALL, color: str | None = None) -> Axes:
-    """The clients' updates as arrows from the model they received, in one colour or each in its own, and their weighted
-    mean in black.
-    """
+def tug(ax: Axes, found: Pull, color: str, step: str = ALL) -> Axes:
+    """The clients' updates as arrows from the model they received, and their weighted mean in black."""
     reach = 1.15 * max(found.sizes.max(), found.mean)
     if step != "download":
         for client, (x, y) in zip(found.clients, found.arrows, strict=True):
-            own = color or plots.LINE_COLORS[client % 6]
-            ax.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "color": own, "linewidth": 1.8})
-            ax.text(x, y, f" {client}", color=own, fontsize=8, va="center")
+            ax.annotate("", (x, y), (0, 0), arrowprops={"arrowstyle": "-|>", "color": color, "linewidth": 1.8})
+            ax.text(x, y, f" {client}", color=color, fontsize=8, va="center")
     if step in (ALL, "average"):
         look = {"arrowstyle": "-|>", "color": "black", "linewidth": 3, "mutation_scale": 16}
         ax.annotate("", (found.mean, 0), (0, 0), arrowprops=look)
@@ -117,7 +115,7 @@ def draw_steps(figure: Any, result: Result) -> None:
         return
     step = result.settings["step"]
     schematics.round_of(left, found.counts, found.clients, None if step == ALL else step)
-    tug(right, found, step, plots.LINE_COLORS[2])  # as the uploads on the left, whose bars have the other colours
+    tug(right, found, schematics.UPLOAD, step)
 
 
 def read_steps(result: Result) -> str:
@@ -137,11 +135,12 @@ def draw_tug(figure: Any, result: Result) -> None:
     frames: list[Pull] = result.frames["FedAvg"]
     if not frames:
         return
-    tug(left, frames[-1])
+    tug(left, frames[-1], CLIENTS)
     rounds = [f.round for f in frames]
-    middle.plot(rounds, [f.sizes.mean() for f in frames], color=plots.LINE_COLORS[1], marker="s", markersize=4)
-    middle.plot(rounds, [f.mean for f in frames], color="black", marker="o", markersize=4)
-    middle.legend(("clients", "their mean"), loc="upper right")
+    lengths = {"each client": [f.sizes.mean() for f in frames], "their mean": [f.mean for f in frames]}
+    for (name, values), color, marker in zip(lengths.items(), (CLIENTS, "black"), "so", strict=True):
+        middle.plot(rounds, values, color=color, marker=marker, markersize=4, label=name)
+    middle.legend(loc="upper right")
     middle.set(xlabel="round", ylim=(0, None), title="length of the updates")
     before(right, result, lambda f: f.round, lambda f: f.cosine)
     if result.earlier:
