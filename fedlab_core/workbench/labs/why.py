@@ -18,7 +18,7 @@ DIGITS = Experiment(
     norm="batch",
     settings=SETTINGS.replace(weighting="uniform", evaluate_every=1),
 )
-"""Ten clients with two runs of labels each, five of them per round; every setting that a cell can express."""
+"""Ten clients with two label shards each, five of them per round; every setting that a cell can express."""
 
 
 def growing(experiment: Experiment) -> Iterator[Attribution]:
@@ -71,6 +71,6 @@ WHY = Plan(
     about={
         "m": "Clients that take part in a round, of ten",
         "E": "Local steps between two averages",
-        "labels": "Runs of one label that a client holds",
+        "labels": "Label shards that a client holds: pieces of the examples in order of their labels",
     },
 )

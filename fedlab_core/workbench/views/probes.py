@@ -117,7 +117,7 @@ def basin_view(run: Run, round: int) -> Figure:
             tick.set(ha=side, fontsize=8)
         plots.lines_across(ax)
     loss.plot([0, 1], [line.loss[0], line.loss[-1]], color="0.5", linewidth=1, linestyle=":")
-    loss.set_title(f"barrier {line.barrier:.3f} nats")
+    loss.set_title(f"barrier {line.barrier:.3f} nats above the dotted line")
     loss.set_ylim(0, 1.06 * max(filter(np.isfinite, line.loss), default=1.0))
     accuracy.set_ylim(0, 1.02)
     return fig
