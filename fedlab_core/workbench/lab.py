@@ -113,7 +113,7 @@ class Lab:
         """The picture of the result."""
         plots.style()
         figure = plots.Picture(figsize=self.plan.size, layout="constrained")
-        self.plan.draw(figure, self._now())
+        self.plan.picture(figure, self._now())
         return figure
 
     def _now(self) -> Result:

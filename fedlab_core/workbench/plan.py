@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from fedlab_core import plots
 from fedlab_core.check import checked
@@ -226,6 +228,13 @@ class Plan:
     size: tuple[float, float] = (8.0, 3.4)
     about: Mapping[str, str] = field(default_factory=dict)
     views: Sequence[str] = ()
+
+    def picture(self, figure: Figure, result: Result) -> None:
+        """Draws the result, with ticks at whole numbers where rounds are counted: at first there are one or two."""
+        self.draw(figure, result)
+        for ax in figure.axes:
+            if ax.get_xlabel() == "round" and isinstance(locator := ax.xaxis.get_major_locator(), MaxNLocator):
+                locator.set_params(integer=True)
 
     def hover(self, knob: str) -> str:
         """What a knob is, as far as it is known, and its values."""

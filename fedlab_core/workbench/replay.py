@@ -68,7 +68,7 @@ def lab_replay(plan: Plan, frames: Many = 40) -> dict[str, Any]:
         federation = federation or inside(main)
         plots.style()
         picture = Figure(figsize=plan.size)
-        plan.draw(picture, result)
+        plan.picture(picture, result)
         pictures.append(picture)
         said.append(plan.sentence(result))
         if federation is not None and len(federation.partition) > 1:

@@ -68,6 +68,13 @@ def test_earlier_results_are_one_word_of_the_legend():
     assert [text.get_text() for text in left.get_legend().get_texts()] == ["before", *lab.result.frames]
 
 
+def test_rounds_are_whole_on_every_axis_that_counts_them():
+    for rounds in (1, 2, 3):
+        figure = Lab(replace(PLAN, rounds=rounds)).run(block=True).figure
+        (ax,) = [ax for ax in figure.axes if ax.get_xlabel() == "round"]
+        assert all(float(place).is_integer() for place in ax.get_xticks())
+
+
 def test_a_long_sentence_has_lines_and_a_knob_says_what_it_takes():
     lab = Lab(replace(PLAN, sentence=lambda result: "a b " * 60)).run(block=True)
     assert max(map(len, lab.sentence.splitlines())) <= 100 and lab.sentence.split() == ["a", "b"] * 60
