@@ -93,9 +93,10 @@ class Advice:
         else:
             if self._worker.busy and not self._worker.inside:
                 return False
-            if self._noted:
-                self._panel.say("", "Ready.")
-            self._noted = False
+            note = self.trials.note(experiment)
+            if self._noted or note:
+                self._panel.say("", note or "Ready.")
+            self._noted = bool(note)
         return True
 
     def _load(self, experiment: Experiment) -> Dataset:
@@ -129,6 +130,8 @@ class Advice:
         self._panel.offer("" if way_out is None else way_out.words)
 
     def _said(self, experiment: Experiment | None, error: Exception) -> Exception:
+        if experiment is not None and str(error).startswith("batch_norm=None"):
+            return ValueError("The model has batch normalisation: choose in Batch norm what happens to it.")
         if experiment is None or isinstance(error, EXPECTED):
             return error
         method = self._catalog.method_label(experiment.method)

@@ -15,6 +15,7 @@ from fedlab_core.data.vision import SOURCES
 from fedlab_core.experiment import Experiment
 from fedlab_core.federation import Federation
 from fedlab_core.finetuning.tuning import TUNINGS
+from fedlab_core.layerwise.method import LayerWise
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.methods.named import build_method
 from fedlab_core.models.build import MODELS
@@ -95,9 +96,10 @@ class Catalog:
 
     @property
     def method_labels(self) -> list[tuple[str, str]]:
-        """Labels and names of all methods."""
+        """Labels and names of all methods; those that no built-in model can do say so."""
         names = [*self.methods, *(name for name in METHODS if name not in self.methods)]
-        return [(self.method_label(name), name) for name in names]
+        staged = {name for name, kind in METHODS.items() if issubclass(kind, LayerWise)} - self.methods.keys()
+        return [(f"{self.method_label(name)}{' (needs a staged model)' * (name in staged)}", name) for name in names]
 
     def method_label(self, name: str) -> str:
         """How a method is written for readers."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fedlab_core.batchnorm.fedtan import FedTAN
 from fedlab_core.batchnorm.hybrid import FBN
 from fedlab_core.data import Dataset
 from fedlab_core.experiment import Experiment
@@ -83,6 +84,14 @@ class Trials:
                 self._known[key] = error
         if (known := self._known[key]) is not None:
             raise known
+
+    def note(self, experiment: Experiment) -> str:
+        """What a reader should know of an experiment that works; "" if there is nothing."""
+        info = MODELS.get(experiment.model)
+        bare = info is not None and info.built_in and experiment.norm != "batch"
+        if bare and issubclass(METHODS.get(experiment.method, FedAvg), FedTAN):
+            return "Ready. FedTAN exchanges what batch norm computes; without batch norm it trains as FedAvg does."
+        return ""
 
     def ways_out(self, experiment: Experiment, chosen: str = "") -> list[WayOut]:
         """The smallest set of changes under which the experiment works, as one way out; none if there is none.

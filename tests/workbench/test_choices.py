@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from small import equal
 
 from fedlab_core.data import load_dataset
@@ -286,3 +287,21 @@ def test_options_of_tuning_are_fields_of_a_vit():
     assert controls.experiment.tuning_options == {}
     controls.model.value = "2nn"
     assert controls.experiment.tuning == "full" and controls.experiment.tuning_options == {}
+
+
+def test_fedtan_without_batch_norm_says_that_it_trains_as_fedavg_does_and_does():
+    bench = Workbench(BASE.replace(model="mlp", epochs=2), keep=False)
+    ends = []
+    for method in ("fedavg", "fedtan"):
+        bench.set(method=method)
+        assert ("trains as FedAvg does" in bench.panel.status.value) is (method == "fedtan")
+        bench.run(2, block=True)
+        ends.append(bench.result.state)
+    assert all(torch.allclose(ends[0][name], ends[1][name], atol=1e-6) for name in ends[0])
+    bench.set(method="fedavg")
+    assert "Ready." in bench.panel.status.value and "FedTAN" not in bench.panel.status.value
+
+
+def test_the_menu_says_which_method_needs_a_model_of_ones_own():
+    labels = {name: label for label, name in Workbench(BASE, keep=False).controls.method.options}
+    assert [name for name, label in labels.items() if "needs" in label] == ["layer_wise"]

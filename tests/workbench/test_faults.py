@@ -295,12 +295,18 @@ def test_every_measure_is_defined_one_hover_away(bench):
 
 
 def test_a_message_that_is_longer_than_its_box_is_one_hover_away_and_scrolls(bench):
-    bench.set(model="mlp", norm="batch", batch_norm=None)
-    words = html.unescape(said(bench)).split(">", 1)[1].split("<")[0].removeprefix("✗ ").strip()
-    assert len(words) > 400 and f"title='{html.escape(words, quote=True)}'" in said(bench)
+    words = " ".join(f"word {number}" for number in range(60))
+    bench.panel.say("error", words)
+    assert f"✗ {words}</div>" in said(bench) and f"title='{html.escape(words, quote=True)}'" in said(bench)
     assert "tabindex='0'" in said(bench) and ".fedlab-status::-webkit-scrollbar {" in CSS
-    bench.set(model="2nn", norm="none")
+    bench.panel.say("", "Ready.")
     assert "Ready" in said(bench) and "title=" not in said(bench) and "tabindex" not in said(bench)
+
+
+def test_a_batch_norm_without_a_policy_is_asked_for_by_the_name_of_its_field(bench):
+    bench.set(model="mlp", norm="batch", batch_norm=None)
+    assert "The model has batch normalisation: choose in Batch norm what happens to it." in said(bench)
+    assert "batch-norm policy average" in bench.panel.way_out.description
 
 
 def test_every_built_in_view_is_defined_one_hover_away_on_its_tab(bench):

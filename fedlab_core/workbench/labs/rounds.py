@@ -147,7 +147,7 @@ def draw_tug(figure: Any, result: Result) -> None:
         right.legend()
     right.plot(rounds, [f.cosine for f in frames], color=plots.LINE_COLORS[0], marker="o", markersize=4)
     right.axhline(0, color="0.6", linewidth=0.8)
-    right.set(xlabel="round", ylim=(-0.5, 1.02), title="cosine between two clients")
+    right.set(xlabel="round", ylim=(-0.5, 1.02), title="mean cosine between two clients")
 
 
 def read_tug(result: Result) -> str:
