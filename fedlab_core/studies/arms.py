@@ -252,20 +252,21 @@ class Comparison:
         return [first[seed] - second[seed] for seed in seeds] or None
 
     def draw(self, data: Mapping[str, Any]) -> Figure:
-        """Final accuracy of every arm, mean and 95 % interval, over the groups."""
-        groups = list(dict.fromkeys(arm.rpartition(": ")[0] for arm in self.arms))
-        lines = list(dict.fromkeys(arm.rpartition(": ")[2] for arm in self.arms))
+        """Final accuracy of every arm that has runs, mean and 95 % interval, over the groups."""
+        found = {arm: values for arm in self.arms if (values := self.finals(data, arm))}
+        groups = list(dict.fromkeys(arm.rpartition(": ")[0] for arm in found))
+        lines = list(dict.fromkeys(arm.rpartition(": ")[2] for arm in found))
         fig, axes = plots.figure(1, 1, (1.5 + 1.3 * max(len(groups), 3), 3.6))
         ax = axes[0, 0]
-        for index, line in enumerate(lines):
-            style = {"fmt": "os^Dvp*h"[index % 8], "color": plots.LINE_COLORS[index % len(plots.LINE_COLORS)]}
-            ax.errorbar([], [], **style, markersize=5, elinewidth=1, label=line)
-            for at, group in enumerate(groups):
-                values = self.finals(data, f"{group}: {line}" if group else line)
-                if values:
-                    x = at + 0.12 * index - 0.06 * (len(lines) - 1)
-                    ax.errorbar(x, fmean(values), half_width(values), **style, markersize=5, elinewidth=1)
+        for index, (line, place) in enumerate(plots.places(lines).items()):
+            style = plots.look(place) | {"linestyle": "", "elinewidth": 1}
+            ax.errorbar([], [], **style, label=line)
+            for arm, values in found.items():
+                if arm.rpartition(": ")[2] == line:
+                    x = groups.index(arm.rpartition(": ")[0]) + 0.12 * index - 0.06 * (len(lines) - 1)
+                    ax.errorbar(x, fmean(values), half_width(values), **style)
         ax.set(xticks=range(len(groups)), xticklabels=groups, ylabel="test accuracy (mean, 95 % interval)")
+        ax.set_xlim(-0.6, len(groups) - 0.4)
         fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=5)
         ax.set_title(f"{data['title']}\n{data['note']}")
         return fig
