@@ -256,7 +256,7 @@ class Comparison:
         found = {arm: values for arm in self.arms if (values := self.finals(data, arm))}
         groups = list(dict.fromkeys(arm.rpartition(": ")[0] for arm in found))
         lines = list(dict.fromkeys(arm.rpartition(": ")[2] for arm in found))
-        fig, axes = plots.figure(1, 1, (1.5 + 1.3 * max(len(groups), 3), 3.6))
+        fig, axes = plots.figure(1, 1, (max(7.2, 1.5 + 1.3 * len(groups)), 3.6))
         ax = axes[0, 0]
         for index, (line, place) in enumerate(plots.places(lines).items()):
             style = plots.look(place) | {"linestyle": "", "elinewidth": 1}
