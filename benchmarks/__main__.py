@@ -172,7 +172,7 @@ def write(name: str, rows: list[dict[str, Any]], load: float, peers_too: bool) -
 def save(found: dict[str, Any]) -> None:
     """Writes the record, its picture and the table of the page."""
     plots.save(picture(found), FILE.with_suffix(""), found)
-    page.write(found)
+    page.write(page.BEGIN, page.table(found))
     print(f"written: {FILE}, {page.FILE}", flush=True)
 
 

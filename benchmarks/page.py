@@ -1,7 +1,7 @@
-"""The table of docs/speed.md, written from figures/bench.json."""
+"""The tables of docs/speed.md, written from figures/bench.json and figures/panel.json."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from fedlab_core.studies.engines import NAMES, PLAIN, bound, fastest
 
 FILE = Path(__file__).parent.parent / "docs" / "speed.md"
 BEGIN, END = "<!-- written by `make bench` -->", "<!-- end -->"
+PANEL = "<!-- written by `python -m benchmarks.panel` -->"
 MODELS = NAMES | {"2nn_1": "2NN, 1 client", "2nn_100": "2NN, 100 clients"}
 
 
@@ -66,12 +67,40 @@ def ray_rows(ray: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def written(text: str, bench: Mapping[str, Any]) -> str:
-    """The page with the table of a record."""
-    block = "\n".join([BEGIN, *table(bench), END])
-    return re.sub(f"{re.escape(BEGIN)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL)
+def panel_rows(panel: Mapping[str, Any]) -> list[str]:
+    """How soon the workbench answers, and what its live pictures cost."""
+    presses = [times for name, times in panel["presses"].items() if name.endswith(", ms")]
+    stops = {name: times for name, times in panel["stop"].items() if isinstance(times, dict) and "median" in times}
+    sets = {re.split("[:,]", name)[0] for name in stops if ": " in name}
+    lines = ["| | median | worst |", "|---|---|---|"]
+    for what, digits, times in (
+        (f"press to visible effect, {len(presses)} controls, ms", 0, presses),
+        ("Run to the first curve, ms", 0, [panel["curve"]["Run to first curve, ms"]]),
+        (f"Stop to a free panel, {len(sets)} data sets in every phase, s", 2, list(stops.values())),
+        ("a run in the panel, in times of the bare loop", 2, [panel["cost"]["wall-clock, panel / bare"]]),
+    ):
+        low, high = (pick(one["median"] for one in times) for pick in (min, max))
+        median = f"{low:.{digits}f} to {high:.{digits}f}" if len(times) > 1 else f"{low:.{digits}f}"
+        lines.append(f"| {what} | {median} | {max(one['worst'] for one in times):.{digits}f} |")
+    lines += [
+        "",
+        "| live pictures a second | one run | eight runs | share of the time, eight runs |",
+        "|---|---|---|---|",
+    ]
+    cost = panel["cost"]
+    for view in (name.split(",")[0] for name in cost if name.endswith("one run: pictures a second")):
+        one, eight = (cost[f"{view}, {runs}: pictures a second"] for runs in ("one run", "eight runs"))
+        share = cost[f"{view}, eight runs: drawing, share of the time"]
+        lines.append(f"| {view} | {one:.1f} | {eight:.1f} | {100 * share:.0f} % |")
+    return [*lines, "", f"*{panel['machine']}.*"]
 
 
-def write(bench: Mapping[str, Any]) -> None:
-    """Writes it into the page."""
-    FILE.write_text(written(FILE.read_text(encoding="utf-8"), bench), encoding="utf-8")
+def replaced(text: str, begin: str, lines: Sequence[str]) -> str:
+    """The page with other lines between a mark and the next end."""
+    block = "\n".join([begin, *lines, END])
+    return re.sub(f"{re.escape(begin)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL)
+
+
+def write(begin: str, lines: Sequence[str]) -> None:
+    """Writes them into the page."""
+    FILE.write_text(replaced(FILE.read_text(encoding="utf-8"), begin, lines), encoding="utf-8")

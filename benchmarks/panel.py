@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks import page
 from benchmarks.__main__ import processor
 from benchmarks.panel_browser import curve, presses
 from benchmarks.panel_stop import panel, stop
@@ -155,6 +156,7 @@ def main() -> None:
             found["load after"] = round(os.getloadavg()[0], 1)
             written = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
             FILE.write_text(json.dumps(written | machine | {part: found}, indent=1) + "\n", encoding="utf-8")
+    page.write(page.PANEL, page.panel_rows(json.loads(FILE.read_text(encoding="utf-8"))))
 
 
 if __name__ == "__main__":

@@ -202,7 +202,8 @@ def lines_of(run: Run, reference: bool = True) -> list[Line]:
 @checked
 def rounds_axis(ax: Axes, run: Run) -> None:
     """A width for the rounds to come, so that the axis stands still while they arrive."""
-    ax.set_xlim(0, max(1, *(max(other.goal, other.round) for other in run.overlaid)) * 1.02)
+    most = max(1, *(max(other.goal, other.round) for other in run.overlaid))
+    ax.set_xlim(-0.02 * most, 1.02 * most)
     ax.xaxis.get_major_locator().set_params(integer=True)
 
 

@@ -89,7 +89,9 @@ def test_the_picture_has_a_mark_per_way_and_model() -> None:
 
 def test_the_page_holds_the_recorded_table() -> None:
     text = page.FILE.read_text(encoding="utf-8")
-    assert text == page.written(text, recorded("bench"))  # run make bench
+    assert text == page.replaced(text, page.BEGIN, page.table(recorded("bench")))  # run make bench
+    assert text == page.replaced(text, page.PANEL, page.panel_rows(recorded("panel")))  # python -m benchmarks.panel
+    assert text.count(page.BEGIN) == text.count(page.PANEL) == 1 and text.count(page.END) == 2
 
 
 def test_the_table_takes_the_fastest_of_a_framework_s_ways() -> None:
