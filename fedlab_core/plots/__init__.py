@@ -19,7 +19,7 @@ from fedlab_core.about import versions
 from fedlab_core.check import Amount, Natural, checked
 from fedlab_core.hints import Within
 from fedlab_core.history import Record
-from fedlab_core.plots.blank import Picture, blank
+from fedlab_core.plots.figures import Picture, blank
 
 # Okabe and Ito's palette, for every common colour vision; neighbours in this order differ in lightness.
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#F0E442", "#56B4E9", "#D55E00", "#CC79A7", "#000000")

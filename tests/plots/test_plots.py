@@ -2,12 +2,13 @@
 
 import io
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib import pyplot
 from matplotlib.axes import Axes
 
-from fedlab_core.plots import figure
+from fedlab_core.plots import figure, figures
 from fedlab_core.plots.clients import MOST_CLIENTS, holdings_bars, holdings_heatmap
 
 DIGITS = tuple("0123456789")
@@ -97,3 +98,18 @@ def test_figures_are_white_small_and_unknown_to_pyplot() -> None:
     assert axes.shape == (2, 3) and fig.dpi == 100 and tuple(fig.get_size_inches()) == (6, 3.5)
     assert fig.get_facecolor() == (1, 1, 1, 1)
     assert pyplot.get_fignums() == before
+
+
+def test_blank_figures_are_alike_but_not_the_same_and_follow_the_settings():
+    first, second = (figure(1, 2, (5.0, 2.0)) for _ in range(2))
+    first[1][0, 0].plot([0, 1], [0, 1])
+    assert not second[1][0, 0].lines and first[0] is not second[0]
+    assert [ax.get_position().bounds for ax in second[0].axes] == [ax.get_position().bounds for ax in first[0].axes]
+    with matplotlib.rc_context({"grid.linestyle": ":", "xtick.major.size": 11}):
+        ((ticked, _),) = figure(1, 2, (5.0, 2.0))[1]
+    assert ticked.xaxis.majorTicks[0].get_tick_padding() > first[1][0, 1].xaxis.majorTicks[0].get_tick_padding()
+    kept = len(figures._KEPT)
+    assert len(figure(4, 4)[0].axes) == 16 and len(figures._KEPT) == kept
+    for width in range(1, figures.MOST_KEPT + 4):
+        figure(1, 1, (float(width), 1.0))
+    assert len(figures._KEPT) == figures.MOST_KEPT

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from fedlab_core.check import checked
 
-MOST_KEPT = 32
+MOST_KEPT, MOST_AXES = 32, 12
 _KEPT: dict[tuple[Any, ...], bytes] = {}
 
 
@@ -41,7 +41,10 @@ def blank(
     key = make, tuple(size), repr(what), repr(how), *map(repr, dict.values(matplotlib.rcParams))
     if key not in _KEPT:
         figure = Picture(figsize=size, layout="constrained")
-        _KEPT[key] = pickle.dumps((figure, getattr(figure, make)(*what, **how)))
+        made = figure, getattr(figure, make)(*what, **how)
+        if len(figure.axes) > MOST_AXES:  # a table of pictures, which is drawn once
+            return made
+        _KEPT[key] = pickle.dumps(made)
         while len(_KEPT) > MOST_KEPT:
             _KEPT.pop(next(iter(_KEPT)), None)
     return pickle.loads(_KEPT[key])
