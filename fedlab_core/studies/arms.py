@@ -268,5 +268,7 @@ class Comparison:
         ax.set(xticks=range(len(groups)), xticklabels=groups, ylabel="test accuracy (mean, 95 % interval)")
         ax.set_xlim(-0.6, len(groups) - 0.4)
         fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=5)
-        ax.set_title(f"{data['title']}\n{data['note']}")
+        whole = sum(len(values) == len(self._seeds(arm)) for arm, values in found.items())
+        note = data["note"] if whole == len(self.arms) else f"{whole} of {len(self.arms)} arms with all of their seeds"
+        ax.set_title(f"{data['title']}\n{note}")
         return fig
