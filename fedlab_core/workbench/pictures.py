@@ -29,7 +29,7 @@ from fedlab_core.workbench.style import CSS
 DPI = 200  # sharp on dense screens
 LIVE_DPI = 130  # while rounds arrive
 SHORTEST = 0.2  # seconds from one live drawing to the next, at least
-SHARE = 0.18  # of the time that drawings take while rounds arrive: with the last one, a fifth
+SHARE = 0.16  # of the time that live drawings take: with the careful ones, a fifth
 _DRAWING = threading.Lock()  # Matplotlib is not safe in two threads at once
 INTERACTIVE = "[interactive: run this cell in JupyterLab to use it]"
 
@@ -142,9 +142,13 @@ class FramePace:
         """After a picture whose drawing began at that time of `time.perf_counter`: settles when the next one is due."""
         now = time.perf_counter()
         took = now - began
+        if not live:  # drawn with care, once or twice in a run, and put down to nothing
+            self._since += took
+            self._due = now + SHORTEST
+            return
         usual, self._took = min(took, self._took), took
         self._spent += min(took, 2 * usual)  # one that was held up does not put off the next ones for long
-        self._due = max((began if live else now) + SHORTEST, self._since + (self._spent + usual) / SHARE)
+        self._due = max(began + SHORTEST, self._since + (self._spent + usual) / SHARE)
 
 
 class Stamp:
