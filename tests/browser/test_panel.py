@@ -206,7 +206,7 @@ def test_the_panel_fits_the_screen(lab, page, size, theme):
 
 def test_a_choice_that_does_not_fit_offers_a_way_out(lab, page):
     notebook = open_panel(lab, page)
-    notebook.choose("Method", "layer-wise")
+    notebook.choose("Method", "layer-wise (needs a staged model)")
     button = notebook.root.locator(".fedlab-says button")
     expect(button).to_be_visible()
     notebook.screenshot("workbench-way-out")
