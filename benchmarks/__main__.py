@@ -97,6 +97,7 @@ def rows_of(name: str, task: BenchTask, found: dict[str, Way], repetitions: int)
             "ratio_to_plain": plain / median[way],
             "peak_mib": memory,
             "percent_of_peak": 100 * operations / median[way] / peak,
+            "matmul_gflops": round(peak / 1e9, 1),
         }
         for way, (seconds, memory) in timed.items()
     ]

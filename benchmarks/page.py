@@ -38,11 +38,15 @@ def table(bench: Mapping[str, Any]) -> list[str]:
         kinds = ", ".join(f"{kind} {100 * share:.0f} %" for kind, share in list(shares.items())[:5])
         lines.append(f"| {MODELS[model]} | {kinds} |")
     lines += ["", *ray_rows(bench["ray"])] if "ray" in bench else []
+    own = {MODELS[model]: row["matmul_gflops"] for model, row in chosen.items() if "matmul_gflops" in row}
+    apart = "".join(
+        f" ({name}: {peak:.0f})" for name, peak in own.items() if abs(peak / bench["matmul_gflops"] - 1) > 0.1
+    )
     versions = "".join(f"; {peer}: {packages}" for peer, packages in sorted(bench.get("peers", {}).items()))
     lines += [
         "",
-        f"*{bench['machine']}, PyTorch {bench['torch']}, matmul peak {bench['matmul_gflops']:.0f} GFLOP/s, load before "
-        f"{bench['load_before']:.1f}{versions}.*",
+        f"*{bench['machine']}, PyTorch {bench['torch']}, matmul peak {bench['matmul_gflops']:.0f} GFLOP/s{apart}, "
+        f"load before {bench['load_before']:.1f}{versions}.*",
     ]
     return lines
 
