@@ -30,7 +30,7 @@ Places = Annotated[int, Within(1, 100)]
 """Rows or columns of Axes."""
 STYLE: dict[str, Any] = {
     "figure.figsize": (6, 3.5),
-    "text.hinting": "none",  # on dense screens it is not seen, and takes as long as drawing the letters
+    "text.hinting": "none",  # on dense screens it is not seen, and it takes time
     "figure.dpi": 100,
     "savefig.dpi": 100,
     "figure.facecolor": "white",

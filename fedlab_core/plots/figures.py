@@ -30,8 +30,8 @@ def blank(
 ) -> tuple[Picture, Any]:
     """A figure with constrained layout, and the Axes that one of its methods makes.
 
-    From the second on they are unpickled, in a third of the time of making them; pictures of panels are drawn anew
-    round after round.
+    From the second on they are unpickled, which is faster than making them: pictures of panels are drawn anew round
+    after round.
 
     Args:
         make: the method.

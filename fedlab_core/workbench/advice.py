@@ -130,8 +130,6 @@ class Advice:
         self._panel.offer("" if way_out is None else way_out.words)
 
     def _said(self, experiment: Experiment | None, error: Exception) -> Exception:
-        if experiment is not None and str(error).startswith("batch_norm=None"):
-            return ValueError("The model has batch normalisation: choose in Batch norm what happens to it.")
         if experiment is None or isinstance(error, EXPECTED):
             return error
         method = self._catalog.method_label(experiment.method)

@@ -55,6 +55,13 @@ def trouble(record: Record) -> list[str]:
     return words
 
 
+def in_words(error: BaseException) -> str:
+    """What an error says, in the words of the panel's fields where it speaks of a setting that they have."""
+    if str(error).startswith("batch_norm=None"):
+        return "The model has batch normalisation: choose in Batch norm what happens to it."
+    return str(error)
+
+
 def _clients(numbers: Sequence[int]) -> str:
     """Some clients by their numbers, which begin at 0."""
     more = len(numbers) - NAMED

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from fedlab_core.local.cores import release_threads
+from fedlab_core.workbench.text import in_words
 
 Result = TypeVar("Result")
 
@@ -197,7 +198,7 @@ class Worker:
     def show(self, error: BaseException, expected: bool) -> None:
         """Shows an error's message, and its traceback unless the message says enough."""
         if expected:
-            self._panel.say("warning" if isinstance(error, Busy) else "error", str(error))
+            self._panel.say("warning" if isinstance(error, Busy) else "error", in_words(error))
         else:
             self._panel.say("error", f"{type(error).__name__}: {error}")
             self._panel.show_text("".join(traceback.format_exception(error)))

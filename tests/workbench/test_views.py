@@ -84,14 +84,19 @@ def test_code_rebuilds_the_run_forks_and_all(bench):
         assert names["federation"].history == run.federation.history
 
 
+def report_of(bench, view, tmp_path, monkeypatch):
+    """The page of a run of one round, with that view in front; nothing in it is trained again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(export, "REPLAYED", 0)
+    bench.run(1, block=True)
+    bench.panel.tabs.value = view
+    assert bench._worker.join(PATIENCE)
+    return bench.save("html").read_text()
+
+
 @pytest.mark.parametrize("name", ["Clients", "Drift", "Stability", "Basin", "Twins"])
 def test_a_report_holds_the_picture_that_is_shown(bench, name, pictures, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    bench.run(1, block=True)
-    bench.panel.tabs.value = name
-    assert bench._worker.join(PATIENCE)
-    monkeypatch.setattr(export, "REPLAYED", 0)
-    page = bench.save("html").read_text()
+    page = report_of(bench, name, tmp_path, monkeypatch)
     picture = base64.b64decode(page.split("data:image/png;base64,")[1].split("'")[0])
     assert picture == bytes(bench.panel.image.value) and picture.startswith(b"\x89PNG")
     assert "<img class='lines'" in page  # what a dark page may invert
@@ -99,12 +104,7 @@ def test_a_report_holds_the_picture_that_is_shown(bench, name, pictures, tmp_pat
 
 @pytest.mark.parametrize("name", ["Curves", "Costs"])
 def test_a_report_shows_what_every_report_has_once(bench, name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    bench.run(1, block=True)
-    bench.panel.tabs.value = name
-    assert bench._worker.join(PATIENCE)
-    monkeypatch.setattr(export, "REPLAYED", 0)
-    page = bench.save("html").read_text()
+    page = report_of(bench, name, tmp_path, monkeypatch)
     assert "<h2>Picture" not in page and page.count("<h2>Curves") == page.count("<h2>Costs") == 1
 
 

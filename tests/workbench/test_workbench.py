@@ -173,7 +173,10 @@ def test_an_error_shows_its_traceback_and_leaves_the_panel_usable(bench, monkeyp
         ({"clients": 121}, "120 examples make at most 120 clients"),
         ({"partition": "shards", "clients": 100}, "at most 60 clients with per_client=2"),
         ({"partition": "natural"}, "no natural clients"),
-        ({"model": "mlp", "norm": "batch"}, "what happens to it"),
+        (
+            {"model": "mlp", "norm": "batch"},
+            "The model has batch normalisation: choose in Batch norm what happens to it.",
+        ),
         ({"method": "fedprox", "method_options": {"mu": -1.0}}, "mu=-1.0, accepted"),
         ({"model": "lstm"}, "lstm expects"),
     ],
