@@ -1,7 +1,7 @@
 """Look at the notebooks as readers do: python -m tools.notebook_pictures 00_start_here ... (all by default).
 
 Each is opened in JupyterLab, run from top to bottom, and pictured whole, on a desk and on a phone, in the light and in
-the dark: tests/browser/artefacts/notebooks/NAME/SIZE-THEME-NN.png. Printed is what no picture shows well: outputs wider
+the dark: tests/browser/artefacts/notebooks/NAME/STATE-SIZE-THEME-NN.png. Printed is what no picture shows well: outputs wider
 than the page, and words on stderr.
 """
 
@@ -51,22 +51,22 @@ def whole(page: Page, folder: Path, name: str, columns: int) -> None:
 
 def look(page: Page, notebook: Notebook, folder: Path) -> None:
     """Picture a notebook in every size and theme, before and after it is run."""
-    for size, (width, height) in SIZES.items():
-        page.set_viewport_size({"width": width, "height": height})
-        if size == "phone":
-            page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
-        else:
-            whole(page, folder, "before", COLUMNS[size])
+    for state in ("before", "after"):
+        for size, (width, height) in SIZES.items():
+            page.set_viewport_size({"width": width, "height": height})
+            for theme in THEMES:
+                page.evaluate(
+                    f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})"
+                )
+                page.locator(f"body[data-jp-theme-light={str(theme == 'Light').lower()}]").wait_for(state="attached")
+                page.wait_for_timeout(1500)
+                whole(page, folder, f"{state}-{size}-{theme.lower()}", COLUMNS[size])
+            for line in page.evaluate(TOO_WIDE):
+                print(f"  {state}, {size}: {line}", flush=True)
+            page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")  # away on a phone
+        if state == "before":
+            page.set_viewport_size(dict(zip(("width", "height"), SIZES["desk"], strict=True)))  # type: ignore[arg-type]
             notebook.run_all(300)
-        for theme in THEMES:
-            page.evaluate(
-                f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})"
-            )
-            page.locator(f"body[data-jp-theme-light={str(theme == 'Light').lower()}]").wait_for(state="attached")
-            page.wait_for_timeout(1500)
-            whole(page, folder, f"{size}-{theme.lower()}", COLUMNS[size])
-        for line in page.evaluate(TOO_WIDE):
-            print(f"  {size}: {line}", flush=True)
     for line in page.evaluate(STDERR):
         print(f"  stderr: {line}", flush=True)
 
