@@ -1,8 +1,8 @@
 """Look at the notebooks as readers do: python -m tools.notebook_pictures 00_start_here ... (all by default).
 
 Each is opened in JupyterLab, run from top to bottom, and pictured whole, on a desk and on a phone, in the light and in
-the dark: tests/browser/artefacts/notebooks/NAME/STATE-SIZE-THEME-NN.png. Printed is what no picture shows well: outputs wider
-than the page, and words on stderr.
+the dark: tests/browser/artefacts/notebooks/NAME/STATE-SIZE-THEME-NN.png. Printed is what no picture shows well: outputs
+wider than the page, and words on stderr.
 """
 
 import argparse
