@@ -81,7 +81,7 @@ def cells(ax: Axes, found: Attribution, measure: str = "test_accuracy", round: i
             on = cause in found.cells[k]
             ax.plot(x, row, "o", color=COLORS[cause] if on else "0.9", markersize=6.5, clip_on=False)
     for cause, x in columns.items():
-        ax.annotate(cause, (x, -0.8), rotation=45, ha="left", va="bottom", fontsize=7, annotation_clip=False)
+        ax.annotate(cause, (x, -0.8), rotation=60, ha="left", va="bottom", fontsize=7, annotation_clip=False)
     ax.set(
         yticks=[], xlabel=LABELS.get(measure, measure), xlim=(min(columns.values()) - 0.05 * width, high + 0.05 * width)
     )

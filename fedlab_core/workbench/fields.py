@@ -75,7 +75,7 @@ def knob(plan: Plan, name: str) -> widgets.Widget:
     more: dict[str, Any] = {} if kind is Choice else {"continuous_update": False}
     more |= {"tooltip": plan.hover(name), "style": {"description_width": "auto"}}
     options = [(say(value), value) for value in values]
-    return kind(options=options, value=values[0] if start is None else start, description=name, **more)
+    return kind(options=options, value=values[0] if start is None else start, description=say(name), **more)
 
 
 @checked

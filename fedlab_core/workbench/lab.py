@@ -219,7 +219,7 @@ class Lab:
     def _on_knob(self, change: Any) -> None:
         if self._quiet:
             return
-        if change["owner"].description in self.plan.views:
+        if change["owner"] in [self.knobs[name] for name in self.plan.views]:
             self._redraw()
             return
         overtaken = time.perf_counter() - self._pressed < OVERTAKEN  # even if that run has ended

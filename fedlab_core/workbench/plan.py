@@ -57,7 +57,7 @@ class Band:
         color = plots.LINE_COLORS[index % len(plots.LINE_COLORS)] if isinstance(index, int) else index or "0.45"
         label = f"{self.label} (recorded, n = {self.seeds}, 95 %)"
         ax.fill_between(self.x, self.low, self.high, color=color, alpha=0.13, linewidth=0, zorder=0)
-        ax.plot(self.x, self.mean, color=color, alpha=0.45, linewidth=1.2, linestyle=":", zorder=0, label=label)
+        ax.plot(self.x, self.mean, color=color, alpha=0.8, linewidth=1.2, linestyle=":", zorder=0, label=label)
 
 
 @checked
@@ -91,15 +91,23 @@ class Result:
     @property
     def label(self) -> str:
         """The settings in words."""
-        return ", ".join(f"{name} = {say(value)}" for name, value in self.settings.items())
+        return in_words(self.settings)
 
 
 @checked
 def say(value: Any) -> str:
-    """A knob's value as a reader sees it."""
+    """A knob's name or value as a reader sees it."""
     if isinstance(value, float):
         return f"{value:g}"
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else "all" if value is None else str(value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "all" if value is None else str(value).replace("_", "-")
+
+
+@checked
+def in_words(settings: Mapping[str, Any]) -> str:
+    """A lab's settings as a reader sees them."""
+    return ", ".join(f"{say(name)} = {say(value)}" for name, value in settings.items())
 
 
 @checked
@@ -148,7 +156,7 @@ def before(ax: Axes, result: Result, x: Callable[[Any], float], y: Callable[[Any
     """Earlier results, thin and grey, by two numbers of a frame; one word in the legend stands for them all."""
     kept = [frames for old in result.earlier for frames in old.frames.values()]
     for place, frames in enumerate(kept):
-        style = {"color": "0.8", "linewidth": 1, "zorder": 0, "label": "" if place else "before"}
+        style = {"color": "0.6", "linewidth": 1, "zorder": 0, "label": "" if place else "before"}
         ax.plot([x(f) for f in frames], [y(f) for f in frames], **style)
 
 
@@ -160,7 +168,7 @@ def accuracy_curves(figure: Any, result: Result) -> None:
         band.draw(ax, index)
     for place, line in enumerate(line for old in result.earlier for line in lines_of(old)):
         values = [plots.measured(record, "test_accuracy") for record in line.history]
-        look = {"color": line.style["color"], "alpha": 0.3, "linewidth": 1, "label": "" if place else "before (pale)"}
+        look = {"color": line.style["color"], "alpha": 0.5, "linewidth": 1, "label": "" if place else "before (pale)"}
         ax.plot(values, **look)
     plots.curves(ax, lines_of(result), "test_accuracy")
     ax.legend(frameon=True, framealpha=0.8)
@@ -239,7 +247,7 @@ class Plan:
     def hover(self, knob: str) -> str:
         """What a knob is, as far as it is known, and its values."""
         known = self.about.get(knob) or define(KNOB_TERMS.get(knob, ""))
-        head = f"{knob}: {known}" if known else knob
+        head = f"{say(knob)}: {known}" if known else say(knob)
         return f"{head}\nvalues: {'; '.join(map(say, self.knobs[knob]))}"
 
     def trained(self, settings: Mapping[str, Any]) -> dict[str, Any]:

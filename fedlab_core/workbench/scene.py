@@ -178,7 +178,8 @@ def patch(ax: Axes, artist: Patch) -> Iterator[Item]:
         outline = [np.asarray(corners)]
     else:
         outline = artist.get_path().to_polygons(artist.get_patch_transform())
-    yield shape([units(ax, artist.get_data_transform(), polygon) for polygon in outline], fill, edge)
+    name = next((str(bars.get_label()) for bars in ax.containers if artist in bars), "")
+    yield shape([units(ax, artist.get_data_transform(), polygon) for polygon in outline], fill, edge) | _named(name)
 
 
 def collection(ax: Axes, artist: Collection) -> Iterator[Item]:
@@ -218,7 +219,7 @@ def alpha(color: Any, own: float | None) -> float:
 
 
 def _named(label: str) -> dict[str, str]:
-    return {} if label.startswith("_") else {"l": plain(label)}
+    return {"l": plain(label)} if label and not label.startswith("_") else {}
 
 
 def pooled(frames: Sequence[Sequence[Item]]) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from fedlab_core import plots
 from fedlab_core.experiment import Experiment
 from fedlab_core.workbench import export, replay, scene
 from fedlab_core.workbench.labs.rounds import TUG_OF_WAR
-from fedlab_core.workbench.plan import say
+from fedlab_core.workbench.plan import in_words
 from fedlab_core.workbench.runs import Run
 from fedlab_core.workbench.views.drift import Arrows, arrows, draw_arrows
 from tools import replays
@@ -58,13 +58,14 @@ def test_places_are_those_of_the_axes_on_every_scale() -> None:
     fig, axes = plots.figure(1, 2)
     axes[0, 0].plot([0, 5, 10], [1, 10, 100], "o")
     axes[0, 0].set(xlim=(0, 10), ylim=(1, 100), yscale="log")
-    axes[0, 1].bar([0, 1], [2, 4], color="red")
+    axes[0, 1].bar([0, 1], [2, 4], color="red", label="bars")
     axes[0, 1].set(xlim=(-1, 2), ylim=(0, 4))
     axes[0, 1].annotate("", (2, 4), (-1, 0), arrowprops={"arrowstyle": "-|>"})
     curve, bars = scene.replay([fig])
     assert frame(curve, 0)[0]["p"] == [0, 0, 500, 500, 1000, 1000]
     shapes = [item for item in frame(bars, 0) if item["t"] == "shape"]
-    assert [max(s["p"][0][1::2]) for s in shapes] == [500, 1000] and shapes[0]["f"] == "#ff0000"
+    assert [max(s["p"][0][1::2]) for s in shapes] == [500, 1000]
+    assert {(s["f"], s["l"]) for s in shapes} == {("#ff0000", "bars")}
     (arrow,) = [item for item in frame(bars, 0) if item["t"] == "arrow"]
     assert arrow["p"] == [0, 0, 1000, 1000]
 
@@ -121,7 +122,7 @@ def test_every_lab_has_a_replay_of_its_first_settings() -> None:
         data, plan = json.loads(path.read_text(encoding="utf-8")), plans[path.stem]
         settings = {name: plan.start.get(name, values[0]) for name, values in plan.knobs.items()}
         assert data["title"] == plan.title
-        assert data["settings"] == ", ".join(f"{name} = {say(value)}" for name, value in settings.items())
+        assert data["settings"] == in_words(settings)
         assert path.stat().st_size <= replays.MOST_BYTES, path.name
         count = len(data["steps"])
         assert count == len(data["said"]) <= plan.length(settings) and all(data["said"])

@@ -130,7 +130,7 @@ def draw_two_models(figure: Any, result: Result) -> None:
     for i, (ax, name) in enumerate(zip(axes, order, strict=True)):
         lines, index = result.frames[name], index_of[name]
         for k, old in enumerate(lines[:-1]):
-            look = {"color": plots.LINE_COLORS[index], "alpha": 0.3, "linewidth": 1, "label": "" if k else "earlier"}
+            look = {"color": plots.LINE_COLORS[index], "alpha": 0.5, "linewidth": 1, "label": "" if k else "earlier"}
             ax.plot(old.theta, old.loss, **look)
         if lines:
             plots_fedavg.loss_lines(ax, lines[-1:], name, index)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from fedlab_core import plots
+from fedlab_core.costs import MIB, Memory
 from fedlab_core.layerwise.accounts import flops_by_round, peak_memory, staged_run, training_memory
 from fedlab_core.layerwise.evaluation import features, knn_accuracy
 from fedlab_core.layerwise.method import LayerWise
@@ -16,7 +17,6 @@ from fedlab_core.studies.layerwise_runs import DIGITS, changed, federation
 from fedlab_core.workbench.plan import Plan, Result, before
 
 RATES = {"layer_wise": 2e-3, "progressive": 2e-3, "end_to_end": 1e-3}
-MIB = 2**20
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Climbing:
         round: its number; 0 is before any training.
         blocks: of the network.
         stage: of the round; kept: which blocks the mask of client 0 left in.
-        memory, whole: bytes of a training step now, and end to end.
+        memory, whole: of a training step now, and end to end.
         knn: accuracy of nearest neighbours on the features of the network as it is then.
         gflop, megabytes: of all clients so far.
     """
@@ -36,8 +36,8 @@ class Climbing:
     blocks: int
     stage: Stage
     kept: tuple[bool, ...]
-    memory: int
-    whole: int
+    memory: Memory
+    whole: Memory
     knn: float
     gflop: float
     megabytes: float
@@ -51,11 +51,11 @@ def climb(scheme: str, blocks: int, drop: float, stage_rounds: int) -> Mapping[s
         run = federation(one)
         (model, rule), data = staged_run(run), run.dataset
         batch = torch.zeros(run.settings.batch_size or 1, *data.input_shape)
-        whole = peak_memory(model, LayerWise(scheme="end_to_end"), batch).total
+        whole = peak_memory(model, LayerWise(scheme="end_to_end"), batch)
         for number in range(stage_rounds * blocks + 1):
             stage = rule.schedule.stage(max(0, number - 1), blocks)
             kept = rule.schedule.kept(stage, 0, max(1, number), 0, 0)
-            memory = training_memory(model, rule, stage, batch, kept).total
+            memory = training_memory(model, rule, stage, batch, kept)
             bank = features(model, data, run.state, stage.depth)
             knn = knn_accuracy(bank.x, data.y, bank.test_x, data.test_y)
             sent = run.history[-1].total.bytes / 1e6 if run.history else 0.0
@@ -74,13 +74,9 @@ def draw_climb(figure: Any, result: Result) -> None:
     last = frames[-1]
     plots_layerwise.network(left, last.blocks, last.stage, last.kept)
     left.set_title(f"round {last.round}", fontsize=9)
-    bars = middle.bar(
-        ["now", "end to end"], [last.memory / MIB, last.whole / MIB], color=(plots.LINE_COLORS[1], "0.75")
-    )
-    middle.bar_label(bars, fmt="%.1f", fontsize=8)
-    middle.set(
-        title=f"memory of a step, MiB\n(batch of {DIGITS.settings.batch_size})", ylim=(0, 1.15 * last.whole / MIB)
-    )
+    plots_layerwise.memory_bars(middle, {"now": last.memory, "end to end": last.whole})
+    middle.set(title=f"batch of {DIGITS.settings.batch_size}", ylim=(0, 1.15 * last.whole.total / MIB))
+    middle.legend(loc="upper center", bbox_to_anchor=(0.45, -0.1), ncols=2, fontsize=7)
     before(right, result, lambda f: f.round, lambda f: f.knn)
     label, color = next(iter(result.frames)), plots.LINE_COLORS[0]
     right.plot([f.round for f in frames], [f.knn for f in frames], "o-", color=color, markersize=4, label=label)
@@ -97,10 +93,11 @@ def read_climb(result: Result) -> str:
     (name, frames), *_ = result.frames.items()
     if not frames:
         return "No round yet."
-    last, most = frames[-1], max(f.memory for f in frames)
+    last, most = frames[-1], max(f.memory.total for f in frames) / MIB
+    now, whole = last.memory.total / MIB, last.whole.total / MIB
     return (
-        f"{name.capitalize()}, round {last.round}: a step needs {last.memory / MIB:.1f} MiB (peak {most / MIB:.1f}), "
-        f"end to end {last.whole / MIB:.1f}; nearest neighbours {last.knn:.3f}, random features {frames[0].knn:.3f}; "
+        f"{name.capitalize()}, round {last.round}: a step needs {now:.1f} MiB (peak {most:.1f}), "
+        f"end to end {whole:.1f}; nearest neighbours {last.knn:.3f}, random features {frames[0].knn:.3f}; "
         f"{last.gflop:.0f} GFLOP and {last.megabytes:.1f} MB."
     )
 

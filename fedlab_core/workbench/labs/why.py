@@ -23,7 +23,8 @@ DIGITS = Experiment(
 
 def growing(experiment: Experiment) -> Iterator[Attribution]:
     """All cells round by round, with one seed."""
-    runs = cells_of(experiment.build())
+    federation = experiment.build()  # whose clients a replay shows
+    runs = cells_of(federation)
     while True:
         found = [curves(run.run(1)) for run in runs]
         yield gathered(CAUSES, (experiment.settings.seed,), [found], [experiment.settings.lr] * len(runs))
