@@ -80,7 +80,7 @@ def panel_rows(panel: Mapping[str, Any]) -> list[str]:
     for what, digits, times in (
         (f"press to visible effect, {len(presses)} controls, ms", 0, presses),
         ("Run to the first curve, ms", 0, [panel["curve"]["Run to first curve, ms"]]),
-        (f"Stop to a free panel, {len(sets)} data sets in every phase, s", 2, list(stops.values())),
+        (f"Stop to a free panel, {len(stops)} phases of {len(sets)} data sets, s", 2, list(stops.values())),
         ("a run in the panel, in times of the bare loop", 2, [panel["cost"]["wall-clock, panel / bare"]]),
     ):
         low, high = (pick(one["median"] for one in times) for pick in (min, max))
