@@ -55,7 +55,7 @@ class Band:
     def draw(self, ax: Axes, index: int | str | None = None) -> None:
         """Draws the band in the pale colour of line `index`, or in that colour, grey without one."""
         color = plots.LINE_COLORS[index % len(plots.LINE_COLORS)] if isinstance(index, int) else index or "0.45"
-        label = f"{self.label} (recorded, n = {self.seeds}, 95 %)"
+        label = f"{say(self.label)} (recorded, n = {self.seeds}, 95 %)"
         ax.fill_between(self.x, self.low, self.high, color=color, alpha=0.13, linewidth=0, zorder=0)
         ax.plot(self.x, self.mean, color=color, alpha=0.8, linewidth=1.2, linestyle=":", zorder=0, label=label)
 

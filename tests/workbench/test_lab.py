@@ -8,6 +8,7 @@ import pytest
 
 from fedlab_core import plots
 from fedlab_core.experiment import Experiment
+from fedlab_core.workbench.fields import knob
 from fedlab_core.workbench.lab import Lab
 from fedlab_core.workbench.pictures import put
 from fedlab_core.workbench.plan import Band, Plan, draw_pair
@@ -80,6 +81,9 @@ def test_a_long_sentence_has_lines_and_a_knob_says_what_it_takes():
     assert max(map(len, lab.sentence.splitlines())) <= 100 and lab.sentence.split() == ["a", "b"] * 60
     assert lab.knobs["mu"].tooltip == "mu\nvalues: " + "; ".join(f"{value:g}" for value in PLAN.knobs["mu"])
     assert replace(PLAN, about={"mu": "Strength"}).hover("mu").startswith("mu: Strength\nvalues: ")
+    plan = Plan("Words", PLAN.make, {"stage_rounds": ("layer_wise", "end_to_end")})
+    shown = knob(plan, "stage_rounds")
+    assert (shown.description, shown.label, shown.value) == ("stage-rounds", "layer-wise", "layer_wise")
 
 
 def test_photographs_and_scales_of_colours_keep_theirs_in_the_dark():

@@ -21,7 +21,7 @@ from fedlab_core.studies.finetuning_runs import (
     federation,
 )
 from fedlab_core.studies.record import recorded
-from fedlab_core.workbench.plan import Band, Plan, Result, before, looks_of
+from fedlab_core.workbench.plan import Band, Plan, Result, before, looks_of, say
 
 SHOTS_ARE = "Training pictures of a class that a client keeps, at most"
 METHODS = ("bias", "layer_norm", "vpt_deep", "adapter", "lora", "head", "full")
@@ -65,7 +65,7 @@ def draw_travel(figure: Any, result: Result) -> None:
     for ax, key in zip(axes, ("round", "megabytes", "gflop"), strict=True):
         before(ax, result, attrgetter(key), lambda f: f.test)
         for name, frames in result.frames.items():
-            ax.plot([getattr(f, key) for f in frames], [f.test for f in frames], label=name, **looks[name])
+            ax.plot([getattr(f, key) for f in frames], [f.test for f in frames], label=say(name), **looks[name])
     axes[0].set(xlabel="round", ylabel="test accuracy", ylim=(0, 1))
     axes[1].set_xscale("symlog", linthresh=0.02)
     axes[1].set(xlabel="megabytes sent (log)", xlim=(0, 1.3 * axes[1].get_xlim()[1]))
@@ -76,7 +76,7 @@ def draw_travel(figure: Any, result: Result) -> None:
 def read_travel(result: Result) -> str:
     """Accuracy, parameters and megabytes of each."""
     parts = [
-        f"{name} {frames[-1].test:.2f} with {frames[-1].trained:,} parameters, {frames[-1].megabytes:.2f} MB"
+        f"{say(name)} {frames[-1].test:.2f} with {frames[-1].trained:,} parameters, {frames[-1].megabytes:.2f} MB"
         for name, frames in result.frames.items()
         if frames
     ]
