@@ -1,6 +1,7 @@
 """Committed notebooks are as `make notebooks` leaves them, keep to the rules of the house, and twins are in step."""
 
 import copy
+import json
 import os
 import re
 import subprocess
@@ -180,6 +181,15 @@ def test_every_notebook_ends_with_what_it_cannot_show_and_the_next_question(path
     last = "\n".join(cell.source for cell in tool.read(path).cells[-2:])
     assert "**What this cannot show.**" in last
     assert "**The next question" in last or "## Where next?" in last
+
+
+@pytest.mark.parametrize("path", named(NOTEBOOKS))
+def test_a_claim_that_the_text_names_has_its_row(path):
+    cells = nbformat.read(path, as_version=4).cells
+    claims = {row["id"] for row in json.loads((tool.ROOT / "figures/claims.json").read_text(encoding="utf-8"))}
+    prose = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    rows = "\n".join(texts(cell) for cell in cells if cell.cell_type == "code")
+    assert [name for name in re.findall(r"`(\w+\.\w+)`", prose) if name in claims and name not in rows] == []
 
 
 def test_no_notebook_leaves_a_report_behind():
