@@ -54,6 +54,8 @@ def look(page: Page, notebook: Notebook, folder: Path) -> None:
     for state in ("before", "after"):
         for size, (width, height) in SIZES.items():
             page.set_viewport_size({"width": width, "height": height})
+            if (state, size) == ("after", "desk"):
+                notebook.run_all(300)
             for theme in THEMES:
                 page.evaluate(
                     f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})"
@@ -64,9 +66,6 @@ def look(page: Page, notebook: Notebook, folder: Path) -> None:
             for line in page.evaluate(TOO_WIDE):
                 print(f"  {state}, {size}: {line}", flush=True)
             page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")  # away on a phone
-        if state == "before":
-            page.set_viewport_size(dict(zip(("width", "height"), SIZES["desk"], strict=True)))  # type: ignore[arg-type]
-            notebook.run_all(300)
     for line in page.evaluate(STDERR):
         print(f"  stderr: {line}", flush=True)
 

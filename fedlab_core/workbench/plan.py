@@ -91,7 +91,7 @@ class Result:
     @property
     def label(self) -> str:
         """The settings in words."""
-        return in_words(self.settings)
+        return ", ".join(f"{say(name)} = {say(value)}" for name, value in self.settings.items())
 
 
 @checked
@@ -102,12 +102,6 @@ def say(value: Any) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return "all" if value is None else str(value).replace("_", "-")
-
-
-@checked
-def in_words(settings: Mapping[str, Any]) -> str:
-    """A lab's settings as a reader sees them."""
-    return ", ".join(f"{say(name)} = {say(value)}" for name, value in settings.items())
 
 
 @checked

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from fedlab_core import plots
 from fedlab_core.check import Many, checked, whole
 from fedlab_core.federation import Federation
-from fedlab_core.workbench.plan import Plan, in_words
+from fedlab_core.workbench.plan import Plan
 from fedlab_core.workbench.runs import Run
 from fedlab_core.workbench.scene import replay
 from fedlab_core.workbench.tabs import draw_holdings, lines_of, mark_divergence
@@ -77,7 +77,7 @@ def lab_replay(plan: Plan, frames: Many = 40) -> dict[str, Any]:
     rows = [pictures, *([clients] if len(clients) == len(pictures) else [])]
     steps = [f"{number + 1} of {len(pictures)}" for number in range(len(pictures))]
     panels = [panel for row in rows for panel in replay(row)]
-    return {"title": plan.title, "settings": in_words(settings), "steps": steps, "said": said, "panels": panels}
+    return {"title": plan.title, "settings": result.label, "steps": steps, "said": said, "panels": panels}
 
 
 @checked

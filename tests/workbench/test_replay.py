@@ -15,7 +15,7 @@ from fedlab_core import plots
 from fedlab_core.experiment import Experiment
 from fedlab_core.workbench import export, replay, scene
 from fedlab_core.workbench.labs.rounds import TUG_OF_WAR
-from fedlab_core.workbench.plan import in_words
+from fedlab_core.workbench.plan import Result
 from fedlab_core.workbench.runs import Run
 from fedlab_core.workbench.views.drift import Arrows, arrows, draw_arrows
 from tools import replays
@@ -122,7 +122,7 @@ def test_every_lab_has_a_replay_of_its_first_settings() -> None:
         data, plan = json.loads(path.read_text(encoding="utf-8")), plans[path.stem]
         settings = {name: plan.start.get(name, values[0]) for name, values in plan.knobs.items()}
         assert data["title"] == plan.title
-        assert data["settings"] == in_words(settings)
+        assert data["settings"] == Result(settings, {}).label
         assert path.stat().st_size <= replays.MOST_BYTES, path.name
         count = len(data["steps"])
         assert count == len(data["said"]) <= plan.length(settings) and all(data["said"])

@@ -14,7 +14,7 @@ from fedlab_core.layerwise.method import LayerWise
 from fedlab_core.layerwise.stages import Stage
 from fedlab_core.plots import layerwise as plots_layerwise
 from fedlab_core.studies.layerwise_runs import DIGITS, changed, federation
-from fedlab_core.workbench.plan import Plan, Result, before
+from fedlab_core.workbench.plan import Plan, Result, before, say
 
 RATES = {"layer_wise": 2e-3, "progressive": 2e-3, "end_to_end": 1e-3}
 
@@ -62,7 +62,7 @@ def climb(scheme: str, blocks: int, drop: float, stage_rounds: int) -> Mapping[s
             yield Climbing(number, blocks, stage, kept, memory, whole, knn, sum(flops_by_round(run)) / 1e9, sent)
             run.run(1)
 
-    return {scheme.replace("_", "-"): frames()}
+    return {say(scheme): frames()}
 
 
 def draw_climb(figure: Any, result: Result) -> None:
