@@ -53,7 +53,8 @@ class Snapshot:
 class Timeline:
     """Snapshots by round, as a value: whatever adds to it or cuts it returns a new one that shares the snapshots.
 
-    Past a limit only every second, fourth, ... round stays; pinned rounds and the last always do.
+    Past a limit only every second, fourth, ... round stays; pinned rounds and the last two always do, so that the last
+    round can be looked into at once.
 
     Attributes:
         limit: bytes of the kept tensors.
@@ -72,13 +73,16 @@ class Timeline:
         """The timeline with one more snapshot, later than all others or in the place of one of the same round."""
         round, stride = snapshot.round, self.stride
         pinned = self._pinned | {round} if pin else self._pinned
-        kept = {r: s for r, s in self._snapshots.items() if r != round and (r % stride == 0 or r in pinned)}
-        sizes = {r: self._bytes[r] for r in kept} | {round: _new_bytes(snapshot, kept[max(kept)] if kept else None)}
+        stay = pinned | {round - 1}
+        kept = {r: s for r, s in self._snapshots.items() if r != round and (r % stride == 0 or r in stay)}
         kept[round] = snapshot
+        latest = [*pairwise([-1, *kept])][-2:]  # what was before the last but one may have gone
+        sizes = {r: self._bytes.get(r, 0) for r in kept}
+        sizes |= {r: _new_bytes(kept[r], kept.get(before)) for before, r in latest}
         most = len(kept) if self.most is None else self.most
         while (sum(sizes.values()) > self.limit or len(kept) > most) and stride < round:
             stride *= 2
-            kept = {r: s for r, s in kept.items() if r % stride == 0 or r in pinned or r == round}
+            kept = {r: s for r, s in kept.items() if r % stride == 0 or r in stay or r == round}
             sizes = {r: _new_bytes(kept[r], kept.get(before)) for before, r in pairwise([-1, *kept])}
         return Timeline(self.limit, stride, kept, sizes, pinned, self.most)
 

@@ -217,17 +217,18 @@ def curves(
         ax.axvline(at, color="0.75", linewidth=1, zorder=0)
     highest = []
     for line in lines:
-        part = [r for r in line.history[line.start :] if np.isfinite(measured(r, y))]
+        part = [(r, measured(r, y)) for r in line.history[line.start :]]
+        part = [(r, value) for r, value in part if np.isfinite(value)]
         if not part:
             continue
-        xs, ys = [measured(r, x) for r in part], [measured(r, y) for r in part]
+        xs, ys = [measured(r, x) for r, _ in part], [value for _, value in part]
         ax.plot(xs, ys, label=line.name, markevery=max(1, len(xs) // 8), **line.style)
         highest.append((ys[0], max(ys)))
-        if line.start and part[0].round == line.start:
+        if line.start and part[0][0].round == line.start:
             ax.plot(xs[0], ys[0], marker="D", markersize=9, markerfacecolor="none", color=line.style["color"])
         ring = {"color": line.style["color"], "markersize": 9, "markerfacecolor": "white", "markeredgewidth": 2}
-        for r in (r for r in part if r.round == at and line.index is not None):
-            ax.plot(measured(r, x), measured(r, y), marker="o", zorder=5, clip_on=False, **ring)
+        for r, value in (one for one in part if one[0].round == at and line.index is not None):
+            ax.plot(measured(r, x), value, marker="o", zorder=5, clip_on=False, **ring)
     if spread is not None:
         client_band(ax, spread, y)
     ax.set_xlabel(AXES.get(x, x))

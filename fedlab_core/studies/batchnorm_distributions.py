@@ -44,7 +44,8 @@ MANY = (0, 1, 2, 3, 4)  # of the headlines; three seeds elsewhere
 
 
 def _arm(distribution: str, remedy: str) -> Arm:
-    headline = distribution == "2 classes" or (distribution == "1 class" and remedy not in ("FixBN", "GroupNorm"))
+    claimed = distribution in ("1 class", "IID") and remedy not in ("FixBN", "GroupNorm")
+    headline = distribution == "2 classes" or claimed
     changes = {**DISTRIBUTIONS[distribution], **VARIANTS[remedy]}
     return Arm(changes, -1, MANY if headline else MANY[:3], THEN.get(remedy, {}))
 

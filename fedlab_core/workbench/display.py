@@ -13,7 +13,7 @@ from fedlab_core.local.work import Stopped
 from fedlab_core.partition import Partition
 from fedlab_core.workbench import export, text
 from fedlab_core.workbench.panel import Panel
-from fedlab_core.workbench.pictures import FramePace, Live, png, put
+from fedlab_core.workbench.pictures import FramePace, Live, dying_young, png, put
 from fedlab_core.workbench.runs import Run, unique
 from fedlab_core.workbench.tabs import View, empty_view, holdings_figure, waiting_view
 from fedlab_core.workbench.worker import Busy, Worker
@@ -167,11 +167,12 @@ class Display:
         try:
             while True:  # a slow view may find, when it is drawn, that another round has been chosen meanwhile
                 wanted = self._wanted()
-                figure = self.figure()
-                if figure is not None:
-                    kind = f"{self.view.name} {self._measured}"
-                    put(self.panel.image, figure, self._pictures.png(kind, figure, live=live))
-                    self._pictured = wanted[:2]
+                with dying_young():
+                    if (figure := self.figure()) is not None:
+                        kind = f"{self.view.name} {self._measured}"
+                        put(self.panel.image, figure, self._pictures.png(kind, figure, live=live))
+                        self._pictured = wanted[:2]
+                    del figure
                 self._wait(False)
                 if not self.view.slow or wanted == self._wanted():
                     break

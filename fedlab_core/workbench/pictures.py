@@ -1,6 +1,8 @@
 """From a figure to the bytes that a panel shows, quickly; and how every panel shows itself."""
 
+import contextlib
 import functools
+import gc
 import html
 import math
 import struct
@@ -29,7 +31,7 @@ from fedlab_core.workbench.style import CSS
 DPI = 200  # sharp on dense screens
 LIVE_DPI = 130  # while rounds arrive
 SHORTEST = 0.2  # seconds from one live drawing to the next, at least
-SHARE = 0.16  # of the time that live drawings take: with the careful ones, a fifth
+SHARE = 0.18  # of the time that live drawings take, at most
 _DRAWING = threading.Lock()  # Matplotlib is not safe in two threads at once
 INTERACTIVE = "[interactive: run this cell in JupyterLab to use it]"
 
@@ -108,6 +110,19 @@ class Live:
                 (ax.get_position(), *_label_places(ax), ax.title.get_position()[1]) for ax in figure.axes
             ]
         return content
+
+
+@contextlib.contextmanager
+def dying_young() -> Iterator[None]:
+    """Puts the garbage collector off, so that a figure is garbage before it is looked through for the first time:
+    else its thousands of objects grow old, and bring on a search of everything that there is."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
 
 
 def put(image: widgets.Image, figure: Figure, content: bytes) -> None:
