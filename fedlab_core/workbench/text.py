@@ -14,6 +14,11 @@ from fedlab_core.workbench.style import line
 NAMED = 5  # clients of one kind that a line names
 
 
+def sentence(words: str) -> str:
+    """Words with a large first letter, the others as they are, and a full stop."""
+    return f"{words[:1].upper()}{words[1:]}."
+
+
 def term(words: str, name: str = "") -> str:
     """Words whose definition is one hover away."""
     meaning = define(name or words)

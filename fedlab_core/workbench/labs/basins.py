@@ -14,6 +14,7 @@ from fedlab_core.probes.groups import Connectivity, connectivity
 from fedlab_core.probes.planes import Landscape, plane_through, scan
 from fedlab_core.studies.pretraining_runs import DIGITS
 from fedlab_core.workbench.plan import Plan, Result, before
+from fedlab_core.workbench.text import sentence
 
 ALPHAS = (0.05, 0.1, 0.3, 100.0)
 STARTS = ("random", "letters", "fractal pairs")
@@ -196,7 +197,7 @@ def read_steady(result: Result) -> str:
                 f"drift {s['size']:.2f}, spread of the loss per unit of drift {per:.2f}"
             )
     rounds = max((int(f[-1].spread["round"]) for f in result.frames.values() if f), default=0)
-    return f"In round {rounds}, {'. '.join(p[0].upper() + p[1:] if i else p for i, p in enumerate(parts))}."
+    return " ".join([f"Round {rounds}.", *map(sentence, parts)])
 
 
 STEADY = Plan(

@@ -25,6 +25,7 @@ from fedlab_core.studies.arms import by_arm
 from fedlab_core.studies.batchnorm_runs import DIGITS, MNIST, VARIANTS
 from fedlab_core.studies.record import recorded
 from fedlab_core.workbench.plan import Band, Plan, Result, before, looks_of
+from fedlab_core.workbench.text import sentence
 
 FIELDS = {
     "batch norm, repaired": ("FedAvg+BN", "FedTAN", "centralised BN"),
@@ -208,7 +209,7 @@ def read_errors(result: Result) -> str:
     wrong = [n for n, size in zip(last.names, last.by_tensor, strict=True) if size > 1e-8]
     where = "exact in every tensor" if not wrong else f"wrong in {len(wrong)} of {len(last.names)} tensors"
     full = f"; with all three exchanges {exact[-1].total:.0e}" if wrong else ""
-    return f"{name[0].upper()}{name[1:]}: relative error of the gradient {last.total:.2g}, {where}{full}."
+    return sentence(f"{name}: relative error of the gradient {last.total:.2g}, {where}{full}")
 
 
 EXCHANGES = Plan(

@@ -13,6 +13,7 @@ from fedlab_core.pretraining.two_layer import STARTS as FILTERS
 from fedlab_core.pretraining.two_layer import two_layer
 from fedlab_core.studies.pretraining_runs import DIGITS, METHODS
 from fedlab_core.workbench.plan import Plan, Result, looks_of
+from fedlab_core.workbench.text import sentence
 
 ALPHAS = (0.05, 0.1, 0.3, 100.0)
 SERVERS = {"FedAvg": "fedavg", "FedAvgM": "fedavgm", "FedAdam": "fedadam", "FedYogi": "fedyogi"}
@@ -70,12 +71,14 @@ def draw_begin(figure: Any, result: Result) -> None:
 def read_begin(result: Result) -> str:
     """The last round's accuracy, and diversity and curvature of the first."""
     parts = [
-        f"{name[0].upper()}{name[1:]}: accuracy {frames[-1].record.metrics['test_accuracy']:.2f}, in round 1 diversity "
-        f"{frames[0].record.metrics['diversity']:.2f} and largest eigenvalue {frames[0].top:.2g}"
+        sentence(
+            f"{name}: accuracy {frames[-1].record.metrics['test_accuracy']:.2f}, in round 1 diversity "
+            f"{frames[0].record.metrics['diversity']:.2f} and largest eigenvalue {frames[0].top:.2g}"
+        )
         for name, frames in result.frames.items()
         if frames
     ]
-    return f"After {max((len(f) for f in result.frames.values()), default=0)} rounds. {'. '.join(parts)}."
+    return f"After {max((len(f) for f in result.frames.values()), default=0)} rounds. {' '.join(parts)}"
 
 
 BEGIN = Plan(
@@ -140,8 +143,8 @@ def read_filters(result: Result) -> str:
         if frames:
             after, error = frames[min(1, len(frames) - 1)].misaligned, 100 * frames[-1].error
             said = f"{frames[0].misaligned} filters misaligned, {after} after a round, test error {error:.1f} %"
-            parts.append(f"{name[0].upper()}{name[1:]}: {said}")
-    return f"After {max((len(f) - 1 for f in result.frames.values()), default=0)} rounds. {'. '.join(parts)}."
+            parts.append(sentence(f"{name}: {said}"))
+    return f"After {max((len(f) - 1 for f in result.frames.values()), default=0)} rounds. {' '.join(parts)}"
 
 
 TWO_LAYERS = Plan(

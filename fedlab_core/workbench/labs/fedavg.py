@@ -22,6 +22,7 @@ from fedlab_core.randomness import generator
 from fedlab_core.settings import Settings
 from fedlab_core.studies.fedavg_rounds import DIGITS, TARGET, WORK
 from fedlab_core.workbench.plan import Plan, Result, before, best_of, draw_pair, lines_of, looks_of
+from fedlab_core.workbench.text import sentence
 
 FAST = DIGITS.replace(engine="stacked", lr=0.215)
 SPLITS = ("iid", "shards", "quantity")
@@ -151,7 +152,7 @@ def read_two_models(result: Result) -> str:
             word = "worse than both" if last.midpoint > max(last.parents) else word
             ends = " and ".join(f"{loss:.2f}" for loss in sorted(last.parents))
             parts.append(f"{name}: their average has loss {last.midpoint:.2f}, the two have {ends}: {word}")
-    return "; ".join(parts).capitalize() + "."
+    return sentence("; ".join(parts))
 
 
 TWO_MODELS = Plan(

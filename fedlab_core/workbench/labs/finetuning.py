@@ -22,6 +22,7 @@ from fedlab_core.studies.finetuning_runs import (
 )
 from fedlab_core.studies.record import recorded
 from fedlab_core.workbench.plan import Band, Plan, Result, before, looks_of, say
+from fedlab_core.workbench.text import sentence
 
 SHOTS_ARE = "Training pictures of a class that a client keeps, at most"
 METHODS = ("bias", "layer_norm", "vpt_deep", "adapter", "lora", "head", "full")
@@ -186,7 +187,7 @@ def read_together(result: Result) -> str:
             gap = last.train - last.own
             said = f"{name}: all classes {last.test:.2f}, own classes {last.own:.2f}"
             parts.append(f"{said}, over-fitting (training minus own) {gap:+.2f}")
-    return "; ".join(parts).capitalize() + "."
+    return sentence("; ".join(parts))
 
 
 TOGETHER = Plan(

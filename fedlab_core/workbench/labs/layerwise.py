@@ -15,6 +15,7 @@ from fedlab_core.layerwise.stages import Stage
 from fedlab_core.plots import layerwise as plots_layerwise
 from fedlab_core.studies.layerwise_runs import DIGITS, changed, federation
 from fedlab_core.workbench.plan import Plan, Result, before, say
+from fedlab_core.workbench.text import sentence
 
 RATES = {"layer_wise": 2e-3, "progressive": 2e-3, "end_to_end": 1e-3}
 
@@ -95,10 +96,10 @@ def read_climb(result: Result) -> str:
         return "No round yet."
     last, most = frames[-1], max(f.memory.total for f in frames) / MIB
     now, whole = last.memory.total / MIB, last.whole.total / MIB
-    return (
-        f"{name.capitalize()}, round {last.round}: a step needs {now:.1f} MiB (peak {most:.1f}), "
+    return sentence(
+        f"{name}, round {last.round}: a step needs {now:.1f} MiB (peak {most:.1f}), "
         f"end to end {whole:.1f}; nearest neighbours {last.knn:.3f}, random features {frames[0].knn:.3f}; "
-        f"{last.gflop:.0f} GFLOP and {last.megabytes:.1f} MB."
+        f"{last.gflop:.0f} GFLOP and {last.megabytes:.1f} MB"
     )
 
 
