@@ -17,7 +17,7 @@ from fedlab_core.federation import Federation
 from fedlab_core.workbench.bench import Workbench
 from fedlab_core.workbench.fields import knob
 from fedlab_core.workbench.panel import SIGNS
-from fedlab_core.workbench.pictures import FramePace, Live, put
+from fedlab_core.workbench.pictures import FramePace, Live, dying_young, put
 from fedlab_core.workbench.plan import Plan, Result, experiment_code, plan_code
 from fedlab_core.workbench.style import CSS, LAB_CSS, status
 from fedlab_core.workbench.worker import Busy, Worker
@@ -303,8 +303,10 @@ class Lab:
     def _draw(self, live: bool = False) -> None:
         with self._drawing:
             began = time.perf_counter()
-            figure = self.figure
-            put(self._image, figure, self._pictures.png("lab", figure, live=live))
+            with dying_young():
+                figure = self.figure
+                put(self._image, figure, self._pictures.png("lab", figure, live=live))
+                del figure
             self._said.value = f"<p class='fedlab-sentence'>{html.escape(self.sentence)}</p>"
             rows = [f"<li>{html.escape(old.label)}: {html.escape(self.plan.sentence(old))}</li>" for old in self.kept]
             self._list.value = f"<p>Before:</p><ul>{''.join(rows)}</ul>" if rows else ""

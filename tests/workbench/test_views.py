@@ -2,6 +2,7 @@
 
 import base64
 import dataclasses
+import gc
 import io
 import itertools
 from types import SimpleNamespace
@@ -21,9 +22,9 @@ from fedlab_core.randomness import generator
 from fedlab_core.state import flatten
 from fedlab_core.workbench import export
 from fedlab_core.workbench.bench import Workbench
-from fedlab_core.workbench.pictures import DPI, LIVE_DPI, FramePace, Live, png
+from fedlab_core.workbench.pictures import DPI, LIVE_DPI, FramePace, Live, dying_young, png
 from fedlab_core.workbench.tabs import SIZE, clients_view, curves_view, draw_holdings, waiting_view
-from fedlab_core.workbench.text import numbers
+from fedlab_core.workbench.text import numbers, sentence
 from fedlab_core.workbench.views.drift import arrows, draw_arrows
 from tests.workbench.panels import PATIENCE, SMALL
 
@@ -130,6 +131,23 @@ def test_a_picture_of_another_view_is_not_taken_for_the_one_chosen(bench, tmp_pa
     monkeypatch.setattr(bench._display, "draw", lambda: None)  # the drawing is not done yet
     bench.panel.tabs.value = "Drift"
     assert "data:image/png" not in bench.save("html").read_text()
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_garbage_collector_is_as_it_was_after_a_picture(on):
+    was = gc.isenabled()
+    (gc.enable if on else gc.disable)()
+    try:
+        with pytest.raises(ZeroDivisionError), dying_young():
+            assert not gc.isenabled()
+            raise ZeroDivisionError
+        assert gc.isenabled() is on
+    finally:
+        (gc.enable if was else gc.disable)()
+
+
+def test_a_sentence_begins_large_and_names_stay_as_they_are():
+    assert [sentence(words) for words in ("shared, FedAvg: 2", "FedAvg", "")] == ["Shared, FedAvg: 2.", "FedAvg.", "."]
 
 
 def test_a_picture_is_encoded_as_it_was_drawn(pictures):
