@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedlab_core import files
 from fedlab_core.studies.engines import NAMES, PLAIN, bound, fastest
 
 FILE = Path(__file__).parent.parent / "docs" / "speed.md"
@@ -99,12 +100,6 @@ def panel_rows(panel: Mapping[str, Any]) -> list[str]:
     return [*lines, "", f"*{panel['machine']}.*"]
 
 
-def replaced(text: str, begin: str, lines: Sequence[str]) -> str:
-    """The page with other lines between a mark and the next end."""
-    block = "\n".join([begin, *lines, END])
-    return re.sub(f"{re.escape(begin)}.*?{re.escape(END)}", lambda _: block, text, flags=re.DOTALL)
-
-
 def write(begin: str, lines: Sequence[str]) -> None:
     """Writes them into the page."""
-    FILE.write_text(replaced(FILE.read_text(encoding="utf-8"), begin, lines), encoding="utf-8")
+    FILE.write_text(files.between(FILE.read_text(encoding="utf-8"), begin, END, lines), encoding="utf-8")

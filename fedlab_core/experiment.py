@@ -44,7 +44,7 @@ class Experiment:
             `{"per_client": 2}` or, for any of them, `{"feature_skew": "rotation", "strength": 30}`.
         clients: number of clients; "natural" and "pooled" have their own.
         model: a name for `build_model`, with `norm` and `model_options`.
-        method: a key of `methods.METHODS`, with `method_options`.
+        method: a key of `methods.named.METHODS`, with `method_options`.
         settings: see `Settings`; its seed also draws the partition and the initial weights.
         start: what the model below its classifier has learnt before, a key of `pretraining.named.STARTS`.
         tuning: which of its parameters are trained, a key of `finetuning.tuning.TUNINGS`, most of them for a "vit"; the

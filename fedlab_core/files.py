@@ -10,7 +10,7 @@ import stat
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,20 @@ def write(path: Path, content: bytes) -> None:
         stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+@checked
+def between(text: str, begin: str, end: str, lines: Sequence[str]) -> str:
+    """A page with other lines from a mark to the next end mark, both of which stay.
+
+    Raises:
+        ValueError: one of the marks is missing.
+    """
+    before, found, rest = text.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (found and ended):
+        raise ValueError(f"text: lacks the mark {(end if found else begin)!r}, accepted: a page that has both marks")
+    return before + "\n".join([begin, *lines, end]) + after
 
 
 @checked

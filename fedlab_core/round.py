@@ -237,7 +237,8 @@ def with_flipped_labels(dataset: Dataset, partition: Partition, clients: frozens
         )
     y = dataset.y.clone()
     for client in clients:
-        y[partition[client]] = len(dataset.classes) - 1 - dataset.y[partition[client]]
+        own = dataset.y[partition[client]]
+        y[partition[client]] = (len(dataset.classes) - 1 - own).where(own >= 0, own)  # -100 has no class
     return replace(dataset, y=y)
 
 

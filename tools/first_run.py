@@ -29,6 +29,7 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from fedlab_core import files  # noqa: E402
 from tools.check import find_browser  # noqa: E402
 from tools.jupyterlab import FLAGS, Notebook  # noqa: E402
 
@@ -149,8 +150,8 @@ def measure_book(folder: Path) -> dict[str, Any]:
     }
 
 
-def block(record: Mapping[str, Any]) -> str:
-    """The README's part about the wheel alone and the book, from the record; markers included."""
+def sentences(record: Mapping[str, Any]) -> list[str]:
+    """The README's lines about the wheel alone and the book, from the record."""
     parts = []
     if wheel := record.get("wheel"):
         install = wheel["seconds"]["pip install"] / 60
@@ -167,14 +168,13 @@ def block(record: Mapping[str, Any]) -> str:
             f"{book['load']:.0f}, after {made:.1f} minutes for the environment ({book['gigabytes']} GB with what "
             "tests and book need)."
         )
-    return "\n".join([BEGIN, *parts, END])
+    return parts
 
 
 def write(file: Path, record: Mapping[str, Any]) -> None:
     """Write the sentences into the README."""
     text = file.read_text(encoding="utf-8")
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    file.write_text(before + block(record) + after, encoding="utf-8")
+    file.write_text(files.between(text, BEGIN, END, sentences(record)), encoding="utf-8")
 
 
 def gigabytes(folder: Path) -> float:

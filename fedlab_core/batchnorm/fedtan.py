@@ -9,6 +9,7 @@ the batches.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -25,6 +26,7 @@ from fedlab_core.local.training import (
     batches,
     client_data,
     forward_draws,
+    freeze_statistics,
     local_context,
     trained_parameters,
     worker_copy,
@@ -64,11 +66,7 @@ class FedTAN(Sharing, FedAvg):
                 f"batch_norm={settings.batch_norm!r}: FedTAN's clients share one batch normalisation, "
                 "accepted: 'average', 'total_variance'"
             )
-        if settings.keep_optimiser:
-            raise ValueError("keep_optimiser=True: FedTAN's clients begin with a new optimiser, accepted: False")
-        if settings.mixed_precision:
-            raise ValueError("mixed_precision=True: FedTAN's exchanges are computed in one precision, accepted: False")
-        return settings
+        return _plain(settings, "FedTAN's clients begin", "FedTAN's exchanges are")
 
     def train(self, engine: Engine, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Update]:
         settings = work.settings
@@ -89,7 +87,8 @@ class FedTAN(Sharing, FedAvg):
             return
         ledger = Ledger()
         shared = [(x[batch], y[batch]) for (x, y), batch in zip(data, first, strict=True)]
-        losses = synchronised_gradients(models, shared, self, ledger, weights, streams)
+        loss_of = partial(batch_loss, work.dataset)
+        losses = synchronised_gradients(models, shared, self, ledger, weights, streams, loss_of)
         traffic: dict[str, Any] = {
             "exchanges": ledger.exchanges,
             "bytes_up": ledger.floats_up * losses[0].element_size(),
@@ -100,7 +99,7 @@ class FedTAN(Sharing, FedAvg):
                 return
             model, (x, y) = models[k], data[k]
             parameters, context = trained_parameters(model), local_context(model, work, task)
-            self._step(self.optimiser(list(parameters.values()), context), parameters, settings)
+            _step(self.optimiser(list(parameters.values()), context), parameters, settings)
             optimiser = self.optimiser(list(parameters.values()), context)
             if self.freeze:
                 for module in batch_norms(model).values():
@@ -110,19 +109,13 @@ class FedTAN(Sharing, FedAvg):
                 if stop():
                     return
                 with streams[k]:
-                    loss = batch_loss(work.dataset, model(x[batch]), y[batch])
+                    loss = loss_of(model(x[batch]), y[batch])
                 optimiser.zero_grad(set_to_none=True)
                 loss.backward()
-                self._step(optimiser, parameters, settings)
+                _step(optimiser, parameters, settings)
                 total, steps, seen = total + loss.detach(), steps + 1, seen + len(batch)
             end = self.upload(context, get_state(model))
             yield Update(task.client, len(x), steps, seen, end, task.memory, {}, total.item() / steps, **traffic)
-
-    @staticmethod
-    def _step(optimiser: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], settings: Settings) -> None:
-        if settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(parameters.values(), settings.clip_norm)
-        optimiser.step()
 
     def check(self, model: nn.Module, dataset: Dataset, partition: Partition, settings: Settings) -> None:
         """Refuse batches of one example in steps 2 to E, which are each client's own."""
@@ -135,17 +128,29 @@ class UnionSGD(FedAvg):
     """Centralised training on the clients' batches: each step is one SGD step on the union of the batches they would
     draw.
 
-    No federated algorithm, but the reference for one: the same examples in the same order, nothing else.
+    No federated algorithm, but the reference for one: the same examples in the same order, nothing else. What a model
+    draws in its forward pass is the first client's.
     """
 
     name = "centralised (union batches)"
+
+    def local_settings(self, settings: Settings) -> Settings:
+        if settings.batch_norm not in (None, "average", "total_variance", "frozen"):
+            raise ValueError(
+                f"batch_norm={settings.batch_norm!r}: centralised training has no clients to keep anything, "
+                "accepted: 'average', 'total_variance', 'frozen'"
+            )
+        return _plain(settings, "every round begins", "the reference is")
 
     def train(self, engine: Engine, work: Work, tasks: Sequence[Task], stop: Callable[[], bool]) -> Iterator[Update]:
         settings = work.settings
         (model,) = _models(engine, work, 1)
         set_state(model, tasks[0].state)
         model.train()
-        optimiser = make_optimiser(list(model.parameters()), settings, settings.lr_at(work.round))
+        if settings.batch_norm == "frozen":
+            freeze_statistics(model)
+        parameters, stream = trained_parameters(model), forward_draws(work, tasks[0].client)
+        optimiser = make_optimiser(list(parameters.values()), settings, settings.lr_at(work.round))
         data = [client_data(work, task.client) for task in tasks]
         draws = [
             list(batches(len(x), settings, generator(settings.seed, "batches", work.round, task.client)))
@@ -156,10 +161,12 @@ class UnionSGD(FedAvg):
             if stop():
                 return
             parts = [(x[batch], y[batch]) for (x, y), batch in zip(data, drawn, strict=True) if batch is not None]
-            loss = batch_loss(work.dataset, model(torch.cat([x for x, _ in parts])), torch.cat([y for _, y in parts]))
+            x, y = (torch.cat(part) for part in zip(*parts, strict=True))
+            with stream:
+                loss = batch_loss(work.dataset, model(x), y)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            optimiser.step()
+            _step(optimiser, parameters, settings)
             total, steps = total + loss.item(), steps + 1
         end = get_state(model)
         for task, (x, _), own in zip(tasks, data, draws, strict=True):
@@ -169,6 +176,21 @@ class UnionSGD(FedAvg):
         self, start: State, updates: Sequence[Update], weights: Sequence[float], server: State, clients: int
     ) -> tuple[State, State]:
         return updates[0].state, server
+
+
+def _plain(settings: Settings, begins: str, computed: str) -> Settings:
+    """The settings, if clients have no optimiser of their own and compute in one precision."""
+    if settings.keep_optimiser:
+        raise ValueError(f"keep_optimiser=True: {begins} with a new optimiser, accepted: False")
+    if settings.mixed_precision:
+        raise ValueError(f"mixed_precision=True: {computed} computed in one precision, accepted: False")
+    return settings
+
+
+def _step(optimiser: torch.optim.Optimizer, parameters: dict[str, nn.Parameter], settings: Settings) -> None:
+    if settings.clip_norm is not None:
+        nn.utils.clip_grad_norm_(parameters.values(), settings.clip_norm)
+    optimiser.step()
 
 
 _MODELS: WeakKeyDictionary[Engine, list[nn.Module]] = WeakKeyDictionary()

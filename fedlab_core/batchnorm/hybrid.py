@@ -17,6 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from fedlab_core.check import Many, checked
 from fedlab_core.data import Dataset
+from fedlab_core.failures import Failures
 from fedlab_core.hints import Within
 from fedlab_core.local.training import client_data, forward_draws, worker_copy
 from fedlab_core.local.work import Context, Engine, Task, Update, Work
@@ -200,7 +201,9 @@ class HBN(FBN):
 
     def evaluate(self, engine: Engine, work: Work, states: Sequence[State], split: str) -> list[dict[str, float]]:
         clients, settings, round = len(work.partition), work.settings, max(1, work.round - 1)
-        last = self.sample(clients, settings.clients_per_round(clients), settings.seed, round)
+        sampled = self.sample(clients, settings.clients_per_round(clients), settings.seed, round)
+        failed = (settings.failures or Failures()).draw(sampled, clients, settings.seed, round)
+        last = [k for k in sampled if k not in failed["unavailable"] + failed["lost"]] or sampled
         fresh = [merged_all([self.look(work, state, client) for client in last]) for state in states]
         filled = [with_statistics(state, found) for state, found in zip(states, fresh, strict=True)]
         return engine.evaluate(work, filled, split)

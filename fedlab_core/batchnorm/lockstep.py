@@ -75,6 +75,7 @@ def synchronised_gradients(
     ledger: Ledger | None = None,
     weights: Sequence[float] | None = None,
     draws: Sequence[contextlib.AbstractContextManager[Any]] | None = None,
+    loss: Callable[[Tensor, Tensor], Tensor] = task_loss,
 ) -> list[Tensor]:
     """One forward and backward pass of all clients, in lock step; leaves the gradients in the models' parameters.
 
@@ -87,6 +88,7 @@ def synchronised_gradients(
         weights: p_k of every exchange, adding up to 1. The p_k-weighted mean of the clients' gradients is then the
             gradient of sum_k p_k L_k. By default n_k / n with the examples of the batches, which makes that the mean
             loss over their union.
+        loss: the mean loss of a batch, from a model's outputs and the targets.
 
     Returns:
         Each client's mean loss.
@@ -102,11 +104,11 @@ def synchronised_gradients(
         return _normalise(layers, x, rule, weights, ledger)
 
     outputs = lock_step(models, [x for x, _ in batches], normalise, draws)
-    losses = [task_loss(output, y) for output, (_, y) in zip(outputs, batches, strict=True)]
+    losses = [loss(output, y) for output, (_, y) in zip(outputs, batches, strict=True)]
     for model in models:
         model.zero_grad(set_to_none=True)
     functools.reduce(torch.add, losses).backward()
-    return [loss.detach() for loss in losses]
+    return [one.detach() for one in losses]
 
 
 @checked

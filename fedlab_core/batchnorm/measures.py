@@ -7,7 +7,7 @@ the local and global statistical parameters" and "gradient deviation"; its exact
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,14 @@ from torch import Tensor, nn
 from fedlab_core.batchnorm.lockstep import NOTHING, Batches, Sharing, synchronised_gradients
 from fedlab_core.check import Measured, Size, checked
 from fedlab_core.federation import Federation
+from fedlab_core.local.fitness import in_precision
 from fedlab_core.local.training import client_data
 from fedlab_core.local.work import task_loss
 from fedlab_core.randomness import generator
 from fedlab_core.state import State, batch_norms, set_state
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""The mean loss of a batch, from a model's outputs and the targets."""
 
 
 @checked
@@ -97,8 +101,7 @@ def fixed_batches(federation: Federation, size: Size | None = 64, clients: Seque
 @checked
 def in_training(federation: Federation, state: State) -> nn.Module:
     """A new module with that state, in train mode, in the run's precision and on its device."""
-    model = copy.deepcopy(federation.model)
-    model.to(federation.settings.device, torch.float64 if federation.settings.double else torch.float32)
+    model = in_precision(copy.deepcopy(federation.model), federation.settings).to(federation.settings.device)
     set_state(model, state)
     return model.train()
 
@@ -148,17 +151,21 @@ def mismatch(model: nn.Module, batches: Batches, clients: Sequence[int] | None =
 
 
 @checked
-def union_gradient(model: nn.Module, batches: Batches) -> State:
+def union_gradient(model: nn.Module, batches: Batches, loss: Loss = task_loss) -> State:
     """Gradients of the union batch's mean loss by parameter name: plain PyTorch on one big batch. The model is kept."""
     model = copy.deepcopy(model).train()
-    loss = task_loss(model(torch.cat([x for x, _ in batches])), torch.cat([y for _, y in batches]))
+    x, y = (torch.cat(part) for part in zip(*batches, strict=True))
     named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+    return dict(zip(named, torch.autograd.grad(loss(model(x), y), list(named.values())), strict=True))
 
 
 @checked
 def mean_gradient(
-    model: nn.Module, batches: Batches, rule: Sharing = NOTHING, weights: Sequence[float] | None = None
+    model: nn.Module,
+    batches: Batches,
+    rule: Sharing = NOTHING,
+    weights: Sequence[float] | None = None,
+    loss: Loss = task_loss,
 ) -> State:
     """sum_k p_k g_k by parameter name: every client's gradient at the same model, under a rule of exchange.
 
@@ -167,7 +174,7 @@ def mean_gradient(
         weights: p_k; n_k / n of the batches by default. The model is not changed.
     """
     models = [copy.deepcopy(model).train() for _ in batches]
-    synchronised_gradients(models, batches, rule, weights=weights)
+    synchronised_gradients(models, batches, rule, weights=weights, loss=loss)
     sizes = [len(x) for x, _ in batches]
     shares = weights or [n / sum(sizes) for n in sizes]
     grads = [{n: p.grad for n, p in m.named_parameters() if p.requires_grad and p.grad is not None} for m in models]
@@ -186,7 +193,7 @@ def deviation(mean: State, union: State) -> Deviation:
 
 
 @checked
-def deviation_by_source(model: nn.Module, batches: Batches) -> dict[str, Deviation]:
+def deviation_by_source(model: nn.Module, batches: Batches, loss: Loss = task_loss) -> dict[str, Deviation]:
     """The gradient deviation of local batch normalisation, and of its two sources alone.
 
     "local": nothing is exchanged. "forward": only the gradients of the statistics are exchanged, so what is wrong are
@@ -199,8 +206,8 @@ def deviation_by_source(model: nn.Module, batches: Batches) -> dict[str, Deviati
         "backward": Sharing(gradients=False),
         "none": Sharing(),
     }
-    union = union_gradient(model, batches)
-    return {source: deviation(mean_gradient(model, batches, rule), union) for source, rule in rules.items()}
+    union = union_gradient(model, batches, loss)
+    return {source: deviation(mean_gradient(model, batches, rule, loss=loss), union) for source, rule in rules.items()}
 
 
 @checked
@@ -214,6 +221,8 @@ def running_gap(model: nn.Module, state: State, reference: State) -> dict[str, t
     """
     gaps = {}
     for name, layer in batch_norms(model).items():
+        if layer.running_mean is None:  # it keeps none
+            continue
         prefix = f"{name}." if name else ""
         mean, other_mean = (s[f"{prefix}running_mean"].double() for s in (state, reference))
         variance, other = (s[f"{prefix}running_var"].double() for s in (state, reference))

@@ -66,7 +66,7 @@ class TrimmedMean(Robust):
     name = "trimmed mean"
 
     def __post_init__(self) -> None:
-        check.number("trim", self.trim, 0, 0.4999)
+        check.number("trim", self.trim, 0, below=0.5)
 
     def combine(self, start: State, states: list[State], weights: list[float], sent: int) -> State:
         return _middle(states, int(self.trim * len(states) + 1e-9))

@@ -162,14 +162,18 @@ class _Loss:
     """The mean loss over some examples as a function of the trainable parameters."""
 
     def __init__(self, federation: Federation, state: State, x: Tensor, y: Tensor) -> None:
-        self.model, self.x, self.y = model_at(federation, state), x, y
+        self.model, self.x, self.y, self.own = model_at(federation, state), x, y, federation.dataset.loss
         self.count = max((y != -100).sum().item(), 1)
         self.weights = {n: state[n].detach().clone().requires_grad_() for n in federation.trained_names}
 
     def _parts(self) -> Iterator[Tensor]:
         """Losses of batches that add up to the mean loss, one graph each."""
         for x, y in zip(self.x.split(_BATCH), self.y.split(_BATCH), strict=True):
-            yield task_loss(functional_call(self.model, self.weights, (x,)), y, "sum") / self.count
+            outputs = functional_call(self.model, self.weights, (x,))
+            if self.own is None:
+                yield task_loss(outputs, y, "sum") / self.count
+            else:
+                yield self.own(outputs, y).mean() * len(x) / len(self.x)
 
     def gradient(self) -> State:
         with single_threaded():

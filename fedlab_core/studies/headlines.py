@@ -52,14 +52,12 @@ def sentences(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def block(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The README's part with the sentences, markers included."""
-    return "\n".join([BEGIN, *(f"1. {sentence}" for sentence in sentences(rows)), END])
+def written(text: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """The README's text with the sentences."""
+    return files.between(text, BEGIN, END, [f"1. {sentence}" for sentence in sentences(rows)])
 
 
 def write(file: Path = FILE) -> None:
     """Write the sentences into the README, where there is one."""
     if file.exists():
-        text = file.read_text(encoding="utf-8")
-        before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-        files.write(file, (before + block(recorded("claims") or []) + after).encode())
+        files.write(file, written(file.read_text(encoding="utf-8"), recorded("claims") or []).encode())

@@ -190,6 +190,8 @@ class Lab:
         """The settings in a full workbench, under the lab."""
         if self.plan.experiment is None:
             raise ValueError("this lab is no single experiment, so the workbench cannot open it")
+        if self._bench is not None:
+            self._bench.close()
         self._bench = Workbench(self.plan.experiment(**self.settings), rounds=self.plan.length(self.settings))
         self.view.children = (*self.view.children[:9], self._bench.view)
         return self._bench

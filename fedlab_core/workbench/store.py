@@ -6,6 +6,7 @@ runs/                       beside the notebook, or $FEDLAB_RUNS; git ignores it
     run-0/ run-1/ ...       each as `Federation.save` writes it
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -117,14 +118,16 @@ def new_folder(home: Path | None = None) -> Path:
 @checked
 def earlier(home: Path | None = None) -> list[Path]:
     """Folders of panels, the newest first."""
-    found = [file.parent for file in (home or runs_home()).glob(f"*/{PANEL}") if _is_ours(file.parent)]
-    return sorted(found, key=lambda folder: (folder / PANEL).stat().st_mtime, reverse=True)
+    found = {file.parent: _content(file.parent) for file in (home or runs_home()).glob(f"*/{PANEL}")}
+    written = {folder: content["written"] for folder, content in found.items() if content}
+    return sorted(written, key=lambda folder: written[folder], reverse=True)
 
 
 @checked
 def title(folder: Path) -> str:
-    """What a menu calls a panel's folder: when, and which runs."""
-    content = json.loads((folder / PANEL).read_text(encoding="utf-8"))
+    """What a menu calls a panel's folder: when, and which runs; its name where it is gone or damaged."""
+    if (content := _content(folder)) is None:
+        return folder.name
     names = [f"{row['name']} ({row['round']})" for row in content["runs"]]
     when = time.strftime("%d %b %H:%M", time.localtime(content["saved"]))
     return f"{when}: {', '.join(names)}"[:70]
@@ -142,12 +145,11 @@ def bring_back(folder: Path, catalog: Catalog, stop: threading.Event) -> list[Ru
         FileNotFoundError: it is no panel's folder.
         ValueError: a damaged file, which is named; or data, partition or model are not those of the run.
     """
-    if not _is_ours(folder):
+    if (content := _content(folder)) is None:
         raise FileNotFoundError(f"folder={str(folder)!r} holds no panel's runs; accepted: one of {earlier()[:5]}")
-    rows = json.loads((folder / PANEL).read_text(encoding="utf-8"))["runs"]
     runs: list[Run] = []
     by_folder: dict[str | None, Run] = {}
-    for row in rows:
+    for row in content["runs"]:
         plan = [(after, Experiment.from_json(data)) for after, data in row["plan"]]
         parts = catalog.build(plan[0][1].replace(start="random"))
         federation = Federation.load(folder / row["folder"], parts.dataset, parts.partition, parts.model)
@@ -162,28 +164,39 @@ def _start(data: dict[str, Any] | None) -> Start | None:
     return None if data is None else Start(data["name"], {}, {}, data["rounds"], data["bytes"])
 
 
-def _is_ours(folder: Path) -> bool:
+def _content(folder: Path) -> dict[str, Any] | None:
+    """What a panel wrote of its runs, and when; None where no panel did, or where it is damaged or gone meanwhile."""
     try:
-        return json.loads((folder / PANEL).read_text(encoding="utf-8"))["made_by"] == MARK
-    except (OSError, ValueError, KeyError):
-        return False
+        content = json.loads((folder / PANEL).read_text(encoding="utf-8"))
+        whole = all({"name", "round"} <= row.keys() for row in content["runs"]) and content["saved"] >= 0
+        if whole and content["made_by"] == MARK:
+            return {**content, "written": (folder / PANEL).stat().st_mtime}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        pass
+    return None
 
 
 def _is_used(folder: Path) -> bool:
     """Whether a panel of this process or of another one that lives keeps its runs there."""
     import psutil  # comes with ipykernel
 
-    process = json.loads((folder / PANEL).read_text(encoding="utf-8")).get("process")
+    content = _content(folder) or {}
+    process = content.get("process")
     if process == os.getpid():
         return any(store.folder == folder for store in list(_in_use))
     try:  # a process that began later has only the same number
-        return process is not None and psutil.Process(process).create_time() <= (folder / PANEL).stat().st_mtime
-    except (psutil.Error, OSError):
+        return process is not None and psutil.Process(process).create_time() <= content["written"]
+    except psutil.Error:
         return False
 
 
 def _size(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    """Bytes of a folder's files; those that another panel deletes meanwhile count nothing."""
+    total = 0
+    for file in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            total += file.stat().st_size if file.is_file() else 0
+    return total
 
 
 def _write(file: Path, content: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import torch
 from small import equal, small_data, small_federation, split
 
 from fedlab_core import probes
+from fedlab_core.data import Dataset
 from fedlab_core.federation import Federation
 from fedlab_core.local.work import task_loss
 from fedlab_core.models import build_model
@@ -210,6 +211,21 @@ def test_curvature_is_the_spectrum_of_the_hessian(make) -> None:
     assert found.residual < 1e-3 * found.top
     one = probes.curvature(federation, state, steps=1)
     assert values[0] <= one.top == one.bottom <= values[-1] and one.residual > 0
+
+
+def test_curvature_is_that_of_the_data_sets_own_loss() -> None:
+    draws = generator(0, "table")
+    x, y = torch.randn(40, 3, generator=draws), torch.randn(40, 1, generator=draws)
+
+    def squares(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return (outputs - targets).square().flatten()
+
+    data = Dataset.from_arrays(x, y, x[:8], y[:8], loss=squares, metrics={"loss": squares})
+    federation = Federation(data, split(20, 20), torch.nn.Linear(3, 1), Settings(fraction=1.0, lr=0.01))
+    rows = torch.cat([x, torch.ones(40, 1)], 1).double()  # its Hessian is that of least squares
+    expected = torch.linalg.eigvalsh(2 * rows.T @ rows / 40)
+    found = probes.curvature(federation, federation.state)
+    assert (found.bottom, found.top) == pytest.approx((expected[0].item(), expected[-1].item()), rel=1e-4)
 
 
 def test_the_loss_of_a_linear_model_on_a_line_is_that_of_the_mixed_logits() -> None:

@@ -1,5 +1,6 @@
 """Clients that fail: each kind does what it says, is in the record, costs what it costs, and replays bit for bit."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from fedlab_core.methods.client import Scaffold
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.methods.fedavg import FedAvg as Plain
 from fedlab_core.methods.robust import Median
+from fedlab_core.round import with_flipped_labels
 from fedlab_core.settings import Settings
 from fedlab_core.state import mean_state
 
@@ -128,6 +130,14 @@ def test_flipped_labels_are_those_of_the_liars_and_of_nobody_else() -> None:
     assert equal(by_hand.inside(1).updates[liars[0]].state, federation.inside(1).updates[liars[0]].state)
     assert equal(by_hand.state, federation.state)
     assert federation.dataset is data and torch.equal(data.y, small_data(sum(SIZES)).y)
+
+
+def test_an_example_without_a_class_has_none_under_flipped_labels_either() -> None:
+    data = small_data(sum(SIZES))
+    y = data.y.clone()
+    y[::5] = -100
+    flipped = with_flipped_labels(replace(data, y=y), run(1).partition, frozenset(range(6))).y
+    assert torch.equal(flipped[::5], y[::5]) and torch.equal(flipped[y >= 0], 2 - y[y >= 0])
 
 
 def test_a_nan_client_is_named_and_robust_rules_go_on_without_it() -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from benchmarks import page
+from fedlab_core import files
 from fedlab_core.studies import engines
 from fedlab_core.studies.record import recorded
 
@@ -89,8 +90,10 @@ def test_the_picture_has_a_mark_per_way_and_model() -> None:
 
 def test_the_page_holds_the_recorded_table() -> None:
     text = page.FILE.read_text(encoding="utf-8")
-    assert text == page.replaced(text, page.BEGIN, page.table(recorded("bench")))  # run make bench
-    assert text == page.replaced(text, page.PANEL, page.panel_rows(recorded("panel")))  # python -m benchmarks.panel
+    assert text == files.between(text, page.BEGIN, page.END, page.table(recorded("bench")))  # run make bench
+    assert text == files.between(
+        text, page.PANEL, page.END, page.panel_rows(recorded("panel"))
+    )  # python -m benchmarks.panel
     assert text.count(page.BEGIN) == text.count(page.PANEL) == 1 and text.count(page.END) == 2
 
 

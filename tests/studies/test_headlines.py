@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from fedlab_core import cli
+from fedlab_core import cli, files
 from fedlab_core.studies import headlines
 from fedlab_core.studies.record import FIGURES, recorded
 from tools import first_run
@@ -13,7 +13,7 @@ from tools import first_run
 
 def test_the_readme_says_what_the_claims_say() -> None:
     text = headlines.FILE.read_text(encoding="utf-8")
-    assert headlines.block(recorded("claims")) in text
+    assert headlines.written(text, recorded("claims")) == text
     assert text.count(headlines.BEGIN) == text.count(headlines.END) == 1
 
 
@@ -46,7 +46,7 @@ def test_the_readme_tells_the_measured_way_in() -> None:
     said = f"[{first['minutes']} minutes and four actions](figures/first_run.json)"
     text = headlines.FILE.read_text(encoding="utf-8")
     assert first["actions"] == 4 and said in text
-    assert first_run.block(first) in text
+    assert files.between(text, first_run.BEGIN, first_run.END, first_run.sentences(first)) == text
     assert text.count(first_run.BEGIN) == text.count(first_run.END) == 1
     assert (
         f"of the {first['wheel']['gigabytes']} GB that the wheel"
@@ -66,7 +66,18 @@ def test_another_record_gives_other_numbers(tmp_path) -> None:
     assert not file.exists()
     file.write_text(f"before\n{headlines.BEGIN}\nold\n{headlines.END}\nafter\n")
     headlines.write(file)
-    assert file.read_text() == f"before\n{headlines.block(recorded('claims'))}\nafter\n"
+    text = file.read_text()
+    assert text.startswith(f"before\n{headlines.BEGIN}\n1. ") and text.endswith(f"\n{headlines.END}\nafter\n")
+    assert all(sentence in text for sentence in headlines.sentences(recorded("claims"))) and "old" not in text
+
+
+@pytest.mark.parametrize("lacking", [headlines.BEGIN, headlines.END])
+def test_a_page_without_a_mark_is_left_as_it_was(tmp_path, lacking) -> None:
+    file = tmp_path / "README.md"
+    file.write_text(before := f"before\n{headlines.BEGIN}\nold\n{headlines.END}\nafter\n".replace(lacking, ""))
+    with pytest.raises(ValueError, match=f"lacks the mark {lacking!r}"):
+        headlines.write(file)
+    assert file.read_text() == before
 
 
 def test_a_missing_claim_is_named() -> None:

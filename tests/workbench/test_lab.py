@@ -277,6 +277,15 @@ def test_the_workbench_opens_with_the_same_experiment():
         Lab(numbers_plan()).open_workbench()
 
 
+def test_a_second_workbench_takes_the_place_of_the_first_which_stops():
+    lab = Lab(PLAN)
+    first = lab.open_workbench()
+    first.run(500)
+    second = lab.open_workbench()
+    first.wait()
+    assert not first.busy and lab.view.children[-1] is second.view and first.view not in lab.view.children
+
+
 def test_what_is_shown_holds_a_picture_for_readers_without_widgets():
     lab = Lab(numbers_plan()).run(block=True)
     bundle = lab._bundle()

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -124,6 +125,28 @@ def test_old_panels_are_deleted_beyond_the_limit():
         folders.append(bench.folder)
         bench.close()
     assert folders[-1].exists() and not folders[0].exists()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"made_by": store.MARK},
+        {"made_by": store.MARK, "saved": 1.0, "runs": [{"name": "a"}]},
+        {"made_by": store.MARK, "saved": "x", "runs": []},
+        {"made_by": store.MARK, "saved": 1.0, "runs": 3},
+        [store.MARK],
+        "",
+    ],
+)
+def test_a_damaged_folder_beside_it_is_passed_over(bench, content):
+    bench.run(1, block=True)
+    other = store.runs_home() / "damaged"
+    other.mkdir()
+    (other / store.PANEL).write_text(json.dumps(content) if content else "{")
+    assert store.earlier() == [bench.folder] and store.title(other) == "damaged"
+    assert [folder for _, folder in Workbench(SMALL).panel.earlier.options] == [str(bench.folder)]
+    with pytest.raises(FileNotFoundError, match="holds no panel's runs"):
+        store.bring_back(other, bench.catalog, threading.Event())
 
 
 def test_the_folder_of_a_panel_in_use_is_never_deleted(bench):

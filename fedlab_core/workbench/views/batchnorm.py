@@ -1,9 +1,12 @@
 """The batch-norm microscope: views for the workbench, live at every round."""
 
+import functools
+
 from matplotlib.figure import Figure
 
 from fedlab_core import plots
 from fedlab_core.batchnorm.measures import deviation_by_source, fixed_batches, in_training, mismatch, running_gap
+from fedlab_core.local.work import batch_loss
 from fedlab_core.plots import batchnorm as plots_batchnorm
 from fedlab_core.state import batch_norms
 from fedlab_core.workbench.runs import Run
@@ -36,7 +39,8 @@ def deviation_view(run: Run, round: int) -> Figure:
         return _without(run)
     clients = range(min(len(federation.partition), MOST_CLIENTS))
     model = in_training(federation, federation.state_at(round))
-    sources = deviation_by_source(model, fixed_batches(federation, 64, clients))
+    loss = functools.partial(batch_loss, federation.dataset)
+    sources = deviation_by_source(model, fixed_batches(federation, 64, clients), loss)
     local = sources.pop("local")
     fig, ((ax,),) = plots.figure(1, 1, SIZE)
     sizes = {"local": local.size} | {source: d.size for source, d in sources.items() if source != "none"}
@@ -58,6 +62,8 @@ def statistics_view(run: Run, round: int) -> Figure:
     updates = inside.updates[:MOST_CLIENTS]
     gaps = [running_gap(federation.model, update.state, reference) for update in updates]
     layers, clients = list(gaps[0]), [update.client for update in updates]
+    if not layers:
+        return words_only(fig, "Its batch norms keep no running statistics.")
     values = [[[gap[layer][part] for gap in gaps] for layer in layers] for part in (0, 1)]
     plots_batchnorm.mismatch_map(mean, values[0], layers, clients, most=0.5)
     plots_batchnorm.mismatch_map(variance, values[1], layers, clients, most=1.5)
