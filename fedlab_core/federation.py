@@ -22,6 +22,7 @@ from fedlab_core.history import Past, Record, Segment
 from fedlab_core.inside import Round, make_record
 from fedlab_core.local.cores import single_threaded
 from fedlab_core.local.fitness import adapt_output, check_partition, check_tensors, examine, in_precision
+from fedlab_core.local.optimisers import forgotten
 from fedlab_core.local.work import Stopped
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.partition import Partition
@@ -212,7 +213,10 @@ class Federation(Standing):
         return self.rules(max(1, snapshot.round)).task(client, snapshot).state
 
     def rewind(self, round: int) -> None:
-        """Goes back to the end of a round. Running on from there gives what was there before, bit for bit."""
+        """Goes back to the end of a round. Running on from there gives what was there before, bit for bit.
+
+        A fork that goes back below the round where it began has the settings again that it had there, its parent's.
+        """
         self._follow(self.past.until(self._snapshot(round)))
 
     def fork(self, name: str, *, at: int | None = None, method: FedAvg | None = None, **changes: Any) -> "Federation":
@@ -232,6 +236,8 @@ class Federation(Standing):
             first = self._begun(first, segment)
         if self._roles_of(segment) != self._roles_of(before) or segment.settings.double != before.settings.double:
             first = replace(first, clients={})
+        if segment.settings.optimiser != before.settings.optimiser:  # the other one remembers other things
+            first = replace(first, clients={client: forgotten(memory) for client, memory in first.clients.items()})
         other = copy.copy(self)
         other._follow(self.past.forked(name, segment, first))
         return other
@@ -248,16 +254,23 @@ class Federation(Standing):
 
     @classmethod
     def load(
-        cls, folder: str | Path, dataset: Dataset, partition: Partition, model: nn.Module, **options: Any
+        cls,
+        folder: str | Path,
+        dataset: Dataset,
+        partition: Partition,
+        model: nn.Module,
+        *,
+        output: Callable[[Any], Tensor] | None = None,
+        **options: Any,
     ) -> "Federation":
         """Read a saved run back, ready to go on.
 
         Args:
-            dataset, partition, model: what the run was made with; of the model only the architecture matters.
+            dataset, partition, model, output: what the run was made with; of the model only the architecture matters.
             options: methods, device, engine, memory_mib: see `checkpoint.read.read_run`, also for what is raised.
         """
         past = read_run(folder, fingerprints(dataset, partition, model), tuple(get_state(model)), **options)
-        return cls(dataset, partition, model, past.segments[-1].settings, past=past)
+        return cls(dataset, partition, model, past.segments[-1].settings, output=output, past=past)
 
     def _snapshot(self, round: int | None, name: str = "round") -> Snapshot:
         round = self.round if round is None else whole(name, round, 0, self.round)

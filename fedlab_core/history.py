@@ -90,18 +90,24 @@ def clients_to_frame(history: Iterable[Record]) -> pd.DataFrame:
 
 
 @checked
-def rounds_to_target(history: Sequence[Record], target: float, metric: str = "test_accuracy") -> float:
+def rounds_to_target(
+    history: Sequence[Record], target: float, metric: str = "test_accuracy", *, smaller: bool | None = None
+) -> float:
     """Rounds until a metric first reaches a target, as McMahan et al. (2017, section 3) count them.
 
     The curve is made monotone (best value so far) and interpolated linearly between evaluated rounds.
 
+    Args:
+        smaller: whether smaller values are better; by default those of metrics that end with "loss" or "error".
+
     Returns:
         A possibly fractional number of rounds; `math.inf` if the target was never reached.
     """
-    best, previous = -math.inf, 0
+    sign = -1 if (metric.endswith(("loss", "error")) if smaller is None else smaller) else 1
+    best, previous, target = -math.inf, 0, sign * target
     for record in history:
-        value = record.metrics.get(metric)
-        if value is None or math.isnan(value):
+        value = sign * record.metrics.get(metric, math.nan)
+        if math.isnan(value):
             continue
         if value >= target:
             if best == -math.inf:

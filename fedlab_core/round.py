@@ -140,6 +140,7 @@ class Rules:
         failed = failures.draw(sampled, clients, settings.seed, number)
         sampled = [client for client in sampled if client not in failed["unavailable"]]
         tasks = [self.task(client, past, client in failed["stale"]) for client in sampled]
+        untouched = _versions(past, sampled)
         work = self.work(number, past.server)
         if failures.lie == "labels_flipped" and failures.liars:
             liars = failures.lying(clients, settings.seed)
@@ -157,6 +158,11 @@ class Rules:
             counted, lost = self._screened(number, arrived)
             weights = aggregation_weights(sizes, [u.client for u in counted], settings.weighting) if counted else []
             state, server = self._merged(past, counted, weights) if counted else (past.state, past.server)
+        if _versions(past, sampled) != untouched:
+            raise ValueError(
+                f"method {method.name!r}: a hook changed a tensor that it was given (`start`, `received`, `memory`) in "
+                "place, and with it the rounds before, accepted: changes of a clone; begin the run anew"
+            )
         kept = {f"{STALE}{n}": past.state[n] for n in self.roles.travelling} if failures.stale else {}
         memories = {u.client: {**u.memory, **{n: u.state[n] for n in self.roles.local}, **kept} for u in counted}
         snapshot = Snapshot(number, state, server, past.clients | {c: m for c, m in memories.items() if m})
@@ -220,11 +226,18 @@ class Rules:
         """The next global model and server memory."""
         method, policy = self.segment.method, self.segment.settings.batch_norm
         sent = [replace(update, state=self.seen(update.state)) for update in updates]
-        merged, server = method.aggregate(self.seen(past.state), sent, weights, past.server, len(self.partition))
+        start, memory = ({n: t.clone() for n, t in state.items()} for state in (self.seen(past.state), past.server))
+        merged, server = method.aggregate(start, sent, weights, memory, len(self.partition))
         if unknown := merged.keys() - past.state.keys():
             raise ValueError(f"method {method.name!r}: aggregate returned {_listed(unknown)}, which the model lacks")
         rest = merge_untrained(self.model, self.roles, past.state, updates, weights, policy)
         return past.state | merged | rest, server
+
+
+def _versions(past: Snapshot, clients: Sequence[int]) -> list[int]:
+    """How often each tensor that a round begins with has been changed in place."""
+    states = past.state, past.server, *(past.clients.get(client, {}) for client in clients)
+    return [tensor._version for state in states for tensor in state.values()]
 
 
 @checked

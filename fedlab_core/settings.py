@@ -60,7 +60,7 @@ class Settings:
         batch_norm: what happens to batch normalisation, a key of `state.BATCH_NORM_POLICIES`; None only without such
             layers.
         seed: root of every random draw of the run.
-        evaluate_every: rounds between two evaluations of the global model.
+        evaluate_every: rounds between two evaluations of the global model; the records between have no `test_` metrics.
         evaluate_clients: also evaluate every sampled client's model, after its local training, on the global test set.
         client_examples: of the test set, on which the clients' models are evaluated, the same ones in every round and
             run; None: all. Where there is no global model, theirs are evaluated on all.

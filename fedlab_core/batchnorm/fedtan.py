@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from fedlab_core.batchnorm.lockstep import Ledger, Sharing, synchronised_gradients
+from fedlab_core.batchnorm.lockstep import Ledger, Sharing, graph, synchronised_gradients
 from fedlab_core.check import checked
 from fedlab_core.data import Dataset
 from fedlab_core.local.fitness import check_single_examples
@@ -118,7 +118,15 @@ class FedTAN(Sharing, FedAvg):
             yield Update(task.client, len(x), steps, seen, end, task.memory, {}, total.item() / steps, **traffic)
 
     def check(self, model: nn.Module, dataset: Dataset, partition: Partition, settings: Settings) -> None:
-        """Refuse batches of one example in steps 2 to E, which are each client's own."""
+        """Refuse hooks that are never called, a model without a graph, and batches of one example in steps 2 to E,
+        which are each client's own."""
+        for hook in ("begin", "loss", "correct", "finish"):
+            if getattr(type(self), hook) is not getattr(FedAvg, hook):
+                raise ValueError(
+                    f"method {self.name!r}: has its own {hook!r}, which FedTAN's clients never call, accepted: its own "
+                    "'optimiser', 'upload', 'sample' and server hooks"
+                )
+        graph(model)
         if settings.steps != 1 and any(settings.local_steps(n) > 1 for n in partition.sizes.unique().tolist()):
             check_single_examples(model, dataset, partition, settings)
 

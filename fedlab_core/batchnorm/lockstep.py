@@ -128,7 +128,7 @@ def lock_step(
     """
     values: dict[fx.Node, list[Any]] = {}
     clients = range(len(models))
-    for node in _graph(models[0]).nodes:
+    for node in graph(models[0]).nodes:
         target: Any = node.target
         if node.op == "placeholder":
             values[node] = list(inputs)
@@ -155,9 +155,21 @@ class _Tracer(fx.Tracer):
         return isinstance(module, _BatchNorm) or super().is_leaf_module(module, name)
 
 
-def _graph(model: nn.Module) -> fx.Graph:
+@checked
+def graph(model: nn.Module) -> fx.Graph:
+    """The operations of a model, with its batch norms whole; traced once.
+
+    Raises:
+        ValueError: it cannot be traced.
+    """
     if model not in _GRAPHS:
-        _GRAPHS[model] = _Tracer().trace(model)
+        try:
+            _GRAPHS[model] = _Tracer().trace(model)
+        except Exception as error:
+            raise ValueError(
+                f"model: torch.fx cannot trace {type(model).__name__} ({error}), accepted: a model whose forward pass "
+                "takes one tensor and does not branch on its values"
+            ) from error
     return _GRAPHS[model]
 
 

@@ -204,6 +204,8 @@ def check_measures(loss: object, metrics: object) -> None:
         )
     if not isinstance(metrics, Mapping) or not all(isinstance(k, str) and callable(m) for k, m in metrics.items()):
         raise ValueError(f"metrics={metrics!r}, accepted: a dict from names to functions (outputs, targets) -> (n,)")
+    if taken := {"loss", "examples"} & metrics.keys():
+        raise ValueError(f"metrics: the name {min(taken)!r} is taken by what is measured anyway, accepted: other names")
 
 
 def _short(values: Sequence[float]) -> str:

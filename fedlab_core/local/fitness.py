@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,13 +183,31 @@ def in_precision(model: nn.Module, settings: Settings) -> nn.Module:
     return model.double() if settings.double else model
 
 
+def _check_measures(answer: Tensor, dataset: Dataset) -> None:
+    """Refuse a loss or metric of one's own that does not give one value per example: of a broadcast of outputs (n, 1)
+    and targets (n,) the mean would be another number."""
+    targets = dataset.y[torch.arange(2) % len(dataset.y)]
+    own = {} if dataset.loss is None else {"loss": dataset.loss}
+    for what, measure in (own | {f"metrics[{name!r}]": metric for name, metric in dataset.metrics.items()}).items():
+        values = measure(answer, targets)
+        if not isinstance(values, Tensor) or tuple(values.shape) != (2,):
+            given = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(
+                f"{what}: gives {given} for outputs {tuple(answer.shape)} and targets {tuple(targets.shape)}, "
+                "accepted: a tensor (2,), one value per example"
+            )
+
+
 def _check_answer(answer: Any, dataset: Dataset, model: nn.Module) -> None:
     kind = type(model).__name__
     if not isinstance(answer, Tensor):
+        key = next(iter(answer), 0) if isinstance(answer, Mapping) else 0
         raise ValueError(
             f"model: {kind} answers with a {type(answer).__name__}, accepted: a tensor of logits; or name the part "
-            "that is one: Federation(..., output=lambda answer: answer[0])"
+            f"that is one: Federation(..., output=lambda answer: answer[{key!r}])"
         )
+    if dataset.kind != "text":
+        _check_measures(answer.detach(), dataset)
     if dataset.loss is not None:
         return
     targets = tuple(dataset.y.shape[1:])

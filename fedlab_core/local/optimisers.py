@@ -34,6 +34,12 @@ def moments(optimiser: torch.optim.Optimizer, parameters: Mapping[str, nn.Parame
 
 
 @checked
+def forgotten(memory: State) -> State:
+    """A client's memory without what `moments` took down."""
+    return {label: tensor for label, tensor in memory.items() if not label.startswith(PREFIX)}
+
+
+@checked
 def recall(optimiser: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter], memory: State) -> None:
     """Give an optimiser back what `moments` took down."""
     for label, tensor in memory.items():

@@ -42,4 +42,6 @@ def build_method(name: str, **options: Any) -> FedAvg:
     known = list(inspect.signature(METHODS[name]).parameters)
     if unknown := [option for option in options if option not in known]:
         raise ValueError(f"method {name!r} does not take {unknown}, accepted: {known or 'no options'}")
-    return METHODS[name](**options)
+    defaults = inspect.signature(METHODS[name]).parameters
+    tuples = {o: tuple(v) for o, v in options.items() if isinstance(v, list) and isinstance(defaults[o].default, tuple)}
+    return METHODS[name](**options | tuples)  # JSON has lists only

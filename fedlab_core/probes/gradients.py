@@ -105,7 +105,9 @@ def local_against_global(federation: Federation, round: Natural, split: str = "t
     """
     inside = federation.inside(round)
     states = [inside.start, federation.state_at(round), *(update.state for update in inside.updates)]
-    start, after, *own = (r[f"{split}_accuracy"] for r in federation.evaluate_states(states, split, round))
+    start, after, *own = (
+        r.get(f"{split}_accuracy", math.nan) for r in federation.evaluate_states(states, split, round)
+    )
     clients = sum(share * value for share, value in zip(inside.shares, own, strict=True))
     return {
         "start": start,

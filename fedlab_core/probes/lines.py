@@ -1,6 +1,7 @@
 """Probes through weight space: the loss along the line between two models."""
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedlab_core.batchnorm.neighbours import estimate_anew
-from fedlab_core.check import Many, checked
+from fedlab_core.check import Many, Measured, checked
 from fedlab_core.federation import Federation
 from fedlab_core.local.training import EVALUATION_BATCH
 from fedlab_core.state import State, get_state, mean_state, set_state, statistics_names
@@ -27,12 +28,12 @@ class LossLine:
     Attributes:
         theta: ascending; 0, 1/2 and 1 are always among them, exactly.
         loss: mean loss at each theta, nats per target.
-        accuracy: at each theta.
+        accuracy: at each theta; nan where the data have no such metric.
     """
 
     theta: tuple[float, ...]
     loss: tuple[float, ...]
-    accuracy: tuple[float, ...]
+    accuracy: tuple[Measured, ...]
 
     def loss_at(self, theta: float) -> float:
         """The loss at one of the probed values of theta."""
@@ -112,7 +113,9 @@ def line(
     results = []
     for first in range(0, len(values), _TOGETHER):
         results += federation.evaluate_states(list(points(values[first : first + _TOGETHER])), split)
-    loss, accuracy = (tuple(result[f"{split}_{name}"] for result in results) for name in ("loss", "accuracy"))
+    loss, accuracy = (
+        tuple(result.get(f"{split}_{name}", math.nan) for result in results) for name in ("loss", "accuracy")
+    )
     return LossLine(tuple(values), loss, accuracy)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedlab_core.check import Depth, Many, Natural, checked
+from fedlab_core.check import Depth, Many, Measured, Natural, checked
 from fedlab_core.data.shares import dirichlet_rows
 from fedlab_core.federation import Federation
 from fedlab_core.probes.lines import recalibrate
@@ -29,7 +29,7 @@ class Mixtures:
     """
 
     loss: tuple[float, ...]
-    accuracy: tuple[float, ...]
+    accuracy: tuple[Measured, ...]
 
     def summary(self) -> dict[str, float]:
         """Mean, standard deviation (n - 1 in the denominator) and worst value of both measures."""
@@ -124,7 +124,8 @@ def mixtures(
         points = [recalibrate(federation, mix(states, row), recalibrate_with) for row in part.tolist()]
         results += federation.evaluate_states(points, split)
     return Mixtures(
-        tuple(result[f"{split}_loss"] for result in results), tuple(result[f"{split}_accuracy"] for result in results)
+        tuple(result[f"{split}_loss"] for result in results),
+        tuple(result.get(f"{split}_accuracy", math.nan) for result in results),
     )
 
 

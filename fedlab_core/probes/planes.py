@@ -1,5 +1,6 @@
 """Planes through weight space: through three models, or along the path of a run; their loss, coarse grid first."""
 
+import math
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -202,7 +203,7 @@ def scan(
             chosen = todo[first : first + _TOGETHER]
             states = [recalibrate(federation, plane.point(x[j], y[i]), recalibrate_with) for i, j in chosen]
             for (i, j), result in zip(chosen, federation.evaluate_states(states, split), strict=True):
-                loss[i, j], accuracy[i, j] = result[f"{split}_loss"], result[f"{split}_accuracy"]
+                loss[i, j], accuracy[i, j] = result[f"{split}_loss"], result.get(f"{split}_accuracy", math.nan)
             complete = first + _TOGETHER >= len(todo)
             yield Landscape(x, y, loss.copy(), accuracy.copy(), stride if complete else coarser)
             if stop is not None and stop.is_set():

@@ -220,7 +220,7 @@ def test_curvature_is_that_of_the_data_sets_own_loss() -> None:
     def squares(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         return (outputs - targets).square().flatten()
 
-    data = Dataset.from_arrays(x, y, x[:8], y[:8], loss=squares, metrics={"loss": squares})
+    data = Dataset.from_arrays(x, y, x[:8], y[:8], loss=squares, metrics={"squares": squares})
     federation = Federation(data, split(20, 20), torch.nn.Linear(3, 1), Settings(fraction=1.0, lr=0.01))
     rows = torch.cat([x, torch.ones(40, 1)], 1).double()  # its Hessian is that of least squares
     expected = torch.linalg.eigvalsh(2 * rows.T @ rows / 40)

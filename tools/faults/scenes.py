@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from fedlab_core import costs, glossary, history, registry, selfsupervised, state
+from fedlab_core import costs, files, glossary, history, registry, selfsupervised, state
 from fedlab_core.batchnorm import hybrid, measures, neighbours
 from fedlab_core.batchnorm.split import label_blocks
 from fedlab_core.checkpoint import manifest, place
@@ -189,6 +189,8 @@ def _models(run: Federation, root: Path) -> list[Scene]:
         lambda: FrozenEngine(LoopEngine()),
         lambda: optimisers.moments(adam, parameters),
         lambda: optimisers.recall(adam, parameters, {}),
+        lambda: optimisers.forgotten({}),
+        lambda: files.between("<a> old <b>", "<a>", "<b>", ["new"]),
         lambda: training.summary(run.dataset, [torch.ones(2, 2)]),
     ]
 
