@@ -166,7 +166,7 @@ class Experiment:
         return self.begin(self.make_start(data=data, root=root), data=data, name=name or method.name)
 
     def load(self, folder: str | Path, root: str | Path | None = None, **options: Any) -> Federation:
-        """Read a saved run of this experiment back, ready to go on.
+        """Read a saved run of this experiment back, ready to go on with the settings and the method that it had.
 
         Args:
             folder: where `Federation.save` wrote it; its weights are there, so the start is not made again.

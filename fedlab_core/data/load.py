@@ -93,7 +93,10 @@ def load_dataset(name: str, root: str | Path | None = None, **options: Any) -> D
     known = [option for option in parameters if option not in ("root", "path", "name")]
     for option in options:
         if option not in known:
-            raise ValueError(f"{name} has no option {option!r}; it takes {', '.join(known) or 'none'}")
+            own = ", ".join(known) or "none"
+            raise ValueError(
+                f"{name} has no option {option!r}; it takes {own}, in an experiment also examples, validation, scaling"
+            )
     if "root" in parameters:
         options["root"] = data_root(root)
     with fits(dataset=name, **options):

@@ -5,7 +5,7 @@ import copy
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ def train_client(
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             if method.corrects:
-                method.correct(context, own_gradients(parameters), parameters)
+                correct(method, context, parameters)
             if settings.clip_norm is not None:
                 nn.utils.clip_grad_norm_(parameters.values(), settings.clip_norm)
             optimiser.step()
@@ -181,6 +181,22 @@ def freeze_statistics(model: nn.Module) -> None:
 def plain_sgd(settings: Settings) -> bool:
     """Whether nothing but the step w - lr g reads the gradients, so that they need not be stored."""
     return settings.optimiser == "sgd" and not (settings.momentum or settings.mixed_precision or settings.clip_norm)
+
+
+@checked
+def correct(method: LocalMethod, context: Context, parameters: dict[str, nn.Parameter]) -> None:
+    """Let a method change the gradients.
+
+    Raises:
+        ValueError: it answered with others, or put others into their place, and nobody would read them.
+    """
+    grads, hook = own_gradients(parameters), cast(Callable[..., Any], method.correct)
+    answer = hook(context, grads, parameters)
+    if answer is not None or any(grads.get(n) is not p.grad for n, p in parameters.items()):
+        raise ValueError(
+            f"method {method.name!r}: `correct` returned or replaced gradients, which nobody reads, accepted: changes "
+            "in place, such as grads[name].copy_(mine)"
+        )
 
 
 @checked

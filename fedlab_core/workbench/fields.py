@@ -204,8 +204,9 @@ def set_value(control: widgets.Widget, value: Any) -> None:
         taken = False
     if not taken:
         known = getattr(control, "options", None)
-        low, high = (f"{getattr(control, end, math.inf):g}" for end in ("min", "max")) if known is None else ("", "")
-        accepted = [name[1] if isinstance(name, tuple) else name for name in known] if known else f"{low} to {high}"
+        accepted: Any = [name[1] if isinstance(name, tuple) else name for name in known or ()] or "a number"
+        if hasattr(control, "max"):
+            accepted = f"{control.min:g} to {control.max:g}"
         raise ValueError(f"{control.description}={value!r}, accepted: {accepted}")
 
 

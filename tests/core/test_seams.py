@@ -199,3 +199,22 @@ def test_an_option_whose_default_is_a_tuple_stays_one(monkeypatch) -> None:
 
     monkeypatch.setitem(METHODS, "layers", Layers)
     assert build_method("layers", layers=["a", "b"]).layers == ("a", "b")
+
+
+@pytest.mark.parametrize("engine", ["loop", "threads", "stacked"])
+@pytest.mark.parametrize("how", ["returned", "replaced"])
+def test_gradients_that_nobody_would_read_are_refused(how: str, engine: str) -> None:
+    @dataclass(frozen=True)
+    class Signs(FedAvg):
+        name = "signs"
+        stack_obstacle = None
+
+        def correct(self, context: Context, grads: State, weights: State) -> None:
+            new = {name: grad.sign() for name, grad in grads.items()}
+            if how == "returned":
+                return new  # type: ignore[return-value]
+            grads.update(new)
+            return None
+
+    with pytest.raises(ValueError, match="'signs': `correct` returned or replaced .* accepted: changes in place"):
+        classes(Signs(), engine).run(1)

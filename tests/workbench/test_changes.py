@@ -156,3 +156,9 @@ def test_the_first_round_of_a_run_is_drawn_as_soon_as_it_comes(monkeypatch):
     monkeypatch.setattr(display, "figure", lambda: drawn.append(len(bench.result.past.records)) or figure())
     bench.run(4, block=True)
     assert drawn == [0, 2, 5]  # none yet, the first (beside round 0), and all of them at the end
+
+
+def test_a_text_in_the_place_of_a_number_is_refused_in_words(bench):
+    bench.set(method="fedprox")
+    with pytest.raises(ValueError, match="mu.*'x', accepted: a number"):
+        bench.set(method_options={"mu": "x"})

@@ -17,11 +17,11 @@ from fedlab_core.engines.stacked.pace import Pace
 from fedlab_core.local.training import (
     as_input,
     batches,
+    correct,
     freeze_statistics,
     handed_back,
     local_context,
     on_device,
-    own_gradients,
     plain_sgd,
     stored_data,
 )
@@ -110,7 +110,7 @@ def train_together(
             continue
         (values[-1] * gradient).sum().backward()  # as backward(gradient), which imports sympy
         if method.corrects:
-            method.correct(replace(together, start=inside[0], memory=inside[1]), own_gradients(parameters), parameters)
+            correct(method, replace(together, start=inside[0], memory=inside[1]), parameters)
         _step(parameters, inside[2], lr, settings.momentum, settings.weight_decay)
 
     updates: dict[int, Update] = {}
