@@ -117,5 +117,6 @@ def test_the_claims_about_distributions_follow_from_pairs(monkeypatch: pytest.Mo
     made = {name: make() for name, make in claims.items()}
     assert made["batchnorm.cifar_repair"].verdict == "shown" == made["batchnorm.cifar_iid"].verdict
     assert made["batchnorm.cifar_damage"].verdict == "refuted" == made["batchnorm.cifar_one_class"].verdict
-    assert [len(made[f"batchnorm.cifar_{n}"].seeds) for n in ("damage", "iid")] == [5, 3]
-    assert fmean(made["batchnorm.cifar_iid"].measured["IID: FedTAN"]) == pytest.approx(0.01)
+    assert [len(made[f"batchnorm.cifar_{n}"].seeds) for n in ("damage", "iid")] == [5, 5]
+    measured = made["batchnorm.cifar_iid"].measured  # of arms that no claim speaks of there are fewer seeds
+    assert [fmean(measured[arm]) for arm in ("IID: FedTAN", "IID: FixBN")] == pytest.approx([0.02, 0.01])
