@@ -186,7 +186,7 @@ class Display:
         finally:
             self.panel.resume()
         if self._measured:  # else the first round is drawn as soon as it comes
-            self._pace.drawn(began, live=live)
+            self._pace.drawn(began, live=self._pictures.quick)
 
     def finish(self) -> None:
         """Draws what there is at the end of all work. Where the work was stopped this waits until the thread is

@@ -312,4 +312,4 @@ class Lab:
             self._said.value = f"<p class='fedlab-sentence'>{html.escape(self.sentence)}</p>"
             rows = [f"<li>{html.escape(old.label)}: {html.escape(self.plan.sentence(old))}</li>" for old in self.kept]
             self._list.value = f"<p>Before:</p><ul>{''.join(rows)}</ul>" if rows else ""
-            self._pace.drawn(began, live=live)
+            self._pace.drawn(began, live=self._pictures.quick)

@@ -80,10 +80,12 @@ class Live:
 
     That time goes into finding places for axes, labels and titles, and into ticks, legends and hatched areas, all of
     which seldom change. So live pictures of a kind take over the places of its last careful one, and nothing jumps;
-    ticks, legends and hatched areas that look as they did before are kept as pixels.
+    ticks, legends and hatched areas that look as they did before are kept as pixels. `quick` says whether the last
+    picture was such a one.
     """
 
     def __init__(self) -> None:
+        self.quick = False
         self._places: dict[tuple[Any, ...], list[Any]] = {}
         self._stamps: dict[tuple[Any, ...], list[Stamp]] = {}
 
@@ -91,6 +93,7 @@ class Live:
         """The figure as PNG: live ones coarser and, from the second on, in the places of the one before."""
         key = kind, len(figure.axes), tuple(figure.get_size_inches()), len(figure.legends)
         places = self._places.get(key)
+        self.quick = live and places is not None
         if live and places is not None:
             figure.set_layout_engine("none")
             for ax, (place, below, beside, above) in zip(figure.axes, places, strict=True):

@@ -168,6 +168,7 @@ def test_live_pictures_keep_the_places_of_the_last_careful_one(pictures):
     for live in (False, True):
         figure = bench._display.figure()
         content = live_pictures.png("Curves", figure, live=live)
+        assert live_pictures.quick is live
         sizes.append(int.from_bytes(content[16:20], "big"))
         places.append([tuple(ax.get_position().bounds) for ax in figure.axes])
     assert sizes == [int(7.4 * DPI), int(7.4 * LIVE_DPI)] and places[0] == places[1]
@@ -189,6 +190,16 @@ def test_live_pictures_are_those_drawn_from_scratch(bench, name, pictures):
             del artist.draw
         seen, scratch = (np.asarray(Image.open(io.BytesIO(content))) for content in (seen, png(figure, LIVE_DPI)))
         assert np.abs(seen.astype(int) - scratch).max() <= 1  # of 255: pixels are blended as whole numbers
+
+
+def test_a_live_picture_without_places_is_laid_out_with_care_and_said_to_be(pictures):
+    bench, live = Workbench(SMALL), Live()
+    bench.run(1, block=True)
+    said = []
+    for _ in range(2):
+        live.png("Curves", bench._display.figure(), live=True)
+        said.append(live.quick)
+    assert said == [False, True]
 
 
 @pytest.mark.parametrize(("round", "drawing"), [(0.01, 0.02), (0.01, 0.06), (0.05, 0.15), (0.6, 0.05), (0.001, 0.3)])
