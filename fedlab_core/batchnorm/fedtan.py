@@ -37,7 +37,7 @@ from fedlab_core.partition import Partition
 from fedlab_core.randomness import generator
 from fedlab_core.sampling import aggregation_weights
 from fedlab_core.settings import Settings
-from fedlab_core.state import State, batch_norms, get_state, set_state
+from fedlab_core.state import State, get_state, set_state
 
 
 @checked
@@ -102,8 +102,7 @@ class FedTAN(Sharing, FedAvg):
             _step(self.optimiser(list(parameters.values()), context), parameters, settings)
             optimiser = self.optimiser(list(parameters.values()), context)
             if self.freeze:
-                for module in batch_norms(model).values():
-                    module.eval()
+                freeze_statistics(model)
             total, steps, seen = losses[k], 1, len(first[k])
             for batch in draws[k]:
                 if stop():

@@ -16,6 +16,8 @@ from fedlab_core.local.work import task_loss
 
 Batches = Sequence[tuple[Tensor, Tensor]]
 """One (inputs, targets) per client."""
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""The mean loss of a batch, from a model's outputs and the targets."""
 
 
 @checked
@@ -75,7 +77,7 @@ def synchronised_gradients(
     ledger: Ledger | None = None,
     weights: Sequence[float] | None = None,
     draws: Sequence[contextlib.AbstractContextManager[Any]] | None = None,
-    loss: Callable[[Tensor, Tensor], Tensor] = task_loss,
+    loss: Loss = task_loss,
 ) -> list[Tensor]:
     """One forward and backward pass of all clients, in lock step; leaves the gradients in the models' parameters.
 
@@ -88,7 +90,7 @@ def synchronised_gradients(
         weights: p_k of every exchange, adding up to 1. The p_k-weighted mean of the clients' gradients is then the
             gradient of sum_k p_k L_k. By default n_k / n with the examples of the batches, which makes that the mean
             loss over their union.
-        loss: the mean loss of a batch, from a model's outputs and the targets.
+        loss: see `Loss`.
 
     Returns:
         Each client's mean loss.

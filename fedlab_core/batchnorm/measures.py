@@ -7,14 +7,14 @@ the local and global statistical parameters" and "gradient deviation"; its exact
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fedlab_core.batchnorm.lockstep import NOTHING, Batches, Sharing, synchronised_gradients
+from fedlab_core.batchnorm.lockstep import NOTHING, Batches, Loss, Sharing, synchronised_gradients
 from fedlab_core.check import Measured, Size, checked
 from fedlab_core.federation import Federation
 from fedlab_core.local.fitness import in_precision
@@ -22,9 +22,6 @@ from fedlab_core.local.training import client_data
 from fedlab_core.local.work import task_loss
 from fedlab_core.randomness import generator
 from fedlab_core.state import State, batch_norms, set_state
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""The mean loss of a batch, from a model's outputs and the targets."""
 
 
 @checked

@@ -11,7 +11,7 @@ from fedlab_core.engines.loop import LoopEngine
 from fedlab_core.engines.stacked.engine import StackedEngine, forward_operations
 from fedlab_core.engines.stacked.stack import is_dense, obstacle, work_obstacle
 from fedlab_core.engines.threads import ThreadsEngine
-from fedlab_core.local.training import sample
+from fedlab_core.local.training import one_example
 from fedlab_core.local.work import Engine, LocalMethod, Task, Update, Work
 from fedlab_core.methods.fedavg import FedAvg
 from fedlab_core.models.build import parameter_count
@@ -52,7 +52,7 @@ def choose(work: Work, method: LocalMethod) -> tuple[str, str]:
 @checked
 def values_per_layer(work: Work) -> float:
     """How many values a convolution or dense layer makes of one batch, on average over the layers."""
-    (model, x), made = sample(work), []
+    (model, x), made = one_example(work), []
     for module in model.modules():
         if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
             module.register_forward_hook(lambda module, inputs, output: made.append(output.numel()))

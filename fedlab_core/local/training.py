@@ -290,7 +290,7 @@ def worker_copy(work: Work) -> nn.Module:
 
 
 @checked
-def sample(work: Work) -> tuple[nn.Module, Tensor]:
+def one_example(work: Work) -> tuple[nn.Module, Tensor]:
     """A copy of the model in evaluation mode, and one prepared test example in its precision; not on the device."""
     model, x = in_precision(copy.deepcopy(work.model), work.settings), work.dataset.prepare(work.dataset.test_x[:1])
     return model.eval(), x.to(work.dtype) if x.is_floating_point() else x

@@ -39,9 +39,8 @@ def build_method(name: str, **options: Any) -> FedAvg:
         ValueError: an unknown name, or options that the method does not take.
     """
     choice("method", name, sorted(METHODS))
-    known = list(inspect.signature(METHODS[name]).parameters)
+    known = inspect.signature(METHODS[name]).parameters
     if unknown := [option for option in options if option not in known]:
-        raise ValueError(f"method {name!r} does not take {unknown}, accepted: {known or 'no options'}")
-    defaults = inspect.signature(METHODS[name]).parameters
-    tuples = {o: tuple(v) for o, v in options.items() if isinstance(v, list) and isinstance(defaults[o].default, tuple)}
+        raise ValueError(f"method {name!r} does not take {unknown}, accepted: {list(known) or 'no options'}")
+    tuples = {o: tuple(v) for o, v in options.items() if isinstance(v, list) and isinstance(known[o].default, tuple)}
     return METHODS[name](**options | tuples)  # JSON has lists only

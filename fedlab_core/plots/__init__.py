@@ -227,8 +227,9 @@ def curves(
         if line.start and part[0][0].round == line.start:
             ax.plot(xs[0], ys[0], marker="D", markersize=9, markerfacecolor="none", color=line.style["color"])
         ring = {"color": line.style["color"], "markersize": 9, "markerfacecolor": "white", "markeredgewidth": 2}
-        for r, value in (one for one in part if one[0].round == at and line.index is not None):
-            ax.plot(measured(r, x), value, marker="o", zorder=5, clip_on=False, **ring)
+        for (record, value), place in zip(part, xs, strict=True):
+            if record.round == at and line.index is not None:
+                ax.plot(place, value, marker="o", zorder=5, clip_on=False, **ring)
     if spread is not None:
         client_band(ax, spread, y)
     ax.set_xlabel(AXES.get(x, x))

@@ -155,6 +155,9 @@ class Claim:
         return row
 
 
+ADDED = "seeds beyond the third were added with three known"
+
+
 @checked
 def extended(registered: str, data: Mapping[str, Any] | None) -> str:
     """When a range was set; of a record that has more than three seeds by now, also that two were added later."""

@@ -83,7 +83,7 @@ PRETRAINING = (
         "clients.",
         ("pretraining.imagenet_gap", "pretraining.gap", "pretraining.mnist", "pretraining.cifar10"),
         ("pretraining_imagenet", "pretraining", "pretraining_standard"),
-        "ImageNet's features distilled into a ResNet-8; the smaller starts are letters and Caltech-101, three seeds",
+        "ImageNet's features distilled into a ResNet-8; the smaller starts are letters and Caltech-101",
     ),
     Statement(
         "Synthetic data do without any real images.",

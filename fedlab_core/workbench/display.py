@@ -163,7 +163,7 @@ class Display:
                 if not self._worker.busy:
                     self.settle()
             return
-        began = time.perf_counter()
+        began, quick = time.perf_counter(), live
         try:
             while True:  # a slow view may find, when it is drawn, that another round has been chosen meanwhile
                 wanted = self._wanted()
@@ -171,7 +171,7 @@ class Display:
                     if (figure := self.figure()) is not None:
                         kind = f"{self.view.name} {self._measured}"
                         put(self.panel.image, figure, self._pictures.png(kind, figure, live=live))
-                        self._pictured = wanted[:2]
+                        self._pictured, quick = wanted[:2], self._pictures.quick
                     del figure
                 self._wait(False)
                 if not self.view.slow or wanted == self._wanted():
@@ -186,7 +186,7 @@ class Display:
         finally:
             self.panel.resume()
         if self._measured:  # else the first round is drawn as soon as it comes
-            self._pace.drawn(began, live=self._pictures.quick)
+            self._pace.drawn(began, live=quick)
 
     def finish(self) -> None:
         """Draws what there is at the end of all work. Where the work was stopped this waits until the thread is

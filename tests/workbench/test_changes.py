@@ -162,3 +162,14 @@ def test_a_text_in_the_place_of_a_number_is_refused_in_words(bench):
     bench.set(method="fedprox")
     with pytest.raises(ValueError, match="mu.*'x', accepted: a number"):
         bench.set(method_options={"mu": "x"})
+
+
+def test_a_view_that_fails_while_rounds_arrive_keeps_to_its_share_of_the_time(monkeypatch):
+    def fails(run, round):
+        raise ZeroDivisionError("on purpose")
+
+    bench, told = Workbench(SMALL, views=[View("Broken", fails)]), []
+    bench.panel.tabs.value = "Broken"
+    monkeypatch.setattr(bench._display._pace, "drawn", lambda began, *, live: told.append(live))
+    bench.run(3, block=True)
+    assert told[0] is True and told[-1] is False

@@ -25,7 +25,7 @@ from fedlab_core.engines.stacked.stack import is_dense, obstacle, refuse, stack,
 from fedlab_core.engines.stacked.training import stack_states, train_together
 from fedlab_core.engines.threads import ThreadsEngine, in_order
 from fedlab_core.local.cores import cores, intra_op_threads
-from fedlab_core.local.training import evaluation_batches, sample, summary, worker_copy
+from fedlab_core.local.training import evaluation_batches, one_example, summary, worker_copy
 from fedlab_core.local.work import LocalMethod, Task, Update, Work
 from fedlab_core.state import State
 
@@ -147,7 +147,7 @@ def short_operations(work: Work) -> bool:
 
 def forward_operations(work: Work) -> float:
     """Multiplications and additions of one example's forward pass, in matrix products and convolutions."""
-    model, x = sample(work)
+    model, x = one_example(work)
     with torch.no_grad():
         return count_flops(model, lambda model: model(x))
 
